@@ -1,0 +1,579 @@
+"""BaseVAE: the contract with scikit-learn around a model: parameters, fit, the fitted state, scores and samples."""
+
+import multiprocessing
+import threading
+import warnings
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvae import callbacks
+from skvae._batch import Batch
+from skvae._engine import bound_of_rows, decode_rows, encode_rows, resolve_device
+from skvae._model import Model, Pieces
+from skvae._random import generator, matched_normal, normal
+from skvae._settings import REGISTRY, Interval, StrOptions, resolve
+from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
+from skvae._state import Fitted
+from skvae._table import TableCodec, canonical_rows, column_statistics
+from skvae._training import Recipe, Run, default_n_components, report, split_rows
+from skvae.likelihoods import Likelihood
+from skvae.networks import MLP, Module, Network
+from skvae.objectives import ELBO, IWAE, Objective
+from skvae.optimizers import Optimizer
+from skvae.posteriors import Posterior
+from skvae.priors import Prior
+from skvae.solvers import Solver
+
+_SCORE_METHODS = {"elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100)}
+
+
+class PosteriorMoments(NamedTuple):
+    """Mean and standard deviation of q(z|x) per component, each of shape (n_samples, n_components)."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class BaseVAE(CallbackSupportMixin, BaseEstimator):
+    """Base of the estimators: a variational auto-encoder under scikit-learn's contract."""
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "likelihood": [StrOptions(set(REGISTRY["likelihood"])), Likelihood],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"silu", "relu", "gelu", "tanh", "identity"})],
+        "encoder": [Network, callable, None],
+        "decoder": [Network, callable, None],
+        "posterior": [StrOptions(set(REGISTRY["posterior"])), Posterior],
+        "prior": [StrOptions(set(REGISTRY["prior"])), Prior],
+        "objective": [StrOptions(set(REGISTRY["objective"])), Objective],
+        "solver": [StrOptions(set(REGISTRY["solver"])), Solver],
+        "optimizer": [StrOptions(set(REGISTRY["optimizer"])), Optimizer],
+        "learning_rate": [StrOptions({"adaptive", "constant", "cosine"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "warm_start": ["boolean"],
+        "score_method": [StrOptions(set(_SCORE_METHODS)), Objective],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        likelihood="gaussian",
+        hidden_layer_sizes=(128, 128),
+        activation="silu",
+        encoder=None,
+        decoder=None,
+        posterior="normal",
+        prior="normal",
+        objective="elbo",
+        solver="aevb",
+        optimizer="adam",
+        learning_rate="adaptive",
+        learning_rate_init=0.003,
+        alpha=0.0,
+        batch_size="auto",
+        max_iter=None,
+        max_time=None,
+        tol=0.001,
+        n_iter_no_change=10,
+        early_stopping="auto",
+        validation_fraction=0.1,
+        warm_start=False,
+        score_method="iwae",
+        dtype="float32",
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.n_components = n_components
+        self.likelihood = likelihood
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
+        self.posterior = posterior
+        self.prior = prior
+        self.objective = objective
+        self.solver = solver
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.score_method = score_method
+        self.dtype = dtype
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def set_params(self, **params):
+        """Set the parameters of the estimator or of its settings objects.
+
+        A nested name reaches through a piece that is still given by its name: `set_params(objective__beta=4)` works when
+        `objective="elbo"`.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values; `piece__parameter` for the parameters of a settings object.
+
+        Returns
+        -------
+        self : estimator
+            The estimator itself.
+        """
+        for role in {name.partition("__")[0] for name in params if "__" in name}:
+            piece = params.get(role, getattr(self, role, None))
+            if isinstance(piece, str) and piece in REGISTRY.get(role, {}):
+                params[role] = REGISTRY[role][piece]()
+        return super().set_params(**params)
+
+    # --- the contract ------------------------------------------------------------------------------------------------
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_fitted")
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "_fitted" in state:
+            state["_fitted"] = state["_fitted"].pack()
+        return state
+
+    def __setstate__(self, state):
+        if "_fitted" in state:
+            state = {**state, "_fitted": Fitted.unpack(state["_fitted"])}
+        super().__setstate__(state)
+
+    def _validated(self, X, *, reset):
+        if isinstance(X, torch.Tensor):
+            X = _array_of_tensor(X)
+        try:
+            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
+        except (TypeError, ValueError) as error:
+            _explain_columns(X, error)
+            raise
+
+    @contextmanager
+    def _all_or_nothing(self):
+        """Take back what validation has set on the estimator if the fit fails later."""
+        names = ("n_features_in_", "feature_names_in_")
+        before = {name: vars(self)[name] for name in names if name in vars(self)}
+        try:
+            yield
+        except BaseException:
+            for name in names:
+                vars(self).pop(name, None)
+            vars(self).update(before)
+            raise
+
+    # --- fitting -----------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the model of X by stochastic variational inference.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The training data.
+
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts: a weight of 3 gives exactly the model that three copies of the row give.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        DivergenceError
+            A `ValueError`: training gave non-finite numbers even with smaller steps. The estimator is left as it was.
+        """
+        with self._all_or_nothing():
+            goes_on = self.warm_start and hasattr(self, "_fitted")
+            X = self._validated(X, reset=not goes_on)
+            rows, weight = self._canonical(X, sample_weight)
+            fitted = self._fitted_for_more() if goes_on else self._new_fitted(X, rows, weight)
+            self._train(X, y, sample_weight, fitted, rows, weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Take one epoch over the given rows, without early stopping and with a constant learning rate.
+
+        The units of the columns are learnt from the rows of the first call, which should be typical ones. After `fit`, training
+        goes on from the fitted model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            A batch of training data.
+
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        with self._all_or_nothing():
+            goes_on = hasattr(self, "_fitted")
+            X = self._validated(X, reset=not goes_on)
+            rows, weight = self._canonical(X, sample_weight)
+            fitted = self._fitted_for_more() if goes_on else self._new_fitted(X, rows, weight, drop_constant=False)
+            self._train(X, y, sample_weight, fitted, rows, weight, one_epoch=True)
+        return self
+
+    def _canonical(self, X, sample_weight):
+        """Return the distinct rows of X and their weights."""
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            if not sample_weight.any():
+                raise ValueError("All values of sample_weight are zero: give at least one row a positive weight.")
+        return canonical_rows(X, sample_weight)
+
+    def _new_fitted(self, X, rows, weight, drop_constant=True):
+        """Return an untrained state for X: its units, and a model with initial parameters."""
+        likelihood = resolve("likelihood", self.likelihood)
+        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
+        codec = TableCodec.learn(column_statistics(X, rows, weight), likelihood, names, drop_constant)
+        seed = seed_of(self.random_state)
+        pieces = Pieces(
+            self._network(self.encoder), self._network(self.decoder),
+            resolve("posterior", self.posterior), resolve("prior", self.prior), likelihood,
+        )  # fmt: skip
+        n_components = self.n_components or default_n_components(X.shape[1])
+        model = Model(pieces, codec.n_columns, n_components, seed)
+        return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy())
+
+    def _network(self, network):
+        if network is None:
+            return MLP(self.hidden_layer_sizes, activation=self.activation).validate()
+        return resolve("network", network if isinstance(network, Network) else Module(network))
+
+    def _fitted_for_more(self):
+        """Return the present state, after a check that the parameters still describe it."""
+        fitted = self._fitted
+        if self.n_components not in (None, fitted.model.n_components):
+            raise ValueError(
+                f"The fitted model has n_components={fitted.model.n_components}, but the parameter is now {self.n_components}. "
+                "Set it back, or train anew with warm_start=False (partial_fit: on a clone)."
+            )
+        return fitted
+
+    def _recipe(self):
+        chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}
+        plain = (
+            "learning_rate", "learning_rate_init", "alpha", "batch_size", "max_iter", "max_time", "tol", "n_iter_no_change",
+            "early_stopping", "validation_fraction",
+        )  # fmt: skip
+        return Recipe(**chosen, **{name: getattr(self, name) for name in plain})
+
+    def _train(self, X, y, sample_weight, fitted, rows, weight, one_epoch=False):
+        """Train the state on the distinct rows and commit what comes out, in one assignment."""
+        recipe = self._recipe()
+        split = split_rows(fitted, X, rows, weight, recipe, resolve_device(self.device), one_epoch)
+        run = Run(fitted, split, recipe, one_epoch)
+
+        def outcome(keep_training=True):
+            state = run.fitted_state(keep_training)
+            return {
+                "_fitted": state,
+                "_n_features_out": state.model.n_components,
+                "n_components_": state.model.n_components,
+                "schema_": state.codec.schema,
+                **report(state, run.progress, split.train),
+            }
+
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        task = self._init_callback_context(max_subtasks=run.plan.max_iter - run.progress.epoch)
+        told = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        task.call_on_fit_task_begin(**told)
+        watchers = [callbacks.tell_tasks(task, told, outcome)]
+        if self.verbose:
+            watchers.append(callbacks.Printer(fitted.codec.log_jacobian))
+        interrupted = False
+        try:
+            run.go(watchers)
+        except KeyboardInterrupt:
+            if _must_pass_on_interrupts(self):
+                raise
+            interrupted = True
+        attributes = outcome(keep_training=one_epoch or self.warm_start or interrupted)
+        vars(self).pop("noise_variance_", None)
+        vars(self).update(attributes)
+        task.call_on_fit_task_end(**told, reconstruction_attributes={})
+        self._warn_if_unconverged(run, interrupted)
+
+    def _warn_if_unconverged(self, run, interrupted):
+        progress, plan = run.progress, run.plan
+        if interrupted:
+            warnings.warn(
+                f"Training was interrupted in epoch {progress.epoch + 1}; the model is the best one up to there. "
+                "To go on, call fit again with warm_start=True.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        elif not (run.one_epoch or progress.converged or progress.stopped or plan.learning_rate == "cosine"):
+            warnings.warn(
+                f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter, or train on with "
+                "warm_start=True.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    def _encoded(self, X):
+        """Return the fitted state, its parameters and the rows of X, on the device."""
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        fitted, params, device = self._ready()
+        return fitted, params, fitted.codec.encode(X, dtype=fitted.dtype).to(device), X.dtype
+
+    def _ready(self):
+        """Return the fitted state, its parameters and the device, ready to compute."""
+        fitted, device = self._fitted, resolve_device(self.device)
+        return fitted, fitted.model.unpack(torch.tensor(fitted.params, device=device)), device
+
+    def score_samples(self, X):
+        """Return the log-likelihood bound of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The data.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            A lower bound on log p(x) in nats, in the units of the data (for columns with a density), measured as
+            `score_method` says with noise that is the same for every row. The lower, the odder the row.
+        """
+        fitted, params, rows, _ = self._encoded(X)
+        model = fitted.model
+        method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
+        method = resolve("objective", method)
+        stream = generator(model.seed, "score", device=rows.x.device)
+        if isinstance(method, ELBO):
+            noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
+        else:
+            noise = normal((method.n_samples, 1, model.n_components), stream, fitted.dtype)
+        values = bound_of_rows(model, params, rows, method, noise)
+        return values.double().cpu().numpy() + fitted.codec.log_jacobian
+
+    def score(self, X, y=None, sample_weight=None):
+        """Return the mean log-likelihood bound per row, the larger the better.
+
+        Comparable between models of the same data, whatever their scaling, beta or size, and with `PCA.score`,
+        `FactorAnalysis.score` and `GaussianMixture.score`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The data.
+
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats per row.
+        """
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        sample_weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(values, weights=sample_weight))
+
+    def sample(self, n_samples=1, random_state=None, *, noise=True):
+        """Draw new rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+
+        random_state : int, RandomState instance or None, default=None
+            Where the draws come from; None gives other rows each time.
+
+        noise : bool, default=True
+            Whether to draw the cells from p(x|z); False gives their means, smoother than real rows.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            The rows, in the units of the data.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
+        fitted, params, device = self._ready()
+        stream = generator(seed_of(random_state), "sample", device=device)
+        with torch.inference_mode():
+            x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
+        return fitted.codec.decode(x, np.float64)
+
+    def posterior(self, X):
+        """Return mean and standard deviation of q(z|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The data.
+
+        Returns
+        -------
+        moments : PosteriorMoments
+            A named tuple of `mean` and `std`, each an ndarray of shape (n_samples, n_components).
+        """
+        fitted, params, rows, dtype = self._encoded(X)
+        q = encode_rows(fitted.model, params, rows)
+        family = fitted.model.posterior
+        return PosteriorMoments(_to_array(family.mean(q), dtype), _to_array(family.scale(q), dtype))
+
+    def sample_posterior(self, X, n_samples=1, random_state=None):
+        """Draw latents from q(z|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The data.
+
+        n_samples : int, default=1
+            Number of draws per row.
+
+        random_state : int, RandomState instance or None, default=None
+            Where the draws come from; None gives others each time.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_rows, n_components)
+            The draws.
+        """
+        fitted, params, rows, dtype = self._encoded(X)
+        q = encode_rows(fitted.model, params, rows)
+        stream = generator(seed_of(random_state), "posterior", device=q.device)
+        noise = normal((int(n_samples), len(rows), fitted.model.n_components), stream, fitted.dtype)
+        return _to_array(fitted.model.posterior.sample(q, noise), dtype)
+
+    def reconstruct(self, X):
+        """Return the mean of p(x|z) at the posterior mean of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The data.
+
+        Returns
+        -------
+        X_reconstructed : ndarray of shape (n_samples, n_features)
+            What the latent space keeps of each row, in the units of the data.
+        """
+        fitted, params, rows, dtype = self._encoded(X)
+        z = fitted.model.posterior.mean(encode_rows(fitted.model, params, rows))
+        return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
+
+    def _latents(self, X):
+        """Return the posterior mean of every row as an array."""
+        fitted, params, rows, dtype = self._encoded(X)
+        return _to_array(fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype)
+
+    def _decoded(self, Z):
+        """Return the mean of p(x|z) for every row of Z as an array."""
+        check_is_fitted(self)
+        Z = check_array(_array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
+        fitted, params, device = self._ready()
+        if Z.shape[1] != fitted.model.n_components:
+            raise ValueError(
+                f"X has {Z.shape[1]} columns, but the latent space of this {type(self).__name__} has "
+                f"{fitted.model.n_components} components. Pass what transform returns."
+            )
+        z = torch.tensor(Z, device=device, dtype=fitted.dtype)
+        return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
+
+
+def seed_of(random_state):
+    """Return one integer seed; None takes it from the operating system, so numpy's global state is left alone."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _to_array(values, dtype):
+    return values.cpu().numpy().astype(dtype, copy=False)
+
+
+def _array_of_tensor(X):
+    if X.device.type != "cpu":
+        raise TypeError(
+            f"X is a torch tensor on {X.device}; arrays on the CPU are accepted. Pass X.cpu(): the estimator moves its work to "
+            "the device that its `device` parameter names."
+        )
+    return X.detach().resolve_conj().resolve_neg().numpy()
+
+
+def _explain_columns(X, error):
+    """Name the columns of a frame that cannot be read as numbers, if that is what the error is about."""
+    if not hasattr(X, "columns") or isinstance(error, NotImplementedError):
+        return
+    bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a ColumnTransformer "
+            "and OneHotEncoder, or leave them out."
+        ) from error
+
+
+def _reads_as_numbers(column):
+    try:
+        np.asarray(column).astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _must_pass_on_interrupts(estimator):
+    """Tell whether somebody else drives this fit, who must see Ctrl-C to stop as well."""
+    in_worker = multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
+    return in_worker or runs_inside_another_fit(estimator)

@@ -1,0 +1,50 @@
+"""Batch, the one record that travels from table to optimizer, and the ways to cut it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows on their way through a model; an absent field means 'nothing special'."""
+
+    x: Tensor  # (..., n, d) in the model's units
+    weight: Tensor | None = None  # (..., n) repetitions of each row, relative to their mean over the data
+
+    def __len__(self) -> int:
+        return self.x.shape[-2]
+
+    def _map(self, function) -> "Batch":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: None if v is None else function(v) for name, v in values.items()})
+
+    def take(self, rows: Tensor) -> "Batch":
+        """Return the chosen rows."""
+        return self._map(lambda t: t.index_select(0, rows))
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        """Return rows `start` to `stop` without a copy."""
+        return self._map(lambda t: t[start:stop])
+
+    def pad(self, n_rows: int) -> "Batch":
+        """Return the rows followed by `n_rows` rows of zeros."""
+        return self._map(lambda t: torch.cat([t, t.new_zeros((n_rows, *t.shape[1:]))]))
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
+        """Return the rows on `device`."""
+        return self._map(lambda t: t.to(device=device, dtype=dtype))
+
+
+
+def minibatches(data: Batch, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
+    """Yield one epoch of `data` in an order drawn from `order`."""
+    n = len(data)
+    if batch_size >= n:
+        yield data
+        return
+    permutation = torch.randperm(n, generator=order, device=order.device)
+    for rows in permutation.split(batch_size):
+        yield data.take(rows)

@@ -1,0 +1,289 @@
+"""The training loop, written once, and everything that knows devices and threads."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from skvae._batch import Batch, minibatches
+from skvae._model import Model, Params
+from skvae._random import generator, normal
+from skvae.objectives import ELBO, Objective, kl_per_component
+from skvae.solvers import Problem, Solver, SolverState
+
+_TILE_ROWS = 128  # rows per call of a network at inference
+_TILE_DRAWS = 1024  # row-samples per call when latents are drawn
+_PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
+_MAX_ROLLBACKS = 3
+
+
+class DivergenceError(ValueError):
+    """Training left the finite numbers and could not be brought back by smaller steps."""
+
+
+# --- devices and threads ---------------------------------------------------------------------------------------------
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that a `device` parameter names; "auto" is CUDA when there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'.") from error
+
+
+_THREADPOOLS: list[ThreadpoolController] = []
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Allow gradients, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def threads_for(flops: float) -> Iterator[None]:
+    """Let small work run on one thread, and leave larger work, on the main thread, what the process has.
+
+    Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
+    alone and ends with the scope.
+    """
+    if flops >= _PARALLEL_FLOPS and threading.current_thread() is threading.main_thread():
+        yield
+        return
+    if not _THREADPOOLS:
+        _THREADPOOLS.append(ThreadpoolController())
+    with _THREADPOOLS[0].limit(limits=1, user_api="openmp"):
+        yield
+
+
+# --- inference -------------------------------------------------------------------------------------------------------
+
+
+def map_rows(function: Callable[[Batch], Tensor], data: Batch, tile: int) -> Tensor:
+    """Apply `function`, which gives one result per row, to tiles of `tile` rows, the last one padded.
+
+    Every call has the same shape, so a row's result does not depend, to the last bit, on the rows around it.
+    """
+    results = []
+    with torch.inference_mode():
+        for start in range(0, len(data), tile):
+            part = data.slice(start, start + tile)
+            n = len(part)
+            results.append(function(part if n == tile else part.pad(tile - n))[:n])
+        return torch.cat(results)
+
+
+def bound_of_rows(model: Model, params: Params, data: Batch, objective: Objective, noise: Tensor) -> Tensor:
+    """Return the bound of every row with noise (s, 1, k) common to all rows.  # (n,)"""
+    tile = max(8, _TILE_DRAWS // len(noise))
+    with threads_for(2.0 * model.layout.size * tile * len(noise)):
+        return map_rows(lambda batch: objective.bound(model, params, batch, noise), data, tile)
+
+
+def true_elbo(model: Model) -> ELBO:
+    """Return the bound by which training is judged: beta = 1, with the closed-form KL where there is one."""
+    return ELBO(kl="analytic" if model.has_closed_kl else "monte_carlo")
+
+
+def kl_of_rows(model: Model, params: Params, data: Batch, noise: Tensor) -> Tensor:
+    """Return KL(q(z|x) || p(z)) of every row, per component, in nats.  # (n, k)"""
+    how = true_elbo(model).kl
+
+    def kl(batch: Batch) -> Tensor:
+        q = model.encode(params, batch)
+        return kl_per_component(model, params, q, model.posterior.sample(q, noise), how)
+
+    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
+        return map_rows(kl, data, _TILE_ROWS)
+
+
+def encode_rows(model: Model, params: Params, data: Batch) -> Tensor:
+    """Return the encoder's output for every row.  # (n, n_outputs)"""
+    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
+        return map_rows(lambda batch: model.encode(params, batch), data, _TILE_ROWS)
+
+
+def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
+    """Return the mean of p(x|z) for every row of z.  # (n, d)"""
+
+    def mean(batch: Batch) -> Tensor:
+        return model.likelihood.mean(params["likelihood"], model.decode(params, batch.x))
+
+    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
+        return map_rows(mean, Batch(z), _TILE_ROWS)
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> float:
+    """Return the mean over rows, in float64."""
+    values = values.double()
+    return float(values.mean() if weight is None else (values * weight).sum() / weight.double().sum())
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast and in which order to train."""
+
+    seed: int
+    batch_size: int
+    max_iter: int  # epochs in all
+    learning_rate_init: float
+    learning_rate: str  # the schedule
+    tol: float  # nats per row that count as an improvement
+    n_iter_no_change: int  # evaluations without one before the schedule acts
+    evaluate_every: int  # epochs
+    max_time: float | None = None  # seconds
+
+
+@dataclass
+class Progress:
+    """Where training stands: all that is needed, beside parameters and optimizer memory, to go on as if nothing happened."""
+
+    epoch: int = 0
+    n_steps: int = 0
+    learning_rate_factor: float = 1.0
+    n_reductions: int = 0
+    n_rollbacks: int = 0
+    n_stale: int = 0
+    best_bound: float = -math.inf
+    reference_bound: float = -math.inf  # the last bound that counted as an improvement
+    converged: bool = False
+    stopped: bool = False  # by a callback or by max_time
+    history: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in HISTORY})
+
+
+HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
+
+Evaluate = Callable[[Tensor], float]
+Callback = Callable[[Progress, SolverState], bool]
+
+
+def train(
+    problem: Problem,
+    solver: Solver,
+    state: SolverState,
+    data: Batch,
+    plan: Plan,
+    progress: Progress,
+    best: Tensor,
+    evaluate: Evaluate | None,
+    callbacks: Iterable[Callback] = (),
+) -> None:
+    """Run epochs until the bound has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
+
+    `evaluate` gives the bound, in nats per row, by which training is judged (None: the objective itself); `best` receives the parameters that reached the
+    highest. Callbacks are called after every epoch; training ends when one of them returns True.
+    """
+    deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
+    restart = _Restart(state)
+    if progress.epoch == 0 and evaluate is not None:
+        bound = evaluate(state.params)
+        _record(progress, plan, bound, bound)
+        _judge(progress, plan, state, best, bound)
+    total, n_epochs = 0.0, 0
+    while progress.epoch < plan.max_iter and not progress.converged:
+        total += run_epoch(problem, solver, state, data, plan, progress)
+        n_epochs += 1
+        progress.epoch += 1
+        if progress.epoch % plan.evaluate_every == 0 or progress.epoch == plan.max_iter:
+            bound = total / n_epochs if evaluate is None else evaluate(state.params)
+            if math.isfinite(total) and math.isfinite(bound):
+                _record(progress, plan, total / n_epochs, bound)
+                _judge(progress, plan, state, best, bound)
+                restart.keep(state)
+            else:
+                _roll_back(progress, restart, state)
+            total, n_epochs = 0.0, 0
+        if any([callback(progress, state) for callback in callbacks]) or time.monotonic() > deadline:
+            progress.stopped = True
+            break
+
+
+def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch, plan: Plan, progress: Progress) -> float:
+    """Take one pass over the data; return the mean of the objective over its rows, in nats."""
+    rate = _learning_rate(plan, progress, progress.epoch)
+    annealing = problem.objective.annealing(progress.epoch)
+    order = generator(plan.seed, "order", progress.epoch, device=data.x.device)
+    total: Tensor | float = 0.0
+    for i, batch in enumerate(minibatches(data, plan.batch_size, order)):
+        stream = generator(plan.seed, "noise", progress.epoch, i, device=data.x.device)
+        noise = normal((problem.objective.n_samples, len(batch), problem.model.n_components), stream, data.x.dtype)
+        total = total + solver.step(problem, state, batch, noise, rate, annealing)
+        progress.n_steps += 1
+    return float(total) / len(data)
+
+
+def _learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
+    rate = plan.learning_rate_init * progress.learning_rate_factor
+    if plan.learning_rate == "cosine":
+        rate *= 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * epoch / plan.max_iter))
+    return rate
+
+
+def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> None:
+    rate = _learning_rate(plan, progress, max(progress.epoch - 1, 0))
+    for name, value in zip(HISTORY, (progress.epoch, objective, bound, rate), strict=True):
+        progress.history[name].append(value)
+
+
+def _judge(progress: Progress, plan: Plan, state: SolverState, best: Tensor, bound: float) -> None:
+    """Keep the best parameters; when they have stood for too long, shorten the steps, and at last call it converged."""
+    if bound > progress.best_bound:
+        progress.best_bound = bound
+        best.copy_(state.params)
+    if bound > progress.reference_bound + plan.tol:
+        progress.reference_bound = bound
+        progress.n_stale = 0
+        return
+    progress.n_stale += 1
+    if progress.n_stale < plan.n_iter_no_change:
+        return
+    progress.n_stale = 0
+    if plan.learning_rate == "adaptive" and progress.n_reductions < 3:
+        progress.n_reductions += 1
+        progress.learning_rate_factor *= 0.2
+        state.params.copy_(best)
+    else:
+        progress.converged = plan.learning_rate != "cosine"
+
+
+class _Restart:
+    """A copy of the last state whose numbers were finite."""
+
+    def __init__(self, state: SolverState):
+        self.params = state.params.clone()
+        self.slots = {k: v.clone() for k, v in state.slots.items()}
+
+    def keep(self, state: SolverState) -> None:
+        self.params.copy_(state.params)
+        for k, v in state.slots.items():
+            self.slots[k].copy_(v)
+
+    def restore(self, state: SolverState) -> None:
+        state.params.copy_(self.params)
+        for k, v in self.slots.items():
+            state.slots[k].copy_(v)
+
+
+def _roll_back(progress: Progress, restart: _Restart, state: SolverState) -> None:
+    """Return to the last finite state and halve the steps; give up after a few times."""
+    if progress.n_rollbacks == _MAX_ROLLBACKS:
+        raise DivergenceError(
+            f"Training gave non-finite values in epoch {progress.epoch}, also after the learning rate had been divided by "
+            f"{2**_MAX_ROLLBACKS}. Use a smaller learning_rate_init, and look for extreme values in the data."
+        )
+    restart.restore(state)
+    progress.n_rollbacks += 1
+    progress.learning_rate_factor *= 0.5

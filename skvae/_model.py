@@ -1,0 +1,142 @@
+"""The model: the chosen pieces, and the layout of all their parameters in one vector."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._random import derived_seed, generator
+from skvae.likelihoods import Likelihood
+from skvae.networks import Network
+from skvae.posteriors import Posterior
+from skvae.priors import Prior
+
+Params = dict[str, dict[str, Tensor]]
+
+
+class Layout:
+    """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models."""
+
+    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]]):
+        self.shapes = shapes
+        self.slices: dict[tuple[str, str], slice] = {}
+        self.size = 0
+        for name, shape in shapes.items():
+            stop = self.size + math.prod(shape)
+            self.slices[name] = slice(self.size, stop)
+            self.size = stop
+
+    def views(self, flat: Tensor) -> dict[tuple[str, str], Tensor]:
+        """Return every parameter as a view of `flat`: (..., size) -> {(piece, name): (..., *shape)}."""
+        return {k: flat[..., s].view(*flat.shape[:-1], *self.shapes[k]) for k, s in self.slices.items()}
+
+    def flatten(self, values: dict[tuple[str, str], Tensor], dtype: torch.dtype) -> Tensor:
+        """Return one vector that holds `values`."""
+        parts = [values[k].reshape(-1).to(dtype) for k in self.shapes]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype, device="cpu")
+
+
+def nested(views: dict[tuple[str, str], Tensor], pieces=("encoder", "decoder", "prior", "likelihood")) -> Params:
+    """Arrange views by piece, the form in which the pieces receive them."""
+    params: Params = {piece: {} for piece in pieces}
+    for (piece, name), view in views.items():
+        params[piece][name] = view
+    return params
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The settings objects that make up a model."""
+
+    encoder: Network
+    decoder: Network
+    posterior: Posterior
+    prior: Prior
+    likelihood: Likelihood
+
+
+class Model:
+    """q(z|x), p(z) and p(x|z) as functions of one parameter vector.
+
+    Parameters are passed to every method, never held: `params` is what `unpack` makes of the vector.
+    """
+
+    def __init__(self, pieces: Pieces, n_columns: int, n_components: int, seed: int):
+        self.pieces = pieces
+        self.n_columns = n_columns
+        self.n_components = n_components
+        self.seed = seed
+        self.posterior, self.prior, self.likelihood = pieces.posterior, pieces.prior, pieces.likelihood
+        self._encoder_sizes = (n_columns, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
+        self._decoder_sizes = (n_components, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
+        self.encoder = pieces.encoder.bind(*self._encoder_sizes)
+        self.decoder = pieces.decoder.bind(*self._decoder_sizes)
+        self.layout = Layout(
+            {
+                (piece, name): shape
+                for piece, shapes in (
+                    ("encoder", self.encoder.shapes(*self._encoder_sizes)),
+                    ("decoder", self.decoder.shapes(*self._decoder_sizes)),
+                    ("prior", self.prior.shapes(n_components)),
+                    ("likelihood", self.likelihood.shapes(n_columns)),
+                )
+                for name, shape in shapes.items()
+            }
+        )
+
+    def init(self, dtype: torch.dtype) -> Tensor:
+        """Return the parameter vector at the start of training, a function of the model's seed.  # (size,)"""
+        values = {
+            "encoder": self.encoder.init(*self._encoder_sizes),
+            "decoder": self.decoder.init(*self._decoder_sizes),
+            "prior": self.prior.init(self.n_components, generator(self.seed, "prior")),
+            "likelihood": self.likelihood.init(self.n_columns),
+        }
+        return self.layout.flatten({(p, n): v for p, named in values.items() for n, v in named.items()}, dtype)
+
+    def unpack(self, flat: Tensor) -> Params:
+        """Return the parameters by piece and name, as views of the vector."""
+        return nested(self.layout.views(flat))
+
+    def weight_matrices(self, dtype: torch.dtype) -> Tensor:
+        """Return a vector of ones at the networks' weight matrices and zeros elsewhere.  # (size,)"""
+        networks = {"encoder": self.encoder, "decoder": self.decoder}
+        marked = {
+            (piece, name): torch.full(
+                shape, float(piece in networks and networks[piece].is_weight_matrix(name, shape)), device="cpu"
+            )
+            for (piece, name), shape in self.layout.shapes.items()
+        }
+        return self.layout.flatten(marked, dtype)
+
+    def encode(self, params: Params, batch: Batch) -> Tensor:
+        """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
+        return self.encoder.forward(params["encoder"], batch.x)
+
+    def decode(self, params: Params, z: Tensor) -> Tensor:
+        """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)"""
+        return self.decoder.forward(params["decoder"], z)
+
+    def log_likelihood(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
+        """Return log p(x|z), one value per column.  # (..., n, d)"""
+        return self.likelihood.log_prob(params["likelihood"], self.decode(params, z), batch.x)
+
+    def log_prior(self, params: Params, z: Tensor) -> Tensor:
+        """Return log p(z), one value per component.  # (..., n, k)"""
+        return self.prior.log_prob(params["prior"], z)
+
+    @property
+    def has_closed_kl(self) -> bool:
+        """Whether KL(q(z|x) || p(z)) has a closed form."""
+        q = torch.zeros((1, self.posterior.n_outputs(self.n_components)), device="cpu")
+        return self.posterior.kl(q, self.prior) is not None
+
+    def sample(self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype) -> Tensor:
+        """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)"""
+        z = self.prior.sample(params["prior"], (n_samples, self.n_components), stream, dtype)
+        eta = self.decode(params, z)
+        if noise:
+            return self.likelihood.sample(params["likelihood"], eta, stream)
+        return self.likelihood.mean(params["likelihood"], eta)

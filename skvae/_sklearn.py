@@ -1,0 +1,41 @@
+"""Every private or recent scikit-learn name in one place, so that one file breaks when it moves."""
+
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
+
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class _NoTask:
+        """A task of a fit that nobody watches."""
+
+        def subcontext(self, **kwargs):
+            return self
+
+        def call_on_fit_task_begin(self, **kwargs):
+            return False
+
+        call_on_fit_task_end = call_on_fit_task_begin
+
+    class CallbackSupportMixin:
+        """Stands in for scikit-learn's mixin where there is none."""
+
+        def set_callbacks(self, *callbacks):
+            """Refuse: callbacks came with scikit-learn 1.9."""
+            raise NotImplementedError("Callbacks need scikit-learn 1.9 or later: pip install -U scikit-learn.")
+
+        def _init_callback_context(self, **kwargs):
+            return _NoTask()
+
+
+def runs_inside_another_fit(estimator) -> bool:
+    """Tell whether a Pipeline or a search of scikit-learn (1.9 or later) is fitting this estimator."""
+    return hasattr(estimator, "_parent_callback_ctx")
+
+
+__all__ = [
+    "CallbackSupportMixin", "HasMethods", "Interval", "StrOptions", "_check_sample_weight", "_fit_context",
+    "runs_inside_another_fit",
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""The fitted state: all that a fitted estimator remembers, which packs into plain values and numpy arrays and back."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from skvae._model import Model, Pieces
+from skvae._settings import from_spec, to_spec
+from skvae._table import TableCodec
+
+ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training needs to go on as if it had never stopped."""
+
+    params: np.ndarray  # where training stands, not always the best it has seen
+    slots: dict[str, np.ndarray]
+    best: np.ndarray
+    progress: dict[str, Any]
+    max_iter: int  # epochs at which this training ends
+    data_hash: int  # of the training rows and weights
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it ended by itself rather than by an interruption."""
+        return self.progress["converged"] or self.progress["epoch"] >= self.max_iter
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model with its table codec; never changed, only replaced."""
+
+    model: Model
+    codec: TableCodec
+    params: np.ndarray  # (size,)
+    training: Training | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the model computes."""
+        return torch.float64 if self.params.dtype == np.float64 else torch.float32
+
+    def pack(self) -> dict[str, Any]:
+        """Return everything as plain values and numpy arrays; classes and callables of the user's stay what they are."""
+        return {
+            "pieces": {role: to_spec(getattr(self.model.pieces, role)) for role in ROLES},
+            "n_columns": self.model.n_columns,
+            "n_components": self.model.n_components,
+            "seed": self.model.seed,
+            "params": self.params,
+            "codec": self.codec.pack(),
+            "training": None if self.training is None else asdict(self.training),
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "Fitted":
+        """Rebuild the state from what `pack` returned; arrays are copied, so memory-mapped ones are fine."""
+        pieces = Pieces(**{role: from_spec(packed["pieces"][role]) for role in ROLES})
+        model = Model(pieces, packed["n_columns"], packed["n_components"], packed["seed"])
+        if np.shape(packed["params"]) != (model.layout.size,):
+            raise ValueError(f"expected {model.layout.size} parameters, found an array of shape {np.shape(packed['params'])}")
+        training = packed["training"]
+        if training is not None:
+            slots = {k: np.array(v) for k, v in training["slots"].items()}
+            arrays = {name: np.array(training[name]) for name in ("params", "best")}
+            training = Training(**{**training, **arrays, "slots": slots})
+        return cls(model, TableCodec.unpack(packed["codec"]), np.array(packed["params"]), training)
+

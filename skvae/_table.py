@@ -1,0 +1,241 @@
+"""The table's codec: arrays and frames of cells to tensors in the model's units, and back. numpy becomes torch here, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae.likelihoods import Likelihood
+
+_CHUNK_CELLS = 4_000_000  # cells converted at a time, 32 MB of float64
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the training data: its name, its likelihood, and the map `(x - loc) / scale` to the model's units."""
+
+    name: str
+    kind: str
+    loc: float
+    scale: float
+    constant: bool = False  # never varied, so it is left out of the model
+
+
+class Schema(tuple):
+    """The columns of the training data, in order; prints as a table."""
+
+    def __repr__(self):
+        width = max([len(c.name) for c in self[:20]] + [6])
+        lines = [f"{'column':<{width}}  {'kind':<10}  {'loc':>10}  {'scale':>10}"]
+        for c in self[:20]:
+            kind = "constant" if c.constant else c.kind
+            lines.append(f"{c.name:<{width}}  {kind:<10}  {c.loc:>10.4g}  {c.scale:>10.4g}")
+        if len(self) > 20:
+            lines.append(f"... and {len(self) - 20} more columns")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Weighted moments and limits of every column of the training data."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows of X in an order of their own, as row numbers, and how often each counts.
+
+    Rows of weight zero are dropped and equal rows merged, so a row of weight 3 and three copies of it are the same data, down
+    to the order of minibatches. The order is that of a 64-bit hash of the row: it does not depend on the order in X.
+    """
+    rows = np.arange(len(X)) if weight is None else np.flatnonzero(weight > 0)
+    weight = np.ones(len(X)) if weight is None else weight
+    hashed = _row_hashes(X)[rows]
+    order = np.argsort(hashed, kind="stable")
+    rows, hashed = rows[order], hashed[order]
+    first = np.empty(len(rows), dtype=bool)
+    first[0] = True
+    np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
+    if not _equal_within_groups(X, rows, first):
+        rows, first = _sort_by_value(X, rows)
+    group = np.cumsum(first) - 1
+    return rows[first], np.bincount(group, weights=weight[rows])
+
+
+def _row_hashes(X: np.ndarray) -> np.ndarray:
+    """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0."""
+    salt = _mix(np.arange(1, X.shape[1] + 1, dtype=np.uint64))
+    hashed = np.empty(len(X), dtype=np.uint64)
+    for part in _chunks(X):
+        bits = np.add(X[part], 0.0, dtype=np.float64, order="C").view(np.uint64)
+        np.sum(_mix(bits ^ salt), axis=1, out=hashed[part])
+    return hashed
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit words in place (the finalizer of splitmix64)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _chunks(X: np.ndarray, n_rows: int | None = None) -> list[slice]:
+    """Cut rows of X into slices of bounded memory."""
+    n_rows = len(X) if n_rows is None else n_rows
+    step = max(1, _CHUNK_CELLS // max(X.shape[1], 1))
+    return [slice(start, start + step) for start in range(0, n_rows, step)]
+
+
+def _equal_within_groups(X: np.ndarray, rows: np.ndarray, first: np.ndarray) -> bool:
+    """Tell whether rows of equal hash really are equal: a collision has a chance of about n**2 / 2**65."""
+    repeated = np.flatnonzero(~first)
+    return bool(np.array_equal(X[rows[repeated]], X[rows[repeated - 1]]))
+
+
+def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows sorted by their values, and where each distinct one begins."""
+    rows = rows[np.lexsort(X[rows].T[::-1])]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (X[rows[1:]] != X[rows[:-1]]).any(axis=1)
+    return rows, first
+
+
+def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
+    """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow."""
+    share = weight / weight.max()
+    share = share / share.sum()
+    parts = _chunks(X, len(rows))
+    low = np.min([X[rows[p]].min(axis=0) for p in parts], axis=0).astype(np.float64)
+    high = np.max([X[rows[p]].max(axis=0) for p in parts], axis=0).astype(np.float64)
+    unit = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
+    mean = sum(share[p] @ (X[rows[p]] / unit) for p in parts)
+    centred = lambda p: X[rows[p]] / unit - mean  # noqa: E731
+    spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    variance = sum(share[p] @ np.square(centred(p) / spread) for p in parts)
+    return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high)
+
+
+@dataclass(frozen=True)
+class TableCodec:
+    """The map between a table in the user's units and the model's tensors."""
+
+    schema: Schema
+    loc: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,)
+    varying: np.ndarray  # (d,) bool, False for constant columns, which the model does not see
+    support: tuple[float, float]
+    is_density: bool
+    clips: bool
+
+    @classmethod
+    def learn(
+        cls, statistics: ColumnStatistics, likelihood: Likelihood, names: Sequence[str], drop_constant: bool
+    ) -> "TableCodec":
+        """Learn the units of every column from its statistics in the training data."""
+        loc, scale = (np.asarray(v, dtype=np.float64) for v in likelihood.units(statistics))
+        constant = statistics.low == statistics.high
+        if likelihood.drops_constant:
+            loc, scale = np.where(constant, statistics.low, loc), np.where(constant, 1.0, scale)
+        scale = np.where(scale > 0, scale, 1.0)
+        dropped = constant & (drop_constant and likelihood.drops_constant)
+        kind = type(likelihood).__name__.lower()
+        columns = zip(names, loc.tolist(), scale.tolist(), dropped.tolist(), strict=True)
+        schema = Schema(Column(str(name), kind, at, unit, gone) for name, at, unit, gone in columns)
+        return cls(schema, loc, scale, ~dropped, likelihood.support, likelihood.is_density, likelihood.clips)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that the model sees."""
+        return int(self.varying.sum())
+
+    @property
+    def log_jacobian(self) -> float:
+        """What a score in the model's units lacks to be one in the user's: minus the sum of log scales, for densities."""
+        return -float(np.log(self.scale[self.varying]).sum()) if self.is_density else 0.0
+
+    def variance(self, variance: np.ndarray) -> np.ndarray:
+        """Return variances of the model's columns in the user's units; a constant column has none."""
+        out = np.zeros(len(self.loc))
+        out[self.varying] = variance * np.square(self.scale[self.varying])
+        return out
+
+    def encode(self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32) -> Batch:
+        """Return the chosen rows of X in the model's units; X is read, never written."""
+        n = len(X) if rows is None else len(rows)
+        out = torch.empty((n, self.n_columns), dtype=dtype, device="cpu")
+        target = out.numpy()
+        loc, scale = self.loc[self.varying], self.scale[self.varying]
+        columns = slice(None) if self.varying.all() else self.varying
+        for part in _chunks(X, n):
+            cells = X[part] if rows is None else X[rows[part]]
+            with np.errstate(over="ignore"):
+                target[part] = self._within_support((cells[:, columns] - loc) / scale)
+        return Batch(out)
+
+    def _within_support(self, cells: np.ndarray) -> np.ndarray:
+        low, high = self.support
+        if self.clips:
+            return np.clip(cells, low, high)
+        outside = (cells < low) | (cells > high)
+        if outside.any():
+            raise ValueError(self._outside_message(cells, outside))
+        return cells
+
+    def _outside_message(self, cells: np.ndarray, outside: np.ndarray) -> str:
+        columns = [c for c, seen in zip(self.schema, self.varying, strict=True) if seen]
+        bad = np.flatnonzero(outside.any(axis=0))
+        first = columns[bad[0]]
+        low, high, example = (
+            v * first.scale + first.loc for v in (*self.support, cells[:, bad[0]][outside[:, bad[0]]][0])
+        )
+        return (
+            f"{len(bad)} column(s) have values outside [{low:g}, {high:g}], which the {first.kind} likelihood does not "
+            f"accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
+            "Rescale them, set the likelihood's limits, or choose another likelihood."
+        )
+
+    def decode(self, x: Tensor, dtype: np.dtype) -> np.ndarray:
+        """Return model-unit rows as an array in the user's units; constant columns get their constant."""
+        values = x.cpu().numpy().astype(np.float64)
+        out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
+        out[..., self.varying] += values * self.scale[self.varying]
+        with np.errstate(over="ignore"):
+            return out.astype(dtype)
+
+    def pack(self) -> dict:
+        """Return the codec as plain values and arrays."""
+        return {
+            "names": [c.name for c in self.schema], "kinds": [c.kind for c in self.schema],
+            "loc": self.loc, "scale": self.scale, "varying": self.varying,
+            "support": self.support, "is_density": self.is_density, "clips": self.clips,
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, packed: dict) -> "TableCodec":
+        """Rebuild a codec from what `pack` returned."""
+        packed = dict(packed)
+        names, kinds = packed.pop("names"), packed.pop("kinds")
+        arrays = {k: np.array(packed.pop(k)) for k in ("loc", "scale", "varying")}
+        columns = zip(names, kinds, arrays["loc"].tolist(), arrays["scale"].tolist(), arrays["varying"].tolist(), strict=True)
+        schema = Schema(Column(n, kind, at, unit, not seen) for n, kind, at, unit, seen in columns)
+        return cls(schema, **arrays, **packed)
+
+
+def training_order(data: Batch) -> np.ndarray:
+    """Return an order of the encoded rows that does not depend on the units of the columns."""
+    return np.argsort(_row_hashes(data.x.numpy()), kind="stable")
+
+
+def data_hash(data: Batch) -> int:
+    """Return a fingerprint of rows and weights, below 2**63."""
+    cells = data.x.numpy() if data.weight is None else np.column_stack([data.x.numpy(), data.weight.numpy()])
+    return int(_mix(_row_hashes(cells)).sum(dtype=np.uint64) >> np.uint64(1))

@@ -1,0 +1,226 @@
+"""From distinct rows to a trained state: the defaults that depend on the data, the split, the run, and what it reports."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._engine import (
+    Callback,
+    Plan,
+    Progress,
+    bound_of_rows,
+    encode_rows,
+    gradients,
+    kl_of_rows,
+    threads_for,
+    train,
+    true_elbo,
+    weighted_mean,
+)
+from skvae._random import generator, matched_normal
+from skvae._state import Fitted, Training
+from skvae._table import data_hash, training_order
+from skvae.objectives import Objective
+from skvae.optimizers import Optimizer
+from skvae.solvers import Problem, Solver, SolverState
+
+_FEW_ROWS = 50  # below which a validation split costs more than it tells
+_WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
+_WATCHED_DRAWS = 8192  # row-samples of one measurement during training
+_REPORT_DRAWS = 16
+_UPDATES_PER_EVALUATION = 50
+_ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the estimator's parameters, resolved."""
+
+    objective: Objective
+    solver: Solver
+    optimizer: Optimizer
+    learning_rate: str
+    learning_rate_init: float
+    alpha: float
+    batch_size: int | str
+    max_iter: int | None
+    max_time: float | None
+    tol: float
+    n_iter_no_change: int
+    early_stopping: bool | str
+    validation_fraction: float
+
+
+def default_n_components(n_columns: int) -> int:
+    """Return the number of components for a table of `n_columns`; those that are not needed switch themselves off."""
+    return min(n_columns, 2 * math.ceil(math.sqrt(n_columns)))
+
+
+def default_batch_size(n_rows: int) -> int:
+    """Return the number of rows per step: a twentieth of the data, a power of two between 32 and 1024."""
+    return min(n_rows, max(32, min(1024, 2 ** int(math.log2(max(n_rows / 20, 1))))))
+
+
+def default_max_iter(n_rows: int, batch_size: int) -> int:
+    """Return a number of epochs that leaves room to converge, 2,000 to 20,000 steps."""
+    steps_per_epoch = math.ceil(n_rows / batch_size)
+    return math.ceil(min(max(2_000, 20 * steps_per_epoch), 20_000) / steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows that train and the rows on which training is judged, on the device."""
+
+    train: Batch
+    watched: Batch
+    total_weight: float
+    data_hash: int
+
+
+def split_rows(fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool) -> Split:
+    """Encode the distinct rows, put them in their canonical order and set the validation rows aside."""
+    data = fitted.codec.encode(X, rows, fitted.dtype)
+    order = training_order(data)
+    weight = weight[order]
+    relative = weight / weight.max()
+    even = bool((weight == weight[0]).all())
+    data = Batch(data.x[torch.from_numpy(order)], None if even else torch.from_numpy(relative).to(fitted.dtype))
+    fingerprint = data_hash(data)
+    n = len(data)
+    shuffled = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")
+    stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
+    stops_early = stops_early and not one_epoch
+    n_validation = min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), _WATCHED_ROWS) if stops_early else 0
+    train_rows = shuffled[n_validation:].sort().values
+    watched = shuffled[:n_validation] if stops_early else train_rows[:_WATCHED_ROWS]
+    return Split(
+        _mean_one(data.take(train_rows)).to(device),
+        data.take(watched).to(device),
+        float(weight[train_rows.numpy()].sum()),
+        fingerprint,
+    )
+
+
+def _mean_one(data: Batch) -> Batch:
+    return data if data.weight is None else replace(data, weight=data.weight / data.weight.mean())
+
+
+def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
+    """Decide how long and in which portions to train."""
+    n = len(split.train)
+    batch_size = default_batch_size(n) if recipe.batch_size == "auto" else min(recipe.batch_size, n)
+    max_iter = 1 if one_epoch else recipe.max_iter or default_max_iter(n, batch_size)
+    return Plan(
+        seed=fitted.model.seed,
+        batch_size=batch_size,
+        max_iter=fitted.training.max_iter if _resumes(fitted, split) and not one_epoch else progress.epoch + max_iter,
+        learning_rate_init=recipe.learning_rate_init,
+        learning_rate="constant" if one_epoch else recipe.learning_rate,
+        tol=recipe.tol,
+        n_iter_no_change=recipe.n_iter_no_change,
+        evaluate_every=max(1, round(_UPDATES_PER_EVALUATION * batch_size / n)),
+        max_time=recipe.max_time,
+    )
+
+
+def _resumes(fitted: Fitted, split: Split) -> bool:
+    """Tell whether this training is the interrupted one, on the same data."""
+    training = fitted.training
+    return training is not None and not training.is_finished and training.data_hash == split.data_hash
+
+
+def start_progress(fitted: Fitted, split: Split) -> Progress:
+    """Return where training stands: at the beginning, where it was interrupted, or at the end of an earlier one."""
+    if fitted.training is None:
+        return Progress()
+    progress = Progress(**{**fitted.training.progress, "history": {k: list(v) for k, v in fitted.training.progress["history"].items()}})
+    if _resumes(fitted, split):
+        return replace(progress, stopped=False)
+    return Progress(epoch=progress.epoch, n_steps=progress.n_steps, history=progress.history)
+
+
+class Run:
+    """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
+
+    def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool = False):
+        self.fitted, self.split, self.recipe, self.one_epoch = fitted, split, recipe, one_epoch
+        self.device = split.train.x.device
+        self.model = fitted.model
+        self.progress = start_progress(fitted, split)
+        self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
+        self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
+        training = fitted.training
+        resumes = _resumes(fitted, split)
+        params = torch.tensor(training.params if resumes else fitted.params, device=self.device)
+        slots = None if training is None else {k: torch.tensor(v, device=self.device) for k, v in training.slots.items()}
+        self.best = torch.tensor(training.best if resumes else fitted.params, device=self.device)
+        with gradients():
+            self.state = recipe.solver.init(self.problem, params, slots)
+        draws = max(2, min(16, _WATCHED_DRAWS // len(split.watched) // 2 * 2))
+        stream = generator(self.model.seed, "watched", device=self.device)
+        self.noise = matched_normal(draws, self.model.n_components, stream, fitted.dtype)
+
+    def go(self, callbacks: Iterable[Callback] = ()) -> None:
+        """Train to the end."""
+        work = 6.0 * self.model.layout.size * self.plan.batch_size * self.recipe.objective.n_samples
+        with gradients(), threads_for(work):
+            train(
+                self.problem, self.recipe.solver, self.state, self.split.train, self.plan, self.progress, self.best,
+                None if self.one_epoch else self._evaluate, callbacks,
+            )  # fmt: skip
+
+    def _evaluate(self, flat: Tensor) -> float:
+        params = self.model.unpack(flat)
+        values = bound_of_rows(self.model, params, self.split.watched, true_elbo(self.model), self.noise)
+        return weighted_mean(values, self.split.watched.weight)
+
+    def fitted_state(self, keep_training: bool) -> Fitted:
+        """Return the state that an estimator keeps if training ends here."""
+        reached = self.progress.best_bound > -math.inf and not self.one_epoch
+        training = None
+        if keep_training:
+            training = Training(
+                slots={k: v.cpu().numpy().copy() for k, v in self.state.slots.items()},
+                params=self.state.params.cpu().numpy().copy(),
+                best=self.best.cpu().numpy().copy(),
+                progress=asdict(self.progress),
+                max_iter=self.plan.max_iter,
+                data_hash=self.split.data_hash,
+            )
+        chosen = (self.best if reached else self.state.params).cpu().numpy().copy()
+        return replace(self.fitted, params=chosen, training=training)
+
+
+def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]:
+    """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
+    rows = rows.slice(0, _WATCHED_ROWS)
+    model = fitted.model
+    params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
+    stream = generator(model.seed, "report", device=rows.x.device)
+    noise = matched_normal(max(_REPORT_DRAWS, 2 * model.n_components), model.n_components, stream, fitted.dtype)
+    bound = weighted_mean(bound_of_rows(model, params, rows, true_elbo(model), noise), rows.weight)
+    kl = kl_of_rows(model, params, rows, noise)
+    mean = model.posterior.mean(encode_rows(model, params, rows))
+    share = torch.ones(len(rows), device=rows.x.device) if rows.weight is None else rows.weight
+    share = (share / share.sum()).double()[:, None]
+    variance = (share * (mean - (share * mean).sum(0)).square()).sum(0)
+    noise_variance = model.likelihood.noise_variance(params["likelihood"], model.n_columns)
+    attributes: dict[str, object] = {
+        "lower_bound_": bound + fitted.codec.log_jacobian,
+        "kl_per_component_": (share * kl).sum(0).cpu().numpy(),
+        "active_units_": int((variance > _ACTIVE_VARIANCE).sum()),
+        "n_iter_": progress.epoch,
+        "n_steps_": progress.n_steps,
+        "converged_": progress.converged,
+        "history_": {k: np.array(v) for k, v in progress.history.items()},
+    }
+    for name in ("objective", "lower_bound"):
+        attributes["history_"][name] += fitted.codec.log_jacobian
+    if noise_variance is not None:
+        attributes["noise_variance_"] = fitted.codec.variance(noise_variance.cpu().numpy()[0])
+    return attributes

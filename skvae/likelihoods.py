@@ -1,0 +1,243 @@
+"""Likelihoods p(x|z): what the decoder's outputs mean, the density of each cell, its mean and its sampler."""
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from skvae._random import normal
+from skvae._settings import Interval, Settings, StrOptions, register
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Likelihood(Settings):
+    """Base of the likelihoods; `eta` stands for the decoder's outputs, of shape (..., n, n_outputs).
+
+    A likelihood sees the columns in units of its own, `(x - loc) / scale`; the table's codec applies the map, refuses cells
+    outside `support`, and gives densities their Jacobian back.
+    """
+
+    #: True for a density, whose value depends on the units of a column; False for a probability mass
+    is_density: bool = True
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Closed interval of admissible values, in the likelihood's units."""
+        return (-math.inf, math.inf)
+
+    @property
+    def clips(self) -> bool:
+        """Whether cells outside the support are moved to its edge instead of refused."""
+        return False
+
+    @property
+    def drops_constant(self) -> bool:
+        """Whether a column that never varied is left out of the model."""
+        return False
+
+    def units(self, columns):
+        """Return `loc` and `scale` of every column, given its `mean`, `std`, `low` and `high` in the training data."""
+        raise NotImplementedError
+
+    def n_outputs(self, n_columns: int) -> int:
+        """Return how many numbers per row the decoder must give."""
+        return n_columns
+
+    def shapes(self, n_columns: int) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters that belong to the likelihood itself."""
+        return {}
+
+    def init(self, n_columns: int) -> dict[str, Tensor]:
+        """Return those parameters at the start of training."""
+        return {}
+
+    def log_prob(self, params: dict[str, Tensor], eta: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x|z) in nats, one value per column."""
+        raise NotImplementedError
+
+    def mean(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
+        """Return E[x|z], of shape (..., n, d)."""
+        raise NotImplementedError
+
+    def sample(self, params: dict[str, Tensor], eta: Tensor, stream: torch.Generator) -> Tensor:
+        """Draw x given z, of shape (..., n, d)."""
+        raise NotImplementedError
+
+    def noise_variance(self, params: dict[str, Tensor], n_columns: int) -> Tensor | None:
+        """Return Var[x|z] per column where it does not depend on z, of shape (..., 1, d); None elsewhere."""
+        return None
+
+
+class Gaussian(Likelihood):
+    r"""Normal likelihood for real-valued columns, :math:`x_j \mid z \sim N(\mu_j(z), \sigma_j^2)`.
+
+    The noise :math:`\sigma` decides how much of the data the latent space must explain, so it is learnt: fixing it at one (the
+    mean squared error of most implementations) makes the latent space collapse on standardised tables.
+
+    Parameters
+    ----------
+    noise : {"feature", "shared", "network"} or float, default="feature"
+        The standard deviation of the noise: one per column (as in factor analysis), one for all columns (as in probabilistic
+        PCA), an output of the decoder (the Gaussian MLP of the paper; best with many rows per column), or a fixed number, in
+        units of the standardised columns.
+
+    standardize : bool, default=True
+        Whether the model sees columns with mean 0 and standard deviation 1. Scores are in the units of the data either way.
+
+    floor : float, default=0.01
+        Smallest standard deviation of the noise that learning can reach, in the model's units. The likelihood is unbounded
+        without one: a column that is reproduced exactly has infinite density.
+
+    References
+    ----------
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.2.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.likelihoods import Gaussian
+    >>> VAETransformer(2, likelihood=Gaussian(noise="shared"))
+    VAETransformer(likelihood=Gaussian(noise='shared'), n_components=2)
+    """
+
+    _parameter_constraints = {
+        "noise": [StrOptions({"feature", "shared", "network"}), Interval(Real, 0, None, closed="neither")],
+        "standardize": ["boolean"],
+        "floor": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    # The parameter is log(sigma) / 10: Adam moves every parameter at the same rate, and at the rate that suits the weights the
+    # noise would still be on its way when they have converged.
+    _RATE = 10.0
+
+    def __init__(self, noise="feature", *, standardize=True, floor=0.01):
+        self.noise = noise
+        self.standardize = standardize
+        self.floor = floor
+
+    @property
+    def support(self):
+        # A cell a million standard deviations away counts as just that: its square stays finite in float32.
+        return (-1e6, 1e6) if self.standardize else (-math.inf, math.inf)
+
+    @property
+    def clips(self):
+        return self.standardize
+
+    @property
+    def drops_constant(self):
+        return self.standardize
+
+    def units(self, columns):
+        zero = columns.mean * 0.0
+        return (columns.mean, columns.std) if self.standardize else (zero, zero + 1.0)
+
+    def n_outputs(self, n_columns):
+        return 2 * n_columns if self.noise == "network" else n_columns
+
+    def shapes(self, n_columns):
+        widths = {"feature": n_columns, "shared": 1}
+        return {"log_scale": (1, widths[self.noise])} if self.noise in widths else {}
+
+    def init(self, n_columns):
+        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
+
+    def _mean_and_log_scale(self, params, eta):
+        if self.noise == "network":
+            mean, log_scale = eta.chunk(2, -1)
+        elif self.noise in ("feature", "shared"):
+            mean, log_scale = eta, self._RATE * params["log_scale"]
+        else:
+            return eta, eta.new_tensor(math.log(self.noise))
+        # A smooth floor on the variance, floor**2 + exp(2 * log_scale): no gradient is ever cut off.
+        return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
+
+    def log_prob(self, params, eta, x):
+        mean, log_scale = self._mean_and_log_scale(params, eta)
+        return -0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - _HALF_LOG_2PI
+
+    def mean(self, params, eta):
+        return self._mean_and_log_scale(params, eta)[0]
+
+    def sample(self, params, eta, stream):
+        mean, log_scale = self._mean_and_log_scale(params, eta)
+        return mean + log_scale.exp() * normal(mean.shape, stream, mean.dtype)
+
+    def noise_variance(self, params, n_columns):
+        if self.noise == "network":
+            return None
+        like = params["log_scale"] if params else torch.zeros((), device="cpu")
+        _, log_scale = self._mean_and_log_scale(params, like)
+        return (2 * log_scale).exp().expand(*log_scale.shape[:-1], n_columns)
+
+
+class Bernoulli(Likelihood):
+    r"""Bernoulli likelihood for columns of zeros and ones, :math:`x_j \mid z \sim \mathrm{Bernoulli}(p_j(z))`.
+
+    The decoder gives logits. Values between 0 and 1, such as grey levels, are accepted as in the paper: they count as the
+    *probability* of a one, :math:`x \log p + (1 - x) \log(1 - p)`. That is the expected log-likelihood of an image whose pixels
+    were drawn with these probabilities, not a density of the grey levels: compare such scores only with each other.
+
+    Parameters
+    ----------
+    limits : tuple of two floats or "observed", default=(0.0, 1.0)
+        The values that stand for 0 and 1, for example `(0, 255)` for images of 8 bits. Cells outside are refused. "observed"
+        takes the smallest and the largest value of each column of the training data, and moves later cells to that range.
+
+    References
+    ----------
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.1.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.likelihoods import Bernoulli
+    >>> VAETransformer(20, likelihood=Bernoulli(limits=(0, 16)))
+    VAETransformer(likelihood=Bernoulli(limits=(0, 16)), n_components=20)
+    """
+
+    _parameter_constraints = {"limits": [tuple, StrOptions({"observed"})]}
+    is_density = False
+
+    def __init__(self, limits=(0.0, 1.0)):
+        self.limits = limits
+
+    @property
+    def support(self):
+        return (0.0, 1.0)
+
+    @property
+    def clips(self):
+        return self.limits == "observed"
+
+    def validate(self):
+        super().validate()
+        if self.limits != "observed":
+            numbers = all(isinstance(v, Real) and math.isfinite(v) for v in self.limits)
+            if not (numbers and len(self.limits) == 2 and self.limits[0] < self.limits[1]):
+                raise ValueError(
+                    f"The 'limits' of Bernoulli must be two finite numbers, the lower one first, or 'observed'. Got {self.limits!r}."
+                )
+        return self
+
+    def units(self, columns):
+        if self.limits == "observed":
+            return columns.low, columns.high - columns.low
+        low, high = self.limits
+        return columns.mean * 0.0 + low, columns.mean * 0.0 + (high - low)
+
+    def log_prob(self, params, eta, x):
+        return x * eta + logsigmoid(-eta)
+
+    def mean(self, params, eta):
+        return eta.sigmoid()
+
+    def sample(self, params, eta, stream):
+        uniform = torch.rand(eta.shape, generator=stream, device=eta.device, dtype=eta.dtype)
+        return (uniform < eta.sigmoid()).to(eta.dtype)
+
+
+register("likelihood", gaussian=Gaussian, bernoulli=Bernoulli)

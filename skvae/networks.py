@@ -1,0 +1,187 @@
+"""Networks that encode rows and decode latents: maps from a parameter dictionary and a tensor to a tensor."""
+
+import math
+import threading
+from collections.abc import Callable
+from numbers import Integral
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skvae._random import derived_seed, generator
+from skvae._settings import Interval, Settings, StrOptions, register
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
+
+
+class Network(Settings):
+    """Base of the networks."""
+
+    def shapes(self, n_in: int, n_out: int, seed: int) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters of a network with `n_in` inputs and `n_out` outputs."""
+        raise NotImplementedError
+
+    def init(self, n_in: int, n_out: int, seed: int) -> dict[str, Tensor]:
+        """Return the parameters at the start of training, a function of `seed`."""
+        raise NotImplementedError
+
+    def forward(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Map (..., n, n_in) to (..., n, n_out)."""
+        raise NotImplementedError
+
+    def is_weight_matrix(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Tell whether a parameter multiplies activations, and so falls under the prior that `alpha` sets."""
+        return len(shape) >= 2
+
+    def bind(self, n_in: int, n_out: int, seed: int):
+        """Return the network ready for use with these sizes; most need nothing and return themselves."""
+        return self
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x @ weight + bias, in one call where shapes allow."""
+    return torch.addmm(bias, x, weight) if x.ndim == weight.ndim == 2 else x @ weight + bias
+
+
+class MLP(Network):
+    """Fully connected layers with one activation between them.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(128, 128)
+        Units of each hidden layer, from the input on; `()` makes the map linear.
+
+    activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
+        Applied after every hidden layer.
+
+    Examples
+    --------
+    >>> from skvae.networks import MLP
+    >>> MLP((500,), activation="tanh").shapes(784, 40, seed=0)
+    {'weight0': (784, 500), 'bias0': (1, 500), 'weight1': (500, 40), 'bias1': (1, 40)}
+    """
+
+    _parameter_constraints = {"hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+                              "activation": [StrOptions(set(ACTIVATIONS))]}  # fmt: skip
+
+    def __init__(self, hidden_layer_sizes=(128, 128), *, activation="silu"):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+
+    def _widths(self) -> tuple[int, ...]:
+        sizes = self.hidden_layer_sizes
+        return (int(sizes),) if isinstance(sizes, Integral) else tuple(int(s) for s in sizes)
+
+    def validate(self):
+        super().validate()
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
+            raise ValueError(f"hidden_layer_sizes must be positive whole numbers, got {self.hidden_layer_sizes!r}.")
+        return self
+
+    def shapes(self, n_in, n_out, seed):
+        widths = (n_in, *self._widths(), n_out)
+        shapes = {}
+        for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            shapes[f"weight{i}"] = (fan_in, fan_out)
+            shapes[f"bias{i}"] = (1, fan_out)
+        return shapes
+
+    def init(self, n_in, n_out, seed):
+        """Return Glorot-uniform weights and zero biases."""
+        stream = generator(seed, "weights")
+        params = {}
+        for name, shape in self.shapes(n_in, n_out, seed).items():
+            params[name] = torch.zeros(shape, device="cpu", dtype=torch.float64)
+            if name.startswith("weight"):
+                bound = math.sqrt(6 / max(sum(shape), 1))
+                params[name].uniform_(-bound, bound, generator=stream)
+        return params
+
+    def is_weight_matrix(self, name, shape):
+        return name.startswith("weight")
+
+    def forward(self, params, x):
+        activation = ACTIVATIONS[self.activation]
+        last = len(params) // 2 - 1
+        for i in range(last):
+            x = activation(affine(x, params[f"weight{i}"], params[f"bias{i}"]))
+        return affine(x, params[f"weight{last}"], params[f"bias{last}"])
+
+
+class Module(Network):
+    """A user's own `torch.nn.Module`, made by a factory so that it can be cloned and searched.
+
+    Parameters
+    ----------
+    factory : callable
+        Called as `factory(n_in, n_out)`; returns a `torch.nn.Module` that maps (rows, n_in) to (rows, n_out), each row by
+        itself. Its trainable parameters join the model's; everything else stays as the factory made it. Layers that behave
+        differently in training (dropout) or mix rows (batch normalisation) are refused.
+    """
+
+    _parameter_constraints = {"factory": [callable]}
+
+    def __init__(self, factory):
+        self.factory = factory
+
+    def bind(self, n_in, n_out, seed):
+        return _BoundModule(build_module(self.factory, n_in, n_out, seed))
+
+
+_FORKED_GENERATOR = threading.Lock()
+
+
+def build_module(factory: Callable, n_in: int, n_out: int, seed: int) -> torch.nn.Module:
+    """Call a user's factory; torch initialises modules from its global generator, so that one is lent a seed and restored."""
+    with _FORKED_GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(derived_seed(seed, "module"))
+        module = factory(n_in, n_out)
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"The factory {factory!r} must return a torch.nn.Module, got {type(module).__name__}. "
+            "Pass a function of (n_in, n_out) that builds the network."
+        )
+    refused = [
+        f"{name} ({type(part).__name__})"
+        for name, part in module.named_modules()
+        if isinstance(part, (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd))
+    ]
+    if refused:
+        raise ValueError(
+            f"The module made by {factory!r} has layers that mix rows or draw their own noise: {', '.join(refused[:5])}. "
+            "Every row must be mapped by itself and the same way each time; use LayerNorm, or leave them out."
+        )
+    return module.eval()
+
+
+class _BoundModule(Network):
+    """The functional form of a module: its trainable parameters come from outside."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.module = module
+        self.trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._swapping = threading.Lock()  # functional_call swaps parameters in place, so threads take turns
+
+    def shapes(self, n_in, n_out, seed):
+        return {name: tuple(p.shape) for name, p in self.trainable.items()}
+
+    def init(self, n_in, n_out, seed):
+        return {name: p.detach().to(torch.float64).clone() for name, p in self.trainable.items()}
+
+    def forward(self, params, x):
+        rows = x.reshape(-1, x.shape[-1])
+        with self._swapping:
+            out = torch.func.functional_call(self.module.to(device=x.device, dtype=x.dtype), params, (rows,))
+        return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+register("network", mlp=MLP, module=Module)

@@ -1,0 +1,145 @@
+"""Objectives: lower bounds on log p(x), one value per row, that training maximises and scores report."""
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._model import Model, Params
+from skvae._settings import Interval, Settings, StrOptions, register
+
+
+def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
+    """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
+    q = model.encode(params, batch)
+    z = model.posterior.sample(q, noise)
+    log_px = model.log_likelihood(params, batch, z).sum(-1)
+    return log_px + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
+
+
+def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
+    """Return KL(q(z|x) || p(z)) per component, in closed form ("analytic") or averaged over z ("monte_carlo").  # (n, k)"""
+    if how == "monte_carlo":
+        return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0)
+    kl = model.posterior.kl(q, model.prior)
+    if kl is None:
+        raise ValueError(
+            f"There is no closed form for the KL between {model.posterior!r} and {model.prior!r}. Use ELBO(kl='monte_carlo')."
+        )
+    return kl
+
+
+class Objective(Settings):
+    """Base of the objectives.
+
+    `noise` is standard normal, of shape (s, n or 1, k); every method returns one value per row, in nats, larger is better.
+    """
+
+    n_samples: int
+
+    def __call__(self, model: Model, params: Params, batch: Batch, noise: Tensor, annealing: float = 1.0) -> Tensor:
+        """Return what training maximises; `annealing` in [0, 1] scales the KL during warm-up.  # (n,)"""
+        return self.bound(model, params, batch, noise)
+
+    def bound(self, model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
+        """Return a true lower bound on log p(x), whatever weights training uses; what scores report.  # (n,)"""
+        raise NotImplementedError
+
+    def annealing(self, epoch: int) -> float:
+        """Return the share of the KL that counts in `epoch`."""
+        return 1.0
+
+
+class ELBO(Objective):
+    r"""The evidence lower bound, :math:`E_{q(z|x)}[\log p(x \mid z)] - \beta\, \mathrm{KL}(q(z \mid x) \,\|\, p(z))`.
+
+    Parameters
+    ----------
+    beta : float, default=1.0
+        Weight of the KL in training. Scores, early stopping and `lower_bound_` always use 1.
+
+    kl : {"analytic", "monte_carlo"}, default="analytic"
+        "analytic" integrates the KL (estimator B of the paper, usually of lower variance); "monte_carlo" averages
+        :math:`\log q - \log p` over the samples (estimator A, for families without a closed form).
+
+    n_samples : int, default=1
+        Draws of z per row and step, the paper's L.
+
+    warmup : int, default=0
+        Number of epochs during which the weight of the KL grows linearly to `beta`.
+
+    References
+    ----------
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, equations 3, 6 and 7. Higgins et al., *beta-VAE*, 2017.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.objectives import ELBO
+    >>> VAETransformer(objective=ELBO(beta=4.0)).set_params(objective__n_samples=5)
+    VAETransformer(objective=ELBO(beta=4.0, n_samples=5))
+    """
+
+    _parameter_constraints = {
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "kl": [StrOptions({"analytic", "monte_carlo"})],
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "warmup": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(self, beta=1.0, *, kl="analytic", n_samples=1, warmup=0):
+        self.beta = beta
+        self.kl = kl
+        self.n_samples = n_samples
+        self.warmup = warmup
+
+    def __call__(self, model, params, batch, noise, annealing=1.0):
+        return self._weighted(model, params, batch, noise, self.beta * annealing)
+
+    def bound(self, model, params, batch, noise):
+        return self._weighted(model, params, batch, noise, 1.0)
+
+    def annealing(self, epoch):
+        return min(1.0, (epoch + 1) / (self.warmup + 1))
+
+    def _weighted(self, model, params, batch, noise, kl_weight):
+        q = model.encode(params, batch)
+        z = model.posterior.sample(q, noise)  # (s, n, k)
+        log_px = model.log_likelihood(params, batch, z).sum(-1).mean(0)  # (n,)
+        return log_px - kl_weight * kl_per_component(model, params, q, z, self.kl).sum(-1)
+
+
+class IWAE(Objective):
+    r"""The importance-weighted bound, :math:`E[\log \frac1K \sum_k p(x, z_k) / q(z_k \mid x)]`.
+
+    Tighter than the ELBO, to which it is equal at K = 1; it tends to :math:`\log p(x)` as K grows.
+
+    Parameters
+    ----------
+    n_samples : int, default=100
+        The number K of draws of z per row.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016, equation 8.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.objectives import IWAE
+    >>> VAETransformer(score_method=IWAE(n_samples=1000))
+    VAETransformer(score_method=IWAE(n_samples=1000))
+    """
+
+    _parameter_constraints = {"n_samples": [Interval(Integral, 1, None, closed="left")]}
+
+    def __init__(self, n_samples=100):
+        self.n_samples = n_samples
+
+    def bound(self, model, params, batch, noise):
+        return torch.logsumexp(log_weights(model, params, batch, noise), 0) - math.log(self.n_samples)
+
+
+register("objective", elbo=ELBO, iwae=IWAE)

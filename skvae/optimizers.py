@@ -1,0 +1,124 @@
+"""Optimizers on one flat vector, without torch.optim and the second that its import takes."""
+
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from skvae._settings import Interval, Settings, register
+
+Slots = dict[str, Tensor]
+
+
+class Optimizer(Settings):
+    """Base of the optimizers: update rules that ascend or descend in place and keep their memory in named vectors."""
+
+    def init(self, params: Tensor) -> Slots:
+        """Return the memory at the start of training."""
+        raise NotImplementedError
+
+    def step(self, params: Tensor, grad: Tensor, slots: Slots, learning_rate: float) -> None:
+        """Move `params` against `grad` in place and update the memory in place."""
+        raise NotImplementedError
+
+
+class Adam(Optimizer):
+    """Adam: steps in units of the learning rate, scaled by running moments of the gradient.
+
+    Parameters
+    ----------
+    betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of the running mean and of the running mean square.
+
+    epsilon : float, default=1e-8
+        Added to the root of the second moment.
+
+    References
+    ----------
+    Kingma & Ba, *Adam: A Method for Stochastic Optimization*, 2015.
+    """
+
+    _parameter_constraints = {"betas": [tuple], "epsilon": [Interval(Real, 0, None, closed="left")]}
+
+    def __init__(self, betas=(0.9, 0.999), *, epsilon=1e-8):
+        self.betas = betas
+        self.epsilon = epsilon
+
+    def validate(self):
+        super().validate()
+        if len(self.betas) != 2 or not all(isinstance(b, Real) and 0 <= b < 1 for b in self.betas):
+            raise ValueError(f"The 'betas' of Adam must be two numbers in [0, 1). Got {self.betas!r}.")
+        return self
+
+    def init(self, params):
+        step = torch.zeros((), device=params.device, dtype=torch.float32)
+        return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params), "step": step}
+
+    def step(self, params, grad, slots, learning_rate):
+        torch._fused_adam_(
+            [params], [grad], [slots["mean"]], [slots["square"]], [], [slots["step"].add_(1)],
+            lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon,
+            amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
+        )  # fmt: skip
+
+
+class Adagrad(Optimizer):
+    """Adagrad: the step of each parameter shrinks with the root of the sum of its squared gradients.
+
+    Parameters
+    ----------
+    accumulate_first : int, default=0
+        Number of steps at the start that only add up squared gradients and move nothing. Without them the very first step
+        moves every parameter by the whole learning rate, which drowns the small initial weights of the paper's recipe.
+
+    epsilon : float, default=1e-8
+        Added to the sum of squares, inside the root.
+
+    References
+    ----------
+    Duchi, Hazan & Singer, *Adaptive Subgradient Methods*, 2011; Kingma & Welling, 2013, section 5.
+    """
+
+    _parameter_constraints = {
+        "accumulate_first": [Interval(Integral, 0, None, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(self, *, accumulate_first=0, epsilon=1e-8):
+        self.accumulate_first = accumulate_first
+        self.epsilon = epsilon
+
+    def init(self, params):
+        step = torch.zeros((), device="cpu", dtype=torch.float32)
+        return {"square": torch.zeros_like(params), "step": step}
+
+    def step(self, params, grad, slots, learning_rate):
+        slots["square"].addcmul_(grad, grad)
+        slots["step"].add_(1)
+        if float(slots["step"]) > self.accumulate_first:
+            params.addcdiv_(grad, (slots["square"] + self.epsilon).sqrt_(), value=-learning_rate)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent.
+
+    Parameters
+    ----------
+    momentum : float, default=0.0
+        Share of the previous update that is added to the next one.
+    """
+
+    _parameter_constraints = {"momentum": [Interval(Real, 0, 1, closed="left")]}
+
+    def __init__(self, *, momentum=0.0):
+        self.momentum = momentum
+
+    def init(self, params):
+        return {"velocity": torch.zeros_like(params)}
+
+    def step(self, params, grad, slots, learning_rate):
+        slots["velocity"].mul_(self.momentum).add_(grad)
+        params.add_(slots["velocity"], alpha=-learning_rate)
+
+
+register("optimizer", adam=Adam, adagrad=Adagrad, sgd=SGD)

@@ -1,0 +1,79 @@
+"""Solvers: how one batch changes the parameters. Gradients and updates live here and in the optimizers, nowhere else."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._model import Model, Params, nested
+from skvae._settings import Settings, register
+from skvae.objectives import Objective
+from skvae.optimizers import Optimizer, Slots
+
+
+@dataclass
+class SolverState:
+    """What a step reads and changes in place: the parameter vector, its gradient, the optimizer's memory."""
+
+    params: Tensor  # (size,)
+    slots: Slots
+    grad: Tensor  # (size,)
+    leaves: Params  # leaf views that share the vector's storage, whose gradients are views of `grad`
+    weight_matrices: Tensor  # (size,) ones where the Gaussian prior holds
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be maximised: the objective summed over weighted rows, plus the log prior of the weight matrices."""
+
+    model: Model
+    objective: Objective
+    optimizer: Optimizer
+    alpha: float  # precision of the Gaussian prior on the weight matrices
+    total_weight: float  # number of rows, counted with repetitions
+
+
+class Solver(Settings):
+    """Base of the solvers."""
+
+    def init(self, problem: Problem, params: Tensor, slots: Slots | None = None) -> SolverState:
+        """Return the state in which training starts, or goes on where `slots` are given."""
+        raise NotImplementedError
+
+    def step(self, problem: Problem, state: SolverState, batch: Batch, noise: Tensor, learning_rate: float, annealing: float):
+        """Change the state by one batch; return the sum over its rows of weight times objective, as a tensor."""
+        raise NotImplementedError
+
+
+class AEVB(Solver):
+    """Auto-encoding variational Bayes: stochastic gradient ascent on the objective through reparameterised samples.
+
+    References
+    ----------
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, algorithm 1 and equation 8.
+    """
+
+    def init(self, problem, params, slots=None):
+        grad = torch.zeros_like(params)
+        slots = problem.optimizer.init(params) if slots is None else slots
+        # Leaves that share the vector's storage and accumulate into one gradient vector: slicing the vector inside the graph
+        # would make a gradient of full length per parameter (2.4 times slower at 784-500-20).
+        leaves = {k: v.detach().requires_grad_() for k, v in problem.model.layout.views(params).items()}
+        for k, view in problem.model.layout.views(grad).items():
+            leaves[k].grad = view
+        weight_matrices = problem.model.weight_matrices(params.dtype).to(params.device)
+        return SolverState(params, slots, grad, nested(leaves), weight_matrices)
+
+    def step(self, problem, state, batch, noise, learning_rate, annealing):
+        state.grad.zero_()
+        value = problem.objective(problem.model, state.leaves, batch, noise, annealing)  # (n,)
+        total = (value if batch.weight is None else value * batch.weight).sum()
+        (-total / len(batch)).backward()
+        if problem.alpha:
+            state.grad.addcmul_(state.weight_matrices, state.params, value=problem.alpha / problem.total_weight)
+        problem.optimizer.step(state.params, state.grad, state.slots, learning_rate)
+        return total.detach()
+
+
+register("solver", aevb=AEVB)
