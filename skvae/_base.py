@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks
 from skvae._batch import Batch
-from skvae._engine import bound_of_rows, decode_rows, encode_rows, resolve_device
+from skvae._engine import decode_rows, encode_rows, resolve_device, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
@@ -54,6 +54,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "decoder": [Network, callable, None],
         "posterior": [StrOptions(set(REGISTRY["posterior"])), Posterior],
         "prior": [StrOptions(set(REGISTRY["prior"])), Prior],
+        "init": [StrOptions({"auto", "linear", "random"})],
         "objective": [StrOptions(set(REGISTRY["objective"])), Objective],
         "solver": [StrOptions(set(REGISTRY["solver"])), Solver],
         "optimizer": [StrOptions(set(REGISTRY["optimizer"])), Optimizer],
@@ -80,12 +81,13 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         n_components=None,
         *,
         likelihood="gaussian",
-        hidden_layer_sizes=(128, 128),
+        hidden_layer_sizes=(128,),
         activation="silu",
         encoder=None,
         decoder=None,
         posterior="normal",
         prior="normal",
+        init="auto",
         objective="elbo",
         solver="aevb",
         optimizer="adam",
@@ -114,6 +116,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.decoder = decoder
         self.posterior = posterior
         self.prior = prior
+        self.init = init
         self.objective = objective
         self.solver = solver
         self.optimizer = optimizer
@@ -280,7 +283,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
         n_components = self.n_components or default_n_components(X.shape[1])
         model = Model(pieces, codec.n_columns, n_components, seed)
-        return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy())
+        return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
 
     def _network(self, network):
         if network is None:
@@ -301,7 +304,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}
         plain = (
             "learning_rate", "learning_rate_init", "alpha", "batch_size", "max_iter", "max_time", "tol", "n_iter_no_change",
-            "early_stopping", "validation_fraction",
+            "early_stopping", "validation_fraction", "init",
         )  # fmt: skip
         return Recipe(**chosen, **{name: getattr(self, name) for name in plain})
 
@@ -395,7 +398,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
         else:
             noise = normal((method.n_samples, 1, model.n_components), stream, fitted.dtype)
-        values = bound_of_rows(model, params, rows, method, noise)
+        values = value_of_rows(model, params, rows, method.bound, noise)
         return values.double().cpu().numpy() + fitted.codec.log_jacobian
 
     def score(self, X, y=None, sample_weight=None):

@@ -83,11 +83,14 @@ def map_rows(function: Callable[[Batch], Tensor], data: Batch, tile: int) -> Ten
         return torch.cat(results)
 
 
-def bound_of_rows(model: Model, params: Params, data: Batch, objective: Objective, noise: Tensor) -> Tensor:
-    """Return the bound of every row with noise (s, 1, k) common to all rows.  # (n,)"""
+RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
+
+
+def value_of_rows(model: Model, params: Params, data: Batch, function: RowValues, noise: Tensor) -> Tensor:
+    """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
     tile = max(8, _TILE_DRAWS // len(noise))
     with threads_for(2.0 * model.layout.size * tile * len(noise)):
-        return map_rows(lambda batch: objective.bound(model, params, batch, noise), data, tile)
+        return map_rows(lambda batch: function(model, params, batch, noise), data, tile)
 
 
 def true_elbo(model: Model) -> ELBO:
@@ -157,8 +160,8 @@ class Progress:
     n_reductions: int = 0
     n_rollbacks: int = 0
     n_stale: int = 0
-    best_bound: float = -math.inf
-    reference_bound: float = -math.inf  # the last bound that counted as an improvement
+    best_value: float = -math.inf  # of the objective on the watched rows
+    reference_value: float = -math.inf  # the last one that counted as an improvement
     converged: bool = False
     stopped: bool = False  # by a callback or by max_time
     history: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in HISTORY})
@@ -166,7 +169,7 @@ class Progress:
 
 HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
 
-Evaluate = Callable[[Tensor], float]
+Evaluate = Callable[[Tensor], tuple[float, float]]
 Callback = Callable[[Progress, SolverState], bool]
 
 
@@ -181,27 +184,29 @@ def train(
     evaluate: Evaluate | None,
     callbacks: Iterable[Callback] = (),
 ) -> None:
-    """Run epochs until the bound has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
+    """Run epochs until the objective has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
 
-    `evaluate` gives the bound, in nats per row, by which training is judged (None: the objective itself); `best` receives the parameters that reached the
-    highest. Callbacks are called after every epoch; training ends when one of them returns True.
+    `evaluate` gives, for a parameter vector, the objective at full strength by which training is judged and the ELBO that the
+    history shows, in nats per row of the watched rows (None: the training mean serves as both); `best` receives the parameters
+    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True.
     """
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
     restart = _Restart(state)
     if progress.epoch == 0 and evaluate is not None:
-        bound = evaluate(state.params)
-        _record(progress, plan, bound, bound)
-        _judge(progress, plan, state, best, bound)
+        value, bound = evaluate(state.params)
+        _record(progress, plan, value, bound)
+        _judge(progress, plan, state, best, value)
     total, n_epochs = 0.0, 0
     while progress.epoch < plan.max_iter and not progress.converged:
         total += run_epoch(problem, solver, state, data, plan, progress)
         n_epochs += 1
         progress.epoch += 1
         if progress.epoch % plan.evaluate_every == 0 or progress.epoch == plan.max_iter:
-            bound = total / n_epochs if evaluate is None else evaluate(state.params)
-            if math.isfinite(total) and math.isfinite(bound):
-                _record(progress, plan, total / n_epochs, bound)
-                _judge(progress, plan, state, best, bound)
+            mean = total / n_epochs
+            value, bound = (mean, mean) if evaluate is None else evaluate(state.params)
+            if math.isfinite(total) and math.isfinite(value):
+                _record(progress, plan, mean, bound)
+                _judge(progress, plan, state, best, value)
                 restart.keep(state)
             else:
                 _roll_back(progress, restart, state)
@@ -238,13 +243,13 @@ def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> N
         progress.history[name].append(value)
 
 
-def _judge(progress: Progress, plan: Plan, state: SolverState, best: Tensor, bound: float) -> None:
+def _judge(progress: Progress, plan: Plan, state: SolverState, best: Tensor, value: float) -> None:
     """Keep the best parameters; when they have stood for too long, shorten the steps, and at last call it converged."""
-    if bound > progress.best_bound:
-        progress.best_bound = bound
+    if value > progress.best_value:
+        progress.best_value = value
         best.copy_(state.params)
-    if bound > progress.reference_bound + plan.tol:
-        progress.reference_bound = bound
+    if value > progress.reference_value + plan.tol:
+        progress.reference_value = value
         progress.n_stale = 0
         return
     progress.n_stale += 1

@@ -38,6 +38,7 @@ class Fitted:
     codec: TableCodec
     params: np.ndarray  # (size,)
     training: Training | None = None
+    is_new: bool = False  # True until it has been trained
 
     @property
     def dtype(self) -> torch.dtype:

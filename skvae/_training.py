@@ -13,25 +13,27 @@ from skvae._engine import (
     Callback,
     Plan,
     Progress,
-    bound_of_rows,
     encode_rows,
     gradients,
     kl_of_rows,
     threads_for,
     train,
     true_elbo,
+    value_of_rows,
     weighted_mean,
 )
+from skvae._linear import can_start_linearly, start_linearly
+from skvae._model import Model
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
 from skvae._table import data_hash, training_order
-from skvae.objectives import Objective
+from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Optimizer
 from skvae.solvers import Problem, Solver, SolverState
 
 _FEW_ROWS = 50  # below which a validation split costs more than it tells
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
-_WATCHED_DRAWS = 8192  # row-samples of one measurement during training
+_WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _REPORT_DRAWS = 16
 _UPDATES_PER_EVALUATION = 50
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
@@ -54,6 +56,7 @@ class Recipe:
     n_iter_no_change: int
     early_stopping: bool | str
     validation_fraction: float
+    init: str
 
 
 def default_n_components(n_columns: int) -> int:
@@ -128,6 +131,17 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     )
 
 
+def _is_linear_start(init: str, model: Model) -> bool:
+    """Decide whether training starts from the linear solution; refuse where it was asked for and there is none."""
+    possible = can_start_linearly(model)
+    if init == "linear" and not possible:
+        raise ValueError(
+            "init='linear' needs the linear solution of the model, which exists for MLP networks with skip=True (or without "
+            "hidden layers), a Gaussian likelihood, a normal posterior and prior, and at most 1,000 columns. Use init='auto'."
+        )
+    return possible and init != "random"
+
+
 def _resumes(fitted: Fitted, split: Split) -> bool:
     """Tell whether this training is the interrupted one, on the same data."""
     training = fitted.training
@@ -157,11 +171,13 @@ class Run:
         training = fitted.training
         resumes = _resumes(fitted, split)
         params = torch.tensor(training.params if resumes else fitted.params, device=self.device)
+        if fitted.is_new and _is_linear_start(recipe.init, self.model):
+            start_linearly(self.model, params, split.train)
         slots = None if training is None else {k: torch.tensor(v, device=self.device) for k, v in training.slots.items()}
-        self.best = torch.tensor(training.best if resumes else fitted.params, device=self.device)
+        self.best = torch.tensor(training.best, device=self.device) if resumes else params.clone()
         with gradients():
             self.state = recipe.solver.init(self.problem, params, slots)
-        draws = max(2, min(16, _WATCHED_DRAWS // len(split.watched) // 2 * 2))
+        draws = max(2, min(max(16, 2 * self.model.n_components), _WATCHED_DRAWS // len(split.watched) // 2 * 2))
         stream = generator(self.model.seed, "watched", device=self.device)
         self.noise = matched_normal(draws, self.model.n_components, stream, fitted.dtype)
 
@@ -174,14 +190,18 @@ class Run:
                 None if self.one_epoch else self._evaluate, callbacks,
             )  # fmt: skip
 
-    def _evaluate(self, flat: Tensor) -> float:
-        params = self.model.unpack(flat)
-        values = bound_of_rows(self.model, params, self.split.watched, true_elbo(self.model), self.noise)
-        return weighted_mean(values, self.split.watched.weight)
+    def _evaluate(self, flat: Tensor) -> tuple[float, float]:
+        """Return objective and ELBO on the watched rows, both without warm-up and with noise common to rows and epochs."""
+        params, rows, objective = self.model.unpack(flat), self.split.watched, self.recipe.objective
+        elbo = true_elbo(self.model)
+        bound = weighted_mean(value_of_rows(self.model, params, rows, elbo.bound, self.noise), rows.weight)
+        if isinstance(objective, ELBO) and objective.beta == 1:
+            return bound, bound
+        return weighted_mean(value_of_rows(self.model, params, rows, objective, self.noise), rows.weight), bound
 
     def fitted_state(self, keep_training: bool) -> Fitted:
         """Return the state that an estimator keeps if training ends here."""
-        reached = self.progress.best_bound > -math.inf and not self.one_epoch
+        reached = self.progress.best_value > -math.inf and not self.one_epoch
         training = None
         if keep_training:
             training = Training(
@@ -193,7 +213,7 @@ class Run:
                 data_hash=self.split.data_hash,
             )
         chosen = (self.best if reached else self.state.params).cpu().numpy().copy()
-        return replace(self.fitted, params=chosen, training=training)
+        return replace(self.fitted, params=chosen, training=training, is_new=False)
 
 
 def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]:
@@ -203,7 +223,7 @@ def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(max(_REPORT_DRAWS, 2 * model.n_components), model.n_components, stream, fitted.dtype)
-    bound = weighted_mean(bound_of_rows(model, params, rows, true_elbo(model), noise), rows.weight)
+    bound = weighted_mean(value_of_rows(model, params, rows, true_elbo(model).bound, noise), rows.weight)
     kl = kl_of_rows(model, params, rows, noise)
     mean = model.posterior.mean(encode_rows(model, params, rows))
     share = torch.ones(len(rows), device=rows.x.device) if rows.weight is None else rows.weight

@@ -145,6 +145,13 @@ class Gaussian(Likelihood):
     def init(self, n_columns):
         return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
 
+    def set_noise(self, params, log_scale):
+        """Write standard deviations, given by their logarithms of shape (1, d), into freshly initialised parameters."""
+        if params:
+            floor = math.log(self.floor)
+            raw = 0.5 * torch.log((2 * log_scale).exp() - self.floor**2).clamp(min=2 * floor)  # inverse of the smooth floor
+            params["log_scale"].copy_(raw.mean(1, keepdim=True) / self._RATE if self.noise == "shared" else raw / self._RATE)
+
     def _mean_and_log_scale(self, params, eta):
         if self.noise == "network":
             mean, log_scale = eta.chunk(2, -1)

@@ -51,70 +51,95 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class MLP(Network):
-    """Fully connected layers with one activation between them.
+    """Fully connected layers with one activation between them, beside a linear path.
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(128, 128)
+    hidden_layer_sizes : tuple of int, default=(128,)
         Units of each hidden layer, from the input on; `()` makes the map linear.
 
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
         Applied after every hidden layer.
 
+    skip : bool, default=True
+        Whether a linear map of the input is added to the output. The hidden layers then only have to learn what a linear model
+        misses, and training can start from the exact linear solution. False gives the networks of the paper.
+
     Examples
     --------
     >>> from skvae.networks import MLP
-    >>> MLP((500,), activation="tanh").shapes(784, 40, seed=0)
+    >>> MLP((500,), activation="tanh", skip=False).shapes(784, 40, seed=0)
     {'weight0': (784, 500), 'bias0': (1, 500), 'weight1': (500, 40), 'bias1': (1, 40)}
     """
 
-    _parameter_constraints = {"hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-                              "activation": [StrOptions(set(ACTIVATIONS))]}  # fmt: skip
+    _parameter_constraints = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "skip": ["boolean"],
+    }
 
-    def __init__(self, hidden_layer_sizes=(128, 128), *, activation="silu"):
+    def __init__(self, hidden_layer_sizes=(128,), *, activation="silu", skip=True):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.skip = skip
 
     def _widths(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
-        return (int(sizes),) if isinstance(sizes, Integral) else tuple(int(s) for s in sizes)
+        return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
 
     def validate(self):
         super().validate()
-        sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
+        if not all(isinstance(size, Integral) and size >= 1 for size in self._widths()):
             raise ValueError(f"hidden_layer_sizes must be positive whole numbers, got {self.hidden_layer_sizes!r}.")
         return self
 
     def shapes(self, n_in, n_out, seed):
-        widths = (n_in, *self._widths(), n_out)
+        widths = [n_in, *map(int, self._widths()), n_out]
         shapes = {}
         for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             shapes[f"weight{i}"] = (fan_in, fan_out)
             shapes[f"bias{i}"] = (1, fan_out)
+        if self.skip and len(widths) > 2:
+            shapes["skip"] = (n_in, n_out)
         return shapes
 
     def init(self, n_in, n_out, seed):
-        """Return Glorot-uniform weights and zero biases."""
+        """Return Glorot-uniform weights and zero biases; beside a linear path the hidden layers begin with no say."""
         stream = generator(seed, "weights")
         params = {}
         for name, shape in self.shapes(n_in, n_out, seed).items():
             params[name] = torch.zeros(shape, device="cpu", dtype=torch.float64)
-            if name.startswith("weight"):
+            if self.is_weight_matrix(name, shape):
                 bound = math.sqrt(6 / max(sum(shape), 1))
                 params[name].uniform_(-bound, bound, generator=stream)
+        if "skip" in params:
+            params[f"weight{self.n_hidden()}"].zero_()
         return params
 
+    def n_hidden(self) -> int:
+        """Return the number of hidden layers."""
+        return len(self._widths())
+
+    def has_linear_path(self) -> bool:
+        """Tell whether the network can be any linear map."""
+        return self.skip or self.n_hidden() == 0
+
+    def set_linear(self, params: dict[str, Tensor], weight: Tensor, bias: Tensor) -> None:
+        """Write the map x @ weight + bias into freshly initialised parameters."""
+        params.get("skip", params["weight0"]).copy_(weight)
+        params[f"bias{self.n_hidden()}"].copy_(bias)
+
     def is_weight_matrix(self, name, shape):
-        return name.startswith("weight")
+        return not name.startswith("bias")
 
     def forward(self, params, x):
         activation = ACTIVATIONS[self.activation]
-        last = len(params) // 2 - 1
+        last = self.n_hidden()
+        out = x
         for i in range(last):
-            x = activation(affine(x, params[f"weight{i}"], params[f"bias{i}"]))
-        return affine(x, params[f"weight{last}"], params[f"bias{last}"])
+            out = activation(affine(out, params[f"weight{i}"], params[f"bias{i}"]))
+        out = affine(out, params[f"weight{last}"], params[f"bias{last}"])
+        return out + x @ params["skip"] if "skip" in params else out
 
 
 class Module(Network):

@@ -40,7 +40,7 @@ class Objective(Settings):
     n_samples: int
 
     def __call__(self, model: Model, params: Params, batch: Batch, noise: Tensor, annealing: float = 1.0) -> Tensor:
-        """Return what training maximises; `annealing` in [0, 1] scales the KL during warm-up.  # (n,)"""
+        """Return what training maximises, at full strength unless `annealing` < 1 scales the KL down in warm-up.  # (n,)"""
         return self.bound(model, params, batch, noise)
 
     def bound(self, model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ELBO(Objective):
     Parameters
     ----------
     beta : float, default=1.0
-        Weight of the KL in training. Scores, early stopping and `lower_bound_` always use 1.
+        Weight of the KL in training. Scores, `lower_bound_` and the history of bounds always use 1.
 
     kl : {"analytic", "monte_carlo"}, default="analytic"
         "analytic" integrates the KL (estimator B of the paper, usually of lower variance); "monte_carlo" averages
@@ -139,7 +139,8 @@ class IWAE(Objective):
         self.n_samples = n_samples
 
     def bound(self, model, params, batch, noise):
-        return torch.logsumexp(log_weights(model, params, batch, noise), 0) - math.log(self.n_samples)
+        log_w = log_weights(model, params, batch, noise)
+        return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
 register("objective", elbo=ELBO, iwae=IWAE)

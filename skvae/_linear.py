@@ -1,0 +1,118 @@
+"""The linear model's solution in closed form, from which training starts where the networks have a linear path."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._model import Model
+from skvae.likelihoods import Gaussian
+from skvae.networks import MLP
+from skvae.posteriors import Normal
+from skvae.priors import StandardNormal
+
+_MAX_COLUMNS = 1000  # beyond which the covariance matrix costs more than the head start is worth
+_MAX_ROWS = 20_000
+_N_ITER = 5  # of factor analysis: leaves the noise a little too large, from where hidden layers go on best
+_N_ITER_LINEAR = 2000  # where there are none, and the solution is the answer
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """p(x|z) = N(z @ loadings, noise) and its exact posterior N(x @ projection, diag(scale)**2), for centred x."""
+
+    loadings: Tensor  # (k, d)
+    noise_variance: Tensor  # (1, d)
+    projection: Tensor  # (d, k)
+    log_scale: Tensor  # (1, k)
+
+
+def covariance(data: Batch) -> tuple[Tensor, Tensor]:
+    """Return mean (1, d) and covariance (d, d) of (at most 20,000 of) the rows, divided by the number of rows, in float64."""
+    data = data.slice(0, _MAX_ROWS)
+    x = data.x.double()
+    share = torch.full((len(x), 1), 1 / len(x), device=x.device) if data.weight is None else data.weight[:, None]
+    share = share.double() / share.double().sum()
+    mean = (share * x).sum(0, keepdim=True)
+    centred = (x - mean) * share.sqrt()
+    return mean, centred.mT @ centred
+
+
+def factor_analysis(
+    S: Tensor, n_components: int, noise: str | float, floor: float, n_iter: int = _N_ITER_LINEAR
+) -> LinearSolution:
+    """Maximise the likelihood of the linear model for a covariance matrix S.
+
+    `noise` is "shared" for probabilistic PCA, a number for a fixed standard deviation, or "feature" for factor analysis, where
+    at most `n_iter` rounds of the fixed-point iteration are taken. Components come in the basis in which the posterior covariance is
+    diagonal, so a mean-field encoder is exact (Tipping & Bishop, 1999; Lucas et al., 2019).
+    """
+    d, k = len(S), min(n_components, len(S))
+    if isinstance(noise, float):
+        psi = S.new_full((d,), max(noise, floor) ** 2)
+    elif noise == "shared":
+        eigenvalues = torch.linalg.eigvalsh(S)
+        left_over = eigenvalues[: d - k].mean() if k < d else eigenvalues[0] * 0.5
+        psi = left_over.clamp(min=floor**2).expand(d).clone()
+    else:
+        psi = (0.5 * S.diagonal()).clamp(min=floor**2)
+        for _ in range(n_iter):
+            loadings, _, _ = _components(S, psi, k)
+            before, psi = psi, (S.diagonal() - loadings.square().sum(0)).clamp(min=floor**2)
+            if torch.allclose(psi, before, rtol=1e-7, atol=0):
+                break
+    loadings, directions, ratio = _components(S, psi, k)
+    projection = directions * ((ratio - 1).sqrt() / ratio) / psi.sqrt()[:, None]
+    rest = n_components - k
+    return LinearSolution(
+        torch.cat([loadings, S.new_zeros((rest, d))]),
+        psi[None],
+        torch.cat([projection, S.new_zeros((d, rest))], 1),
+        torch.cat([-0.5 * ratio.log(), S.new_zeros(rest)])[None],
+    )
+
+
+def _components(S: Tensor, psi: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loadings (k, d), unit directions (d, k) and signal-to-noise eigenvalues (k,) given the noise variances."""
+    scale = psi.sqrt()
+    eigenvalues, vectors = torch.linalg.eigh(S / torch.outer(scale, scale))
+    ratio = eigenvalues.flip(0)[:k].clamp(min=1.0)
+    directions = vectors.flip(1)[:, :k]
+    directions = directions * torch.where(directions.sum(0) < 0, -1.0, 1.0)
+    return (directions * (ratio - 1).sqrt()).mT * scale, directions, ratio
+
+
+def can_start_linearly(model: Model) -> bool:
+    """Tell whether the model contains the linear-Gaussian one and its solution is cheap."""
+    pieces = model.pieces
+    networks = (pieces.encoder, pieces.decoder)
+    return (
+        all(type(n) is MLP and n.has_linear_path() for n in networks)
+        and type(pieces.likelihood) is Gaussian
+        and type(pieces.posterior) is Normal
+        and type(pieces.prior) is StandardNormal
+        and 0 < model.n_columns <= _MAX_COLUMNS
+    )
+
+
+def start_linearly(model: Model, flat: Tensor, data: Batch) -> None:
+    """Write the linear solution for `data` into a fresh parameter vector."""
+    likelihood = model.likelihood
+    mean, S = covariance(data)
+    noise = "feature" if likelihood.noise == "network" else likelihood.noise
+    is_linear = not (model.encoder.n_hidden() or model.decoder.n_hidden())
+    solution = factor_analysis(S, model.n_components, noise, likelihood.floor, _N_ITER_LINEAR if is_linear else _N_ITER)
+    params = model.unpack(flat)
+    zero = torch.zeros_like(solution.projection)
+    model.encoder.set_linear(
+        params["encoder"],
+        torch.cat([solution.projection, zero], 1),
+        torch.cat([-mean @ solution.projection, solution.log_scale], 1),
+    )
+    log_noise = 0.5 * solution.noise_variance.log()
+    weight, bias = solution.loadings, mean
+    if likelihood.noise == "network":
+        weight, bias = torch.cat([weight, torch.zeros_like(weight)], 1), torch.cat([bias, log_noise], 1)
+    model.decoder.set_linear(params["decoder"], weight, bias)
+    likelihood.set_noise(params["likelihood"], log_noise)
