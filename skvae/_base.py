@@ -15,7 +15,6 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks
-from skvae._batch import Batch
 from skvae._engine import decode_rows, encode_rows, resolve_device, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
@@ -338,17 +337,19 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             if _must_pass_on_interrupts(self):
                 raise
             interrupted = True
+            run.rewind()
         attributes = outcome(keep_training=one_epoch or self.warm_start or interrupted)
+        # Callbacks, and warnings that are errors, may raise: only then is the new model committed.
+        task.call_on_fit_task_end(**told, reconstruction_attributes=attributes)
+        self._warn_if_unconverged(run, interrupted)
         vars(self).pop("noise_variance_", None)
         vars(self).update(attributes)
-        task.call_on_fit_task_end(**told, reconstruction_attributes={})
-        self._warn_if_unconverged(run, interrupted)
 
     def _warn_if_unconverged(self, run, interrupted):
         progress, plan = run.progress, run.plan
         if interrupted:
             warnings.warn(
-                f"Training was interrupted in epoch {progress.epoch + 1}; the model is the best one up to there. "
+                f"Training was interrupted; the model is the best one of its first {progress.epoch} epochs. "
                 "To go on, call fit again with warm_start=True.",
                 ConvergenceWarning,
                 stacklevel=4,
@@ -457,7 +458,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
         return fitted.codec.decode(x, np.float64)
 
-    def posterior(self, X):
+    def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).
 
         Parameters
@@ -563,8 +564,8 @@ def _explain_columns(X, error):
     bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
     if bad:
         raise ValueError(
-            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a ColumnTransformer "
-            "and OneHotEncoder, or leave them out."
+            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
+            "OneHotEncoder in a ColumnTransformer, or leave them out."
         ) from error
 
 

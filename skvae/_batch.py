@@ -18,8 +18,8 @@ class Batch:
         return self.x.shape[-2]
 
     def _map(self, function) -> "Batch":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if v is None else function(v) for name, v in values.items()})
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return Batch(**{name: function(value) for name, value in present.items()})
 
     def take(self, rows: Tensor) -> "Batch":
         """Return the chosen rows."""
@@ -36,7 +36,6 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
         """Return the rows on `device`."""
         return self._map(lambda t: t.to(device=device, dtype=dtype))
-
 
 
 def minibatches(data: Batch, batch_size: int, order: torch.Generator) -> Iterator[Batch]:

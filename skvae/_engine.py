@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -14,7 +14,7 @@ from torch import Tensor
 from skvae._batch import Batch, minibatches
 from skvae._model import Model, Params
 from skvae._random import generator, normal
-from skvae.objectives import ELBO, Objective, kl_per_component
+from skvae.objectives import ELBO, kl_per_component
 from skvae.solvers import Problem, Solver, SolverState
 
 _TILE_ROWS = 128  # rows per call of a network at inference
@@ -37,7 +37,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'.") from error
+        raise ValueError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
+        ) from error
 
 
 _THREADPOOLS: list[ThreadpoolController] = []
@@ -150,6 +152,9 @@ class Plan:
     max_time: float | None = None  # seconds
 
 
+HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
+
+
 @dataclass
 class Progress:
     """Where training stands: all that is needed, beside parameters and optimizer memory, to go on as if nothing happened."""
@@ -167,8 +172,6 @@ class Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in HISTORY})
 
 
-HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
-
 Evaluate = Callable[[Tensor], tuple[float, float]]
 Callback = Callable[[Progress, SolverState], bool]
 
@@ -183,19 +186,22 @@ def train(
     best: Tensor,
     evaluate: Evaluate | None,
     callbacks: Iterable[Callback] = (),
+    restart: "Restart | None" = None,
 ) -> None:
     """Run epochs until the objective has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
 
     `evaluate` gives, for a parameter vector, the objective at full strength by which training is judged and the ELBO that the
     history shows, in nats per row of the watched rows (None: the training mean serves as both); `best` receives the parameters
-    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True.
+    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True. `restart` always
+    holds the last point from which training can go on.
     """
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
-    restart = _Restart(state)
+    restart = Restart(state, best, progress) if restart is None else restart
     if progress.epoch == 0 and evaluate is not None:
         value, bound = evaluate(state.params)
         _record(progress, plan, value, bound)
         _judge(progress, plan, state, best, value)
+        restart.keep(state, best, progress)
     total, n_epochs = 0.0, 0
     while progress.epoch < plan.max_iter and not progress.converged:
         total += run_epoch(problem, solver, state, data, plan, progress)
@@ -207,11 +213,12 @@ def train(
             if math.isfinite(total) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
                 _judge(progress, plan, state, best, value)
-                restart.keep(state)
             else:
                 _roll_back(progress, restart, state)
+            restart.keep(state, best, progress)
             total, n_epochs = 0.0, 0
-        if any([callback(progress, state) for callback in callbacks]) or time.monotonic() > deadline:
+        told_to_stop = [callback(progress, state) for callback in callbacks]  # a list: every callback sees every epoch
+        if any(told_to_stop) or time.monotonic() > deadline:
             progress.stopped = True
             break
 
@@ -264,25 +271,30 @@ def _judge(progress: Progress, plan: Plan, state: SolverState, best: Tensor, val
         progress.converged = plan.learning_rate != "cosine"
 
 
-class _Restart:
-    """A copy of the last state whose numbers were finite."""
+class Restart:
+    """A copy of the training at its last measurement, where all numbers were finite: from there it can go on, to the last bit.
 
-    def __init__(self, state: SolverState):
-        self.params = state.params.clone()
-        self.slots = {k: v.clone() for k, v in state.slots.items()}
+    The copy is replaced in one assignment, so an interruption at any moment finds it whole.
+    """
 
-    def keep(self, state: SolverState) -> None:
-        self.params.copy_(state.params)
-        for k, v in state.slots.items():
-            self.slots[k].copy_(v)
+    def __init__(self, state: SolverState, best: Tensor, progress: Progress):
+        self.keep(state, best, progress)
+
+    def keep(self, state: SolverState, best: Tensor, progress: Progress) -> None:
+        """Make this moment the one to return to."""
+        history = {k: list(v) for k, v in progress.history.items()}
+        slots = {k: v.clone() for k, v in state.slots.items()}
+        self.kept = (state.params.clone(), slots, best.clone(), replace(progress, history=history))
 
     def restore(self, state: SolverState) -> None:
-        state.params.copy_(self.params)
-        for k, v in self.slots.items():
+        """Write the parameters and the optimizer's memory of that moment into `state`."""
+        params, slots, _, _ = self.kept
+        state.params.copy_(params)
+        for k, v in slots.items():
             state.slots[k].copy_(v)
 
 
-def _roll_back(progress: Progress, restart: _Restart, state: SolverState) -> None:
+def _roll_back(progress: Progress, restart: Restart, state: SolverState) -> None:
     """Return to the last finite state and halve the steps; give up after a few times."""
     if progress.n_rollbacks == _MAX_ROLLBACKS:
         raise DivergenceError(

@@ -29,7 +29,7 @@ class LinearSolution:
 
 
 def covariance(data: Batch) -> tuple[Tensor, Tensor]:
-    """Return mean (1, d) and covariance (d, d) of (at most 20,000 of) the rows, divided by the number of rows, in float64."""
+    """Return mean (1, d) and covariance (d, d), over N, of (at most 20,000 of) the rows, in float64."""
     data = data.slice(0, _MAX_ROWS)
     x = data.x.double()
     share = torch.full((len(x), 1), 1 / len(x), device=x.device) if data.weight is None else data.weight[:, None]
@@ -45,8 +45,8 @@ def factor_analysis(
     """Maximise the likelihood of the linear model for a covariance matrix S.
 
     `noise` is "shared" for probabilistic PCA, a number for a fixed standard deviation, or "feature" for factor analysis, where
-    at most `n_iter` rounds of the fixed-point iteration are taken. Components come in the basis in which the posterior covariance is
-    diagonal, so a mean-field encoder is exact (Tipping & Bishop, 1999; Lucas et al., 2019).
+    at most `n_iter` rounds of the fixed-point iteration are taken. Components come in the basis in which the posterior
+    covariance is diagonal, so that a mean-field encoder is exact (Tipping & Bishop, 1999; Lucas et al., 2019).
     """
     d, k = len(S), min(n_components, len(S))
     if isinstance(noise, float):

@@ -19,7 +19,7 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 
         call_on_fit_task_end = call_on_fit_task_begin
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's mixin where there is none."""
 
         def set_callbacks(self, *callbacks):

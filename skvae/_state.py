@@ -70,4 +70,3 @@ class Fitted:
             arrays = {name: np.array(training[name]) for name in ("params", "best")}
             training = Training(**{**training, **arrays, "slots": slots})
         return cls(model, TableCodec.unpack(packed["codec"]), np.array(packed["params"]), training)
-

@@ -194,9 +194,7 @@ class TableCodec:
         columns = [c for c, seen in zip(self.schema, self.varying, strict=True) if seen]
         bad = np.flatnonzero(outside.any(axis=0))
         first = columns[bad[0]]
-        low, high, example = (
-            v * first.scale + first.loc for v in (*self.support, cells[:, bad[0]][outside[:, bad[0]]][0])
-        )
+        low, high, example = (v * first.scale + first.loc for v in (*self.support, cells[:, bad[0]][outside[:, bad[0]]][0]))
         return (
             f"{len(bad)} column(s) have values outside [{low:g}, {high:g}], which the {first.kind} likelihood does not "
             f"accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
@@ -222,12 +220,10 @@ class TableCodec:
     @classmethod
     def unpack(cls, packed: dict) -> "TableCodec":
         """Rebuild a codec from what `pack` returned."""
-        packed = dict(packed)
-        names, kinds = packed.pop("names"), packed.pop("kinds")
-        arrays = {k: np.array(packed.pop(k)) for k in ("loc", "scale", "varying")}
-        columns = zip(names, kinds, arrays["loc"].tolist(), arrays["scale"].tolist(), arrays["varying"].tolist(), strict=True)
-        schema = Schema(Column(n, kind, at, unit, not seen) for n, kind, at, unit, seen in columns)
-        return cls(schema, **arrays, **packed)
+        loc, scale, varying = (np.array(packed[k]) for k in ("loc", "scale", "varying"))
+        cells = zip(packed["names"], packed["kinds"], loc.tolist(), scale.tolist(), varying.tolist(), strict=True)
+        schema = Schema(Column(name, kind, at, unit, not seen) for name, kind, at, unit, seen in cells)
+        return cls(schema, loc, scale, varying, tuple(packed["support"]), packed["is_density"], packed["clips"])
 
 
 def training_order(data: Batch) -> np.ndarray:

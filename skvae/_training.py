@@ -13,6 +13,7 @@ from skvae._engine import (
     Callback,
     Plan,
     Progress,
+    Restart,
     encode_rows,
     gradients,
     kl_of_rows,
@@ -28,8 +29,8 @@ from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
 from skvae._table import data_hash, training_order
 from skvae.objectives import ELBO, Objective
-from skvae.optimizers import Optimizer
-from skvae.solvers import Problem, Solver, SolverState
+from skvae.optimizers import Optimizer, Slots
+from skvae.solvers import Problem, Solver
 
 _FEW_ROWS = 50  # below which a validation split costs more than it tells
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
@@ -85,7 +86,9 @@ class Split:
     data_hash: int
 
 
-def split_rows(fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool) -> Split:
+def split_rows(
+    fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool
+) -> Split:
     """Encode the distinct rows, put them in their canonical order and set the validation rows aside."""
     data = fitted.codec.encode(X, rows, fitted.dtype)
     order = training_order(data)
@@ -116,12 +119,18 @@ def _mean_one(data: Batch) -> Batch:
 def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
     """Decide how long and in which portions to train."""
     n = len(split.train)
-    batch_size = default_batch_size(n) if recipe.batch_size == "auto" else min(recipe.batch_size, n)
-    max_iter = 1 if one_epoch else recipe.max_iter or default_max_iter(n, batch_size)
+    batch_size = default_batch_size(n) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n)
+    interrupted = interrupted_training(fitted, split)
+    if one_epoch:
+        stop = progress.epoch + 1
+    elif interrupted is not None:
+        stop = interrupted.max_iter
+    else:
+        stop = progress.epoch + (recipe.max_iter or default_max_iter(n, batch_size))
     return Plan(
         seed=fitted.model.seed,
         batch_size=batch_size,
-        max_iter=fitted.training.max_iter if _resumes(fitted, split) and not one_epoch else progress.epoch + max_iter,
+        max_iter=stop,
         learning_rate_init=recipe.learning_rate_init,
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,
@@ -129,6 +138,38 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
         evaluate_every=max(1, round(_UPDATES_PER_EVALUATION * batch_size / n)),
         max_time=recipe.max_time,
     )
+
+
+def interrupted_training(fitted: Fitted, split: Split) -> Training | None:
+    """Return the training that was interrupted on the same data, if there was one."""
+    training = fitted.training
+    if training is None or training.is_finished or training.data_hash != split.data_hash:
+        return None
+    return training
+
+
+def start_progress(fitted: Fitted, split: Split) -> Progress:
+    """Return where training stands: at the beginning, where it was interrupted, or at the end of an earlier one."""
+    if fitted.training is None:
+        return Progress()
+    kept = fitted.training.progress
+    history = {name: list(values) for name, values in kept["history"].items()}
+    if interrupted_training(fitted, split) is not None:
+        return Progress(**{**kept, "history": history, "stopped": False})
+    return Progress(epoch=kept["epoch"], n_steps=kept["n_steps"], history=history)
+
+
+def start_state(fitted: Fitted, split: Split, recipe: Recipe) -> tuple[Tensor, Tensor, Slots | None]:
+    """Return the parameters from which training starts, the best so far, and the optimizer's memory if there is one."""
+    device = split.train.x.device
+    interrupted = interrupted_training(fitted, split)
+    params = torch.tensor(fitted.params if interrupted is None else interrupted.params, device=device)
+    if fitted.is_new and _is_linear_start(recipe.init, fitted.model):
+        start_linearly(fitted.model, params, split.train)
+    best = params.clone() if interrupted is None else torch.tensor(interrupted.best, device=device)
+    if fitted.training is None:
+        return params, best, None
+    return params, best, {k: torch.tensor(v, device=device) for k, v in fitted.training.slots.items()}
 
 
 def _is_linear_start(init: str, model: Model) -> bool:
@@ -142,22 +183,6 @@ def _is_linear_start(init: str, model: Model) -> bool:
     return possible and init != "random"
 
 
-def _resumes(fitted: Fitted, split: Split) -> bool:
-    """Tell whether this training is the interrupted one, on the same data."""
-    training = fitted.training
-    return training is not None and not training.is_finished and training.data_hash == split.data_hash
-
-
-def start_progress(fitted: Fitted, split: Split) -> Progress:
-    """Return where training stands: at the beginning, where it was interrupted, or at the end of an earlier one."""
-    if fitted.training is None:
-        return Progress()
-    progress = Progress(**{**fitted.training.progress, "history": {k: list(v) for k, v in fitted.training.progress["history"].items()}})
-    if _resumes(fitted, split):
-        return replace(progress, stopped=False)
-    return Progress(epoch=progress.epoch, n_steps=progress.n_steps, history=progress.history)
-
-
 class Run:
     """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
 
@@ -168,15 +193,10 @@ class Run:
         self.progress = start_progress(fitted, split)
         self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
         self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
-        training = fitted.training
-        resumes = _resumes(fitted, split)
-        params = torch.tensor(training.params if resumes else fitted.params, device=self.device)
-        if fitted.is_new and _is_linear_start(recipe.init, self.model):
-            start_linearly(self.model, params, split.train)
-        slots = None if training is None else {k: torch.tensor(v, device=self.device) for k, v in training.slots.items()}
-        self.best = torch.tensor(training.best, device=self.device) if resumes else params.clone()
+        params, self.best, slots = start_state(fitted, split, recipe)
         with gradients():
             self.state = recipe.solver.init(self.problem, params, slots)
+        self.restart = Restart(self.state, self.best, self.progress)
         draws = max(2, min(max(16, 2 * self.model.n_components), _WATCHED_DRAWS // len(split.watched) // 2 * 2))
         stream = generator(self.model.seed, "watched", device=self.device)
         self.noise = matched_normal(draws, self.model.n_components, stream, fitted.dtype)
@@ -187,8 +207,13 @@ class Run:
         with gradients(), threads_for(work):
             train(
                 self.problem, self.recipe.solver, self.state, self.split.train, self.plan, self.progress, self.best,
-                None if self.one_epoch else self._evaluate, callbacks,
+                None if self.one_epoch else self._evaluate, callbacks, self.restart,
             )  # fmt: skip
+
+    def rewind(self) -> None:
+        """Take back what has happened since the last measurement, of which an interruption leaves a part."""
+        params, slots, self.best, self.progress = self.restart.kept
+        self.state = replace(self.state, params=params, slots=slots)
 
     def _evaluate(self, flat: Tensor) -> tuple[float, float]:
         """Return objective and ELBO on the watched rows, both without warm-up and with noise common to rows and epochs."""
@@ -203,12 +228,13 @@ class Run:
         """Return the state that an estimator keeps if training ends here."""
         reached = self.progress.best_value > -math.inf and not self.one_epoch
         training = None
-        if keep_training:
+        if keep_training:  # as of the last measurement: whoever goes on from there repeats the steps since, and nothing differs
+            params, slots, best, progress = self.restart.kept
             training = Training(
-                slots={k: v.cpu().numpy().copy() for k, v in self.state.slots.items()},
-                params=self.state.params.cpu().numpy().copy(),
-                best=self.best.cpu().numpy().copy(),
-                progress=asdict(self.progress),
+                slots={k: v.cpu().numpy().copy() for k, v in slots.items()},
+                params=params.cpu().numpy().copy(),
+                best=best.cpu().numpy().copy(),
+                progress=asdict(progress),
                 max_iter=self.plan.max_iter,
                 data_hash=self.split.data_hash,
             )
@@ -230,6 +256,9 @@ def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]
     share = (share / share.sum()).double()[:, None]
     variance = (share * (mean - (share * mean).sum(0)).square()).sum(0)
     noise_variance = model.likelihood.noise_variance(params["likelihood"], model.n_columns)
+    history = {name: np.array(values) for name, values in progress.history.items()}
+    for name in ("objective", "lower_bound"):
+        history[name] = history[name] + fitted.codec.log_jacobian
     attributes: dict[str, object] = {
         "lower_bound_": bound + fitted.codec.log_jacobian,
         "kl_per_component_": (share * kl).sum(0).cpu().numpy(),
@@ -237,10 +266,8 @@ def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]
         "n_iter_": progress.epoch,
         "n_steps_": progress.n_steps,
         "converged_": progress.converged,
-        "history_": {k: np.array(v) for k, v in progress.history.items()},
+        "history_": history,
     }
-    for name in ("objective", "lower_bound"):
-        attributes["history_"][name] += fitted.codec.log_jacobian
     if noise_variance is not None:
         attributes["noise_variance_"] = fitted.codec.variance(noise_variance.cpu().numpy()[0])
     return attributes

@@ -25,13 +25,11 @@ class Printer:
         self.n_printed = 0
 
     def __call__(self, progress: Progress, state) -> bool:
-        history = progress.history
-        if len(history["epoch"]) > self.n_printed:
-            self.n_printed = len(history["epoch"])
-            print(
-                f"epoch {history['epoch'][-1]:>5}  lower bound {history['lower_bound'][-1] + self.log_jacobian:>12.4f} nats/row  "
-                f"learning rate {history['learning_rate'][-1]:.1e}"
-            )
+        if len(progress.history["epoch"]) > self.n_printed:
+            self.n_printed = len(progress.history["epoch"])
+            last = {name: values[-1] for name, values in progress.history.items()}
+            bound = last["lower_bound"] + self.log_jacobian
+            print(f"epoch {last['epoch']:>5}  lower bound {bound:>12.4f} nats/row  learning rate {last['learning_rate']:.1e}")
         return False
 
 

@@ -226,7 +226,8 @@ class Bernoulli(Likelihood):
             numbers = all(isinstance(v, Real) and math.isfinite(v) for v in self.limits)
             if not (numbers and len(self.limits) == 2 and self.limits[0] < self.limits[1]):
                 raise ValueError(
-                    f"The 'limits' of Bernoulli must be two finite numbers, the lower one first, or 'observed'. Got {self.limits!r}."
+                    "The 'limits' of Bernoulli must be two finite numbers, the lower one first, or 'observed'. "
+                    f"Got {self.limits!r}."
                 )
         return self
 

@@ -85,7 +85,7 @@ class MLP(Network):
 
     def _widths(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
-        return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        return (int(sizes),) if isinstance(sizes, Integral) else tuple(sizes)
 
     def validate(self):
         super().validate()

@@ -75,9 +75,9 @@ def test_linear_model_reaches_the_closed_form_of_probabilistic_pca(name, q):
 def test_training_from_random_weights_reaches_it_too(name, q, epochs):
     X = standardized(name)
     start = time.perf_counter()
-    vae = linear_vae(
-        q, init="random", batch_size=len(X), max_iter=epochs, learning_rate="cosine", learning_rate_init=0.01
-    ).fit(X)
+    vae = linear_vae(q, init="random", batch_size=len(X), max_iter=epochs, learning_rate="cosine", learning_rate_init=0.01).fit(
+        X
+    )
     assert time.perf_counter() - start < 10
     assert vae.lower_bound_ == pytest.approx(ppca(X, q)[0], abs=0.01)
 
@@ -346,9 +346,7 @@ def test_rescaling_by_powers_of_two_is_exact():
     scale = 2.0 ** np.arange(-6, 7)
     before, after = quick_vae().fit(X), quick_vae().fit(X * scale)
     np.testing.assert_array_equal(after.transform(X * scale), before.transform(X))
-    np.testing.assert_allclose(
-        after.score_samples(X * scale), before.score_samples(X) - np.log(scale).sum(), atol=1e-10
-    )
+    np.testing.assert_allclose(after.score_samples(X * scale), before.score_samples(X) - np.log(scale).sum(), atol=1e-10)
 
 
 def test_permuting_columns_of_the_linear_model_leaves_the_score():
