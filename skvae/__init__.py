@@ -1,7 +1,9 @@
 """Variational auto-encoders for scikit-learn, after *Auto-Encoding Variational Bayes* (Kingma & Welling, 2013)."""
 
+from skvae._engine import DivergenceError
 from skvae._transformer import VAETransformer
+from skvae.persistence import SkvaeFileError, load
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["VAETransformer", "__version__"]
+__all__ = ["DivergenceError", "SkvaeFileError", "VAETransformer", "__version__", "load"]

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae import callbacks
+from skvae import callbacks, persistence
 from skvae._engine import decode_rows, encode_rows, resolve_device, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
@@ -91,13 +91,13 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         solver="aevb",
         optimizer="adam",
         learning_rate="adaptive",
-        learning_rate_init=0.003,
+        learning_rate_init=0.01,
         alpha=0.0,
         batch_size="auto",
         max_iter=None,
         max_time=None,
-        tol=0.001,
-        n_iter_no_change=10,
+        tol=0.0001,
+        n_iter_no_change=5,
         early_stopping="auto",
         validation_fraction=0.1,
         warm_start=False,
@@ -165,14 +165,43 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def __getstate__(self):
         state = dict(super().__getstate__())
+        for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):  # of a fit that is running
+            state.pop(name, None)
         if "_fitted" in state:
-            state["_fitted"] = state["_fitted"].pack()
-        return state
+            fitted = state["_fitted"]
+            state = {k: v for k, v in state.items() if k not in fitted.attributes()}
+            state["_fitted"] = fitted.pack()
+        return {**state, "_skvae_version": persistence.version()}
 
     def __setstate__(self, state):
+        state = dict(state)
+        persistence.warn_of_other_version(type(self).__name__, state.pop("_skvae_version", "unknown"))
         if "_fitted" in state:
-            state = {**state, "_fitted": Fitted.unpack(state["_fitted"])}
+            state.update(Fitted.unpack(state["_fitted"]).attributes())
         super().__setstate__(state)
+
+    def save(self, path):
+        """Write the fitted estimator to a file that `skvae.load` can read without running code from it.
+
+        The file is in the safetensors format and holds the parameters, the fitted attributes and the model; after a fit with
+        `warm_start=True`, a `partial_fit` or an interruption also what training needs to go on to the last bit. It does not hold
+        callbacks and metadata requests. An existing file is replaced as a whole, or not at all.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, for example "model.skvae".
+
+        Raises
+        ------
+        NotFittedError
+            The estimator is not fitted.
+        TypeError
+            A parameter cannot be stored without code, such as a function or a class of your own; joblib.dump can.
+        OSError
+            The file cannot be written; an existing one is then as it was.
+        """
+        persistence.write(path, self)
 
     def _validated(self, X, *, reset):
         if isinstance(X, torch.Tensor):
@@ -280,7 +309,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             self._network(self.encoder), self._network(self.decoder),
             resolve("posterior", self.posterior), resolve("prior", self.prior), likelihood,
         )  # fmt: skip
-        n_components = self.n_components or default_n_components(X.shape[1])
+        n_components = int(self.n_components or default_n_components(X.shape[1]))
         model = Model(pieces, codec.n_columns, n_components, seed)
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
 
@@ -316,10 +345,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         def outcome(keep_training=True):
             state = run.fitted_state(keep_training)
             return {
-                "_fitted": state,
-                "_n_features_out": state.model.n_components,
-                "n_components_": state.model.n_components,
-                "schema_": state.codec.schema,
+                **state.attributes(),
                 **report(state, run.progress, split.train),
             }
 
@@ -352,14 +378,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"Training was interrupted; the model is the best one of its first {progress.epoch} epochs. "
                 "To go on, call fit again with warm_start=True.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         elif not (run.one_epoch or progress.converged or progress.stopped or plan.learning_rate == "cosine"):
             warnings.warn(
                 f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter, or train on with "
                 "warm_start=True.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     # --- inference ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Batch, the one record that travels from table to optimizer, and the ways to cut it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -39,11 +40,12 @@ class Batch:
 
 
 def minibatches(data: Batch, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
-    """Yield one epoch of `data` in an order drawn from `order`."""
+    """Yield one epoch of `data` in an order drawn from `order`, in batches of `batch_size` rows or a little fewer."""
     n = len(data)
     if batch_size >= n:
         yield data
         return
     permutation = torch.randperm(n, generator=order, device=order.device)
-    for rows in permutation.split(batch_size):
+    # Batches of nearly equal size: a rest of a few rows would make a step as long as the others and far noisier.
+    for rows in permutation.tensor_split(math.ceil(n / batch_size)):
         yield data.take(rows)

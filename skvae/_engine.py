@@ -21,6 +21,7 @@ _TILE_ROWS = 128  # rows per call of a network at inference
 _TILE_DRAWS = 1024  # row-samples per call when latents are drawn
 _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 _MAX_ROLLBACKS = 3
+_MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
 
 
 class DivergenceError(ValueError):
@@ -192,15 +193,15 @@ def train(
 
     `evaluate` gives, for a parameter vector, the objective at full strength by which training is judged and the ELBO that the
     history shows, in nats per row of the watched rows (None: the training mean serves as both); `best` receives the parameters
-    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True. `restart` always
-    holds the last point from which training can go on.
+    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True. `restart`
+    always holds the last point from which training can go on.
     """
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
     restart = Restart(state, best, progress) if restart is None else restart
-    if progress.epoch == 0 and evaluate is not None:
-        value, bound = evaluate(state.params)
+    if evaluate is not None and not progress.history["epoch"]:
+        value, bound = evaluate(solver.result(state))
         _record(progress, plan, value, bound)
-        _judge(progress, plan, state, best, value)
+        progress.best_value = progress.reference_value = value
         restart.keep(state, best, progress)
     total, n_epochs = 0.0, 0
     while progress.epoch < plan.max_iter and not progress.converged:
@@ -209,10 +210,11 @@ def train(
         progress.epoch += 1
         if progress.epoch % plan.evaluate_every == 0 or progress.epoch == plan.max_iter:
             mean = total / n_epochs
-            value, bound = (mean, mean) if evaluate is None else evaluate(state.params)
+            value, bound = (mean, mean) if evaluate is None else evaluate(solver.result(state))
             if math.isfinite(total) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
-                _judge(progress, plan, state, best, value)
+                if _is_stale(progress, plan, solver.result(state), best, value):
+                    _shorten_steps(progress, plan, problem, solver, state, best)
             else:
                 _roll_back(progress, restart, state)
             restart.keep(state, best, progress)
@@ -250,23 +252,28 @@ def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> N
         progress.history[name].append(value)
 
 
-def _judge(progress: Progress, plan: Plan, state: SolverState, best: Tensor, value: float) -> None:
-    """Keep the best parameters; when they have stood for too long, shorten the steps, and at last call it converged."""
+def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, value: float) -> bool:
+    """Keep the best parameters; tell whether they have stood for too long."""
     if value > progress.best_value:
         progress.best_value = value
-        best.copy_(state.params)
+        best.copy_(result)
     if value > progress.reference_value + plan.tol:
         progress.reference_value = value
         progress.n_stale = 0
-        return
-    progress.n_stale += 1
-    if progress.n_stale < plan.n_iter_no_change:
-        return
+    else:
+        progress.n_stale += 1
+    return progress.n_stale >= plan.n_iter_no_change
+
+
+def _shorten_steps(
+    progress: Progress, plan: Plan, problem: Problem, solver: Solver, state: SolverState, best: Tensor
+) -> None:
+    """Go on from the best parameters with a quarter of the step; after three times, call it converged."""
     progress.n_stale = 0
-    if plan.learning_rate == "adaptive" and progress.n_reductions < 3:
+    if plan.learning_rate == "adaptive" and progress.n_reductions < _MAX_REDUCTIONS:
         progress.n_reductions += 1
-        progress.learning_rate_factor *= 0.2
-        state.params.copy_(best)
+        progress.learning_rate_factor /= 4
+        solver.start_over(problem, state, best)
     else:
         progress.converged = plan.learning_rate != "cosine"
 

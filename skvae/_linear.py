@@ -39,6 +39,22 @@ def covariance(data: Batch) -> tuple[Tensor, Tensor]:
     return mean, centred.mT @ centred
 
 
+def shrunk(S: Tensor, mean: Tensor, data: Batch) -> Tensor:
+    """Return the covariance S pulled towards a multiple of the identity as far as Ledoit & Wolf (2004) advise.
+
+    With few rows the maximum-likelihood covariance promises directions without noise that new rows do not respect.
+    """
+    data = data.slice(0, _MAX_ROWS)
+    share = torch.ones(len(data), device=S.device) if data.weight is None else data.weight
+    share = share.double() / share.double().sum()
+    fourth = (share * (data.x.double() - mean).square().sum(1).square()).sum()
+    target = S.diagonal().mean() * torch.eye(len(S), device=S.device, dtype=S.dtype)
+    spread = (S - target).square().sum()
+    error = (fourth - S.square().sum()) / len(data)
+    share_of_target = (error / spread).clamp(0, 1) if spread > 0 else 0.0
+    return S + share_of_target * (target - S)
+
+
 def factor_analysis(
     S: Tensor, n_components: int, noise: str | float, floor: float, n_iter: int = _N_ITER_LINEAR
 ) -> LinearSolution:
@@ -101,8 +117,11 @@ def start_linearly(model: Model, flat: Tensor, data: Batch) -> None:
     likelihood = model.likelihood
     mean, S = covariance(data)
     noise = "feature" if likelihood.noise == "network" else likelihood.noise
-    is_linear = not (model.encoder.n_hidden() or model.decoder.n_hidden())
-    solution = factor_analysis(S, model.n_components, noise, likelihood.floor, _N_ITER_LINEAR if is_linear else _N_ITER)
+    if model.encoder.n_hidden() or model.decoder.n_hidden():
+        S = shrunk(S, mean, data)
+        solution = factor_analysis(S, model.n_components, noise, likelihood.floor, _N_ITER)
+    else:
+        solution = factor_analysis(S, model.n_components, noise, likelihood.floor)
     params = model.unpack(flat)
     zero = torch.zeros_like(solution.projection)
     model.encoder.set_linear(

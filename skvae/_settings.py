@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, clone
 
 from skvae._sklearn import Interval, StrOptions
 
-__all__ = ["Interval", "Settings", "StrOptions", "from_spec", "register", "resolve", "to_spec"]
+__all__ = ["Interval", "Settings", "StrOptions", "class_of", "from_spec", "name_of", "register", "resolve", "to_spec"]
 
 #: name of a constructor parameter -> {name of a piece: its class}; filled by `register`
 REGISTRY: dict[str, dict[str, type]] = {}
@@ -45,23 +45,31 @@ def resolve(role: str, value: Any) -> Settings:
     return piece.validate()
 
 
+def name_of(cls: type) -> str | None:
+    """Return the name by which stored settings find a class again, such as "prior.StandardNormal"; None if it is not ours."""
+    roles = (role for role, named in REGISTRY.items() if cls in named.values())
+    return next((f"{role}.{cls.__name__}" for role in roles), None)
+
+
+def class_of(name: str) -> type:
+    """Return the class of a name that `name_of` gave."""
+    known = {f"{role}.{cls.__name__}": cls for role, named in REGISTRY.items() for cls in named.values()}
+    if name not in known:
+        raise ValueError(f"unknown piece {name!r}; known pieces are {sorted(known)}")
+    return known[name]
+
+
 def to_spec(settings: Settings) -> dict:
     """Describe a settings object with plain values; a class that is not ours stays a class."""
-    known = any(type(settings) in named.values() for named in REGISTRY.values())
     params = settings.get_params(deep=False)
     return {
-        "class": type(settings).__name__ if known else type(settings),
+        "class": name_of(type(settings)) or type(settings),
         "params": {k: to_spec(v) if isinstance(v, Settings) else v for k, v in params.items()},
     }
 
 
 def from_spec(spec: dict) -> Settings:
     """Rebuild what `to_spec` described; names are looked up among our own classes only."""
-    cls = spec["class"]
-    if not inspect.isclass(cls):
-        known = {c.__name__: c for named in REGISTRY.values() for c in named.values()}
-        if cls not in known:
-            raise ValueError(f"unknown piece {cls!r}; known pieces are {sorted(known)}")
-        cls = known[cls]
+    cls = spec["class"] if inspect.isclass(spec["class"]) else class_of(spec["class"])
     params = {k: from_spec(v) if isinstance(v, dict) and "class" in v else v for k, v in spec["params"].items()}
-    return cls(**params)
+    return cls(**params).validate()

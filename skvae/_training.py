@@ -66,14 +66,14 @@ def default_n_components(n_columns: int) -> int:
 
 
 def default_batch_size(n_rows: int) -> int:
-    """Return the number of rows per step: a twentieth of the data, a power of two between 32 and 1024."""
-    return min(n_rows, max(32, min(1024, 2 ** int(math.log2(max(n_rows / 20, 1))))))
+    """Return the number of rows per step: about a twentieth of the data, a power of two between 32 and 512."""
+    batch_size = max(32, min(512, 2 ** int(math.log2(max(n_rows / 20, 1)))))
+    return n_rows if n_rows < 1.5 * batch_size else batch_size
 
 
 def default_max_iter(n_rows: int, batch_size: int) -> int:
-    """Return a number of epochs that leaves room to converge, 2,000 to 20,000 steps."""
-    steps_per_epoch = math.ceil(n_rows / batch_size)
-    return math.ceil(min(max(2_000, 20 * steps_per_epoch), 20_000) / steps_per_epoch)
+    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs."""
+    return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Run:
                 max_iter=self.plan.max_iter,
                 data_hash=self.split.data_hash,
             )
-        chosen = (self.best if reached else self.state.params).cpu().numpy().copy()
+        chosen = (self.best if reached else self.recipe.solver.result(self.state)).cpu().numpy().copy()
         return replace(self.fitted, params=chosen, training=training, is_new=False)
 
 

@@ -6,7 +6,199 @@ from skvae._base import BaseVAE
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
-    """placeholder"""
+    r"""Variational auto-encoder: a latent representation of rows, a density of the table, and new rows.
+
+    Every row :math:`x` is taken to come from a latent row :math:`z \sim N(0, I)` with few components: a network, the decoder,
+    gives :math:`p(x \mid z)`; a second one, the encoder, gives the approximate posterior :math:`q(z \mid x)`. Both are trained
+    together to raise a lower bound on the log-likelihood of the data,
+
+    .. math:: \log p(x) \geq E_{q(z \mid x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)),
+
+    by stochastic gradients through :math:`z = \mu(x) + \sigma(x) \epsilon` with standard normal :math:`\epsilon`. With linear networks
+    it is probabilistic PCA or factor analysis; the hidden layers add what bends.
+
+    Read more in the :ref:`User Guide <model>`.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of latent components. None takes a number that grows with the root of the number of columns. The components that
+        are not needed switch themselves off (`active_units_`), so a number that is too large costs time more than quality. Use
+        2 to draw the data, fewer for a coarser summary, more when the bound still rises.
+
+    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+        What the columns are: "gaussian" for numbers, "bernoulli" for zeros and ones. An object sets more, such as
+        `Gaussian(noise="shared")` or `Bernoulli(limits=(0, 255))`; see :mod:`skvae.likelihoods`.
+
+    hidden_layer_sizes : int or sequence of int, default=(128,)
+        Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the
+        latents on. `()` makes both linear, which is factor analysis. More layers help with many rows.
+
+    activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
+        Function applied after every hidden layer. It rarely matters; "tanh" is the paper's.
+
+    encoder : Network or callable, default=None
+        The network that reads rows. None makes the one that `hidden_layer_sizes` and `activation` describe. A callable
+        `factory(n_in, n_out)` that returns a `torch.nn.Module` brings one of your own; see :mod:`skvae.networks`.
+
+    decoder : Network or callable, default=None
+        The network that reads latents; as `encoder`.
+
+    posterior : {"normal"} or Posterior, default="normal"
+        Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance.
+
+    prior : {"normal"} or Prior, default="normal"
+        Family of :math:`p(z)`: "normal" is :math:`N(0, I)`.
+
+    init : {"auto", "linear", "random"}, default="auto"
+        Where training starts: "linear" at the closed-form solution of the linear model, "random" at small random weights, "auto"
+        at the linear solution where there is one (Gaussian likelihood, MLP networks with a linear path, at most 1,000 columns).
+
+    objective : {"elbo", "iwae"} or Objective, default="elbo"
+        What training raises: the bound above, or the tighter importance-weighted one. An object sets more, such as
+        `ELBO(beta=4)`; see :mod:`skvae.objectives`. Scores do not depend on `beta`.
+
+    solver : {"aevb"} or Solver, default="aevb"
+        The algorithm: "aevb" is stochastic gradient ascent through reparameterised samples.
+
+    optimizer : {"adam", "adagrad", "sgd"} or Optimizer, default="adam"
+        How a gradient becomes a step; see :mod:`skvae.optimizers`.
+
+    learning_rate : {"adaptive", "constant", "cosine"}, default="adaptive"
+        Schedule of the step size. "adaptive" divides it by five whenever the objective has stood still for `n_iter_no_change`
+        measurements, three times at most. "constant" keeps it. "cosine" lets it fall to a thousandth over the whole of
+        `max_iter`, which is then always used up.
+
+    learning_rate_init : float, default=0.003
+        Step size at the start. Lower it if training is unsteady.
+
+    alpha : float, default=0.0
+        Precision of a normal prior on the weight matrices of the networks, counted once for the whole data. 1 is the paper's
+        setting; a larger one shrinks the weights, which can help with few rows.
+
+    batch_size : int or "auto", default="auto"
+        Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 1,024.
+
+    max_iter : int, default=None
+        Number of epochs at most. None takes a number that leaves room to converge, the smaller the more rows there are. Training
+        that ends here before it has converged gives a `ConvergenceWarning`.
+
+    max_time : float, default=None
+        Seconds after which training ends with the epoch in progress. With it, results depend on the machine.
+
+    tol : float, default=0.001
+        How many nats per row the objective must rise to count as progress.
+
+    n_iter_no_change : int, default=10
+        Number of measurements without progress after which the step size is lowered or training ends. There is a measurement
+        about every 50 steps.
+
+    early_stopping : bool or "auto", default="auto"
+        Whether training is judged on rows set aside, so that it ends before it overfits. "auto" does so from 50 rows on. False
+        judges it on the training rows.
+
+    validation_fraction : float, default=0.1
+        Share of the rows set aside. Which ones depends on their content and on `random_state`, not on their order.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted model, with the units it has learnt, instead of starting anew. A training that was
+        interrupted goes on, on the same data, as if it had not been.
+
+    score_method : {"iwae", "elbo"} or Objective, default="iwae"
+        How `score` and `score_samples` measure: the importance-weighted bound with 100 draws per row, or the ELBO with 32. An
+        object sets the number, such as `IWAE(n_samples=1000)`, which is tighter and slower.
+
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the computation. "float64" is slower, and for checks against exact answers.
+
+    device : str or torch.device, default="auto"
+        Where to compute; "auto" takes a CUDA device if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the initial weights, the rows set aside, the order of the rows and the noise. An int gives the same model each
+        time, on the same kind of machine. No global random state is read or changed.
+
+    verbose : bool or int, default=False
+        Whether to print a line for every measurement of the bound.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number of latent components.
+
+    n_features_in_ : int
+        Number of columns seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X was a frame whose names are all strings.
+
+    schema_ : Schema of length n_features_in_
+        One `Column` per column: its name, its likelihood, its location and scale, and whether it is left out because it never
+        varied. Prints as a table.
+
+    lower_bound_ : float
+        The ELBO on the training rows (10,000 at most), in nats per row, in the units of the data.
+
+    history_ : dict of str to ndarray of shape (n_measurements,)
+        The course of training: "epoch" (0 is before the first step); "objective", the mean over the training rows since the
+        measurement before; "lower_bound", the ELBO on the rows by which training is judged; both in nats per row, in the units
+        of the data; and "learning_rate".
+
+    n_iter_ : int
+        Number of epochs.
+
+    n_steps_ : int
+        Number of steps, one per batch.
+
+    converged_ : bool
+        Whether the objective stopped rising before the budget was spent.
+
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Mean over the training rows of the KL between posterior and prior: how many nats each component carries about a row.
+
+    active_units_ : int
+        Number of components whose posterior mean varies over the rows, with a variance above 0.01.
+
+    noise_variance_ : ndarray of shape (n_features_in_,)
+        Variance of :math:`p(x \mid z)` per column, in squared units of the data; 0 for a constant column. Absent where it depends
+        on z: `Gaussian(noise="network")` and Bernoulli.
+
+    See Also
+    --------
+    sklearn.decomposition.FactorAnalysis : The model with linear networks, fitted exactly.
+    sklearn.decomposition.PCA : The linear model with the same noise in every column.
+    sklearn.mixture.GaussianMixture : A density without a latent representation.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+    .. [2] Y. Burda, R. Grosse and R. Salakhutdinov, "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.
+    .. [3] J. Lucas, G. Tucker, R. Grosse and M. Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
+       Collapse", 2019, arXiv:1911.02469.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> X, _ = load_iris(return_X_y=True, as_frame=True)
+    >>> vae = VAETransformer(n_components=2, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (150, 2)
+    >>> vae.get_feature_names_out()
+    array(['vaetransformer0', 'vaetransformer1'], dtype=object)
+    >>> vae.inverse_transform([[0.0, 0.0]]).shape
+    (1, 4)
+    >>> vae.sample(5, random_state=0).shape
+    (5, 4)
+    >>> vae.score(X) >= vae.lower_bound_ # nats per row
+    True
+    >>> vae.schema_
+    column             kind               loc       scale
+    sepal length (cm)  gaussian         5.843      0.8253
+    sepal width (cm)   gaussian         3.057      0.4344
+    petal length (cm)  gaussian         3.758       1.759
+    petal width (cm)   gaussian         1.199      0.7597
+    """
 
     def transform(self, X):
         """Return the latent representation of every row, the mean of q(z|x).

@@ -2,14 +2,20 @@
 
 import os
 import warnings
+from numbers import Integral
 
+from skvae import persistence
 from skvae._engine import Callback, Progress
 
 
 def tell_tasks(task, told: dict, outcome) -> Callback:
-    """Return a callback that reports epochs to scikit-learn's callbacks, as subtasks of `task`."""
+    """Return a callback that reports epochs to scikit-learn's callbacks, as subtasks of `task`, and to checkpoints."""
+    estimator = told["estimator"]
+    checkpoints = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
 
     def end_of_epoch(progress: Progress, state) -> bool:
+        for checkpoint in checkpoints:
+            checkpoint.end_of_epoch(estimator, progress.epoch, outcome)
         epoch = task.subcontext(task_name="epoch")
         epoch.call_on_fit_task_begin(**told)
         return epoch.call_on_fit_task_end(**told, reconstruction_attributes=outcome)
@@ -37,7 +43,11 @@ class Checkpoint:
     """Saves the training every few epochs, so that an interrupted one can be finished (scikit-learn 1.9 or later).
 
     Load the file, set `warm_start=True` and fit the same data again: training ends with the model, to the last bit, that it
-    would have ended with undisturbed.
+    would have ended with undisturbed. The file is at all times a whole one, and holds a fitted estimator that is ready for use.
+    When it cannot be written, because the disk is full, there is a warning and training goes on.
+
+    Give every estimator that trains a file of its own. A search clones its estimator with its callbacks, and all candidates
+    would write the same file: set a checkpoint on single fits.
 
     Parameters
     ----------
@@ -45,21 +55,30 @@ class Checkpoint:
         The file, replaced as a whole each time.
 
     every : int, default=10
-        Number of epochs between two saves.
+        Number of epochs between two saves, counted from the start of the training, also where it goes on after an interruption.
 
     Examples
     --------
     >>> from skvae import VAETransformer
     >>> from skvae.callbacks import Checkpoint
-    >>> vae = VAETransformer(n_components=2).set_callbacks(Checkpoint("training.skvae", every=50))
+    >>> vae = VAETransformer(n_components=2)
+    >>> vae = vae.set_callbacks(Checkpoint("training.skvae", every=50))  # doctest: +SKIP
     """
 
     def __init__(self, path, every=10):
-        self.path = os.fspath(path)
+        if not isinstance(every, Integral) or every < 1:
+            raise ValueError(f"every must be a whole number of epochs of at least 1, got {every!r}.")
+        self.path = os.fsdecode(os.fspath(path))
         self.every = every
 
     def setup(self, estimator, context):
-        """Do nothing: there is nothing to prepare."""
+        """Refuse an estimator that cannot be saved before it trains rather than after."""
+        if not hasattr(estimator, "save"):
+            raise TypeError(
+                f"A Checkpoint belongs to an estimator of skvae, not to {type(estimator).__name__}. In a pipeline, call "
+                "set_callbacks of the step."
+            )
+        persistence.check_can_be_saved(estimator)
 
     def teardown(self, estimator, context):
         """Do nothing: there is nothing to clean up."""
@@ -67,12 +86,14 @@ class Checkpoint:
     def on_fit_task_begin(self, estimator, context):
         """Do nothing when an epoch begins."""
 
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        """Save at the end of every `every`-th epoch; a full disk is a warning, not the end of training."""
-        if context.task_name != "epoch" or (context.task_id + 1) % self.every or fitted_estimator is None:
-            return False
+    def on_fit_task_end(self, estimator, context):
+        """Do nothing: skvae calls `end_of_epoch`, because scikit-learn would evaluate the model after every epoch."""
+
+    def end_of_epoch(self, estimator, epoch, outcome):
+        """Save the fitted attributes that `outcome()` gives, if the number of the epoch says so."""
+        if epoch % self.every:
+            return
         try:
-            fitted_estimator.save(self.path)
+            persistence.write(self.path, estimator, outcome())
         except OSError as error:
             warnings.warn(f"The checkpoint {self.path!r} could not be written ({error}); training goes on.", stacklevel=2)
-        return False

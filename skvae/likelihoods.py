@@ -109,9 +109,8 @@ class Gaussian(Likelihood):
         "floor": [Interval(Real, 0, None, closed="neither")],
     }
 
-    # The parameter is log(sigma) / 10: Adam moves every parameter at the same rate, and at the rate that suits the weights the
-    # noise would still be on its way when they have converged.
-    _RATE = 10.0
+    # The parameter is log(sigma) / 2: Adam moves every parameter at the same rate, and the noise has the longest way to go.
+    _RATE = 2.0
 
     def __init__(self, noise="feature", *, standardize=True, floor=0.01):
         self.noise = noise

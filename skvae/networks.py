@@ -104,16 +104,15 @@ class MLP(Network):
         return shapes
 
     def init(self, n_in, n_out, seed):
-        """Return Glorot-uniform weights and zero biases; beside a linear path the hidden layers begin with no say."""
+        """Return normal weights of variance 2 / n_in, a tenth of that scale where they reach the output, and zero biases."""
         stream = generator(seed, "weights")
+        reach_output = (f"weight{self.n_hidden()}", "skip")
         params = {}
         for name, shape in self.shapes(n_in, n_out, seed).items():
             params[name] = torch.zeros(shape, device="cpu", dtype=torch.float64)
             if self.is_weight_matrix(name, shape):
-                bound = math.sqrt(6 / max(sum(shape), 1))
-                params[name].uniform_(-bound, bound, generator=stream)
-        if "skip" in params:
-            params[f"weight{self.n_hidden()}"].zero_()
+                scale = math.sqrt(2 / max(shape[0], 1)) * (0.1 if name in reach_output else 1.0)
+                params[name].normal_(generator=stream).mul_(scale)
         return params
 
     def n_hidden(self) -> int:
@@ -125,7 +124,7 @@ class MLP(Network):
         return self.skip or self.n_hidden() == 0
 
     def set_linear(self, params: dict[str, Tensor], weight: Tensor, bias: Tensor) -> None:
-        """Write the map x @ weight + bias into freshly initialised parameters."""
+        """Write the map x @ weight + bias into freshly initialised parameters, beside what the hidden layers add."""
         params.get("skip", params["weight0"]).copy_(weight)
         params[f"bias{self.n_hidden()}"].copy_(bias)
 

@@ -1,0 +1,58 @@
+"""The pieces that every property test runs over, and small data. Who adds a piece adds it to a list here."""
+
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # before scipy is imported, or scikit-learn's check of array API inputs does nothing
+
+import numpy as np
+import pytest
+from torch import nn
+
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP, Module
+from skvae.objectives import ELBO, IWAE
+from skvae.optimizers import SGD, Adagrad, Adam
+from skvae.posteriors import Normal
+from skvae.priors import StandardNormal
+from skvae.solvers import AEVB
+
+
+class SmallNet(nn.Sequential):
+    """A user's own module; the class is its own factory."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(nn.Linear(n_in, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, n_out))
+
+
+LIKELIHOODS = [
+    Gaussian(),
+    Gaussian(noise="shared"),
+    Gaussian(noise="network"),
+    Gaussian(noise=0.5),
+    Gaussian(standardize=False),
+    Bernoulli(),
+    Bernoulli(limits=(0, 16)),
+    Bernoulli(limits="observed"),
+]
+NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
+POSTERIORS = [Normal()]
+PRIORS = [StandardNormal()]
+OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
+OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
+SOLVERS = [AEVB(), AEVB(averaging=0)]
+
+
+def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
+    """Return rows that a likelihood accepts: two groups, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, n_columns)) + 3 * rng.integers(2, size=(n_rows, 1))
+    if isinstance(likelihood, Bernoulli):
+        low, high = (0, 1) if likelihood.limits == "observed" else likelihood.limits
+        return low + (high - low) * (X > X.mean())
+    return X
+
+
+@pytest.fixture
+def X():
+    """Forty rows of four numbers."""
+    return table_for(Gaussian())

@@ -1,0 +1,129 @@
+"""Likelihoods against the distributions of torch, their samplers, and their gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import distributions
+
+from skvae._random import generator
+from skvae.likelihoods import Bernoulli, Gaussian
+
+
+def gaussian_case(likelihood, d=3, n=50):
+    """Return parameters, decoder outputs, data, and torch's distribution for them."""
+    g = torch.Generator().manual_seed(0)
+    eta = torch.randn(n, likelihood.n_outputs(d), generator=g, dtype=torch.float64)
+    x = torch.randn(n, d, generator=g, dtype=torch.float64)
+    params = {k: 0.1 * torch.randn(s, generator=g, dtype=torch.float64) for k, s in likelihood.shapes(d).items()}
+    if likelihood.noise == "network":
+        mean, log_scale = eta.chunk(2, -1)
+    elif isinstance(likelihood.noise, str):
+        mean, log_scale = eta, likelihood._RATE * params["log_scale"]
+    else:
+        return params, eta, x, distributions.Normal(eta, torch.full_like(eta, likelihood.noise))
+    scale = ((2 * log_scale).exp() + likelihood.floor**2).sqrt()
+    return params, eta, x, distributions.Normal(mean, scale.expand_as(mean))
+
+
+GAUSSIANS = [Gaussian(), Gaussian("shared"), Gaussian("network"), Gaussian(0.5), Gaussian(floor=0.3)]
+
+
+@pytest.mark.parametrize("likelihood", GAUSSIANS, ids=repr)
+def test_gaussian_density_and_mean_are_those_of_the_normal(likelihood):
+    params, eta, x, oracle = gaussian_case(likelihood)
+    torch.testing.assert_close(likelihood.log_prob(params, eta, x), oracle.log_prob(x))
+    torch.testing.assert_close(likelihood.mean(params, eta), oracle.mean)
+
+
+@pytest.mark.parametrize("likelihood", GAUSSIANS, ids=repr)
+def test_gaussian_sampler_has_the_moments_of_the_normal(likelihood):
+    params, eta, _, oracle = gaussian_case(likelihood, n=2)
+    many = eta.expand(40_000, *eta.shape)
+    sample = likelihood.sample(params, many, generator(0, "sample"))
+    error = oracle.stddev / math.sqrt(40_000)
+    assert ((sample.mean(0) - oracle.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(sample.std(0), oracle.stddev, rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
+def test_gradients_are_right(likelihood):
+    g = torch.Generator().manual_seed(0)
+    shapes = likelihood.shapes(3)
+    eta = torch.randn(4, likelihood.n_outputs(3), generator=g, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(4, 3, generator=g, dtype=torch.float64)
+    values = [(0.1 * torch.randn(s, generator=g, dtype=torch.float64)).requires_grad_() for s in shapes.values()]
+
+    def log_prob(eta, *values):
+        return likelihood.log_prob(dict(zip(shapes, values, strict=True)), eta, x)
+
+    assert torch.autograd.gradcheck(log_prob, (eta, *values))
+
+
+@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
+def test_leading_axes_broadcast(likelihood):
+    """Samples (s, n, .) and models (m, s, n, .) give what a loop over them gives."""
+    g = torch.Generator().manual_seed(0)
+    eta = torch.randn(2, 4, 5, likelihood.n_outputs(3), generator=g, dtype=torch.float64)
+    x = torch.rand(5, 3, generator=g, dtype=torch.float64)
+    params = {k: torch.randn(2, 1, *s, generator=g, dtype=torch.float64) for k, s in likelihood.shapes(3).items()}
+    together = likelihood.log_prob(params, eta, x)
+    for m in range(2):
+        alone = likelihood.log_prob({k: v[m, 0] for k, v in params.items()}, eta[m], x)
+        torch.testing.assert_close(together[m], alone)
+
+
+def test_noise_cannot_fall_below_the_floor():
+    likelihood = Gaussian(floor=0.05)
+    params = {"log_scale": torch.full((1, 2), -50.0)}
+    torch.testing.assert_close(likelihood.noise_variance(params, 2), torch.full((1, 2), 0.05**2))
+
+
+def test_noise_that_is_set_is_the_noise_that_is_read():
+    wanted = torch.tensor([[0.2, 0.7, 1.5]])
+    likelihood = Gaussian()
+    params = likelihood.init(3)
+    likelihood.set_noise(params, wanted.log())
+    torch.testing.assert_close(likelihood.noise_variance(params, 3), wanted.square(), rtol=1e-4, atol=0)
+
+
+def test_noise_variance_is_none_where_it_depends_on_z():
+    assert Gaussian("network").noise_variance({}, 3) is None
+    assert Bernoulli().noise_variance({}, 3) is None
+
+
+def test_fixed_noise_is_reported():
+    torch.testing.assert_close(Gaussian(0.5).noise_variance({}, 2), torch.full((2,), 0.25))
+
+
+def test_bernoulli_is_the_distribution_of_torch_on_zeros_and_ones():
+    eta = torch.linspace(-40, 40, 81, dtype=torch.float64)[:, None]
+    for x in (torch.zeros_like(eta), torch.ones_like(eta)):
+        torch.testing.assert_close(
+            Bernoulli().log_prob({}, eta, x), distributions.Bernoulli(logits=eta).log_prob(x), atol=1e-12, rtol=1e-10
+        )
+
+
+def test_grey_level_is_the_expected_log_likelihood_of_its_binarisations():
+    eta, x = torch.tensor([[0.7]]), torch.tensor([[0.3]])
+    ones, zeros = (Bernoulli().log_prob({}, eta, torch.full_like(x, v)) for v in (1.0, 0.0))
+    torch.testing.assert_close(Bernoulli().log_prob({}, eta, x), 0.3 * ones + 0.7 * zeros)
+
+
+def test_bernoulli_sampler_draws_zeros_and_ones_with_the_right_frequency():
+    eta = torch.tensor([-1.0, 0.0, 2.0]).expand(50_000, 3)
+    sample = Bernoulli().sample({}, eta, generator(0, "sample"))
+    assert set(sample.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(sample.mean(0), torch.sigmoid(eta[0]), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (0.0,), (0.0, math.inf), ("a", "b")])
+def test_impossible_limits_are_refused(limits):
+    with pytest.raises(ValueError, match="two finite numbers, the lower one first"):
+        Bernoulli(limits=limits).validate()
+
+
+@pytest.mark.parametrize("bad", [{"noise": "columns"}, {"noise": -1.0}, {"floor": 0.0}, {"standardize": 2}])
+def test_impossible_gaussian_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=f"The '{next(iter(bad))}' parameter of Gaussian"):
+        Gaussian(**bad).validate()
