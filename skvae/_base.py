@@ -15,14 +15,14 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks, persistence
-from skvae._engine import decode_rows, encode_rows, resolve_device, value_of_rows
+from skvae._engine import Progress, decode_rows, encode_rows, resolve_device, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
-from skvae._state import Fitted
+from skvae._state import ROLES, Fitted
 from skvae._table import TableCodec, canonical_rows, column_statistics
-from skvae._training import Recipe, Run, default_n_components, report, split_rows
+from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_rows
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
@@ -301,17 +301,19 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _new_fitted(self, X, rows, weight, drop_constant=True):
         """Return an untrained state for X: its units, and a model with initial parameters."""
-        likelihood = resolve("likelihood", self.likelihood)
+        pieces = self._pieces()
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
-        codec = TableCodec.learn(column_statistics(X, rows, weight), likelihood, names, drop_constant)
-        seed = seed_of(self.random_state)
-        pieces = Pieces(
-            self._network(self.encoder), self._network(self.decoder),
-            resolve("posterior", self.posterior), resolve("prior", self.prior), likelihood,
-        )  # fmt: skip
-        n_components = int(self.n_components or default_n_components(X.shape[1]))
-        model = Model(pieces, codec.n_columns, n_components, seed)
+        codec = TableCodec.learn(column_statistics(X, rows, weight), pieces.likelihood, names, drop_constant)
+        n_components = self.n_components or default_n_components(X.shape[1])
+        model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
+
+    def _pieces(self):
+        """Return the pieces of the model that the parameters describe."""
+        return Pieces(
+            self._network(self.encoder), self._network(self.decoder),
+            resolve("posterior", self.posterior), resolve("prior", self.prior), resolve("likelihood", self.likelihood),
+        )  # fmt: skip
 
     def _network(self, network):
         if network is None:
@@ -320,11 +322,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _fitted_for_more(self):
         """Return the present state, after a check that the parameters still describe it."""
-        fitted = self._fitted
+        fitted, pieces = self._fitted, self._pieces()
+        changed = [role for role in ROLES if getattr(pieces, role) != getattr(fitted.model.pieces, role)]
         if self.n_components not in (None, fitted.model.n_components):
+            changed.append("n_components")
+        if getattr(torch, self.dtype) != fitted.dtype:
+            changed.append("dtype")
+        if changed:
             raise ValueError(
-                f"The fitted model has n_components={fitted.model.n_components}, but the parameter is now {self.n_components}. "
-                "Set it back, or train anew with warm_start=False (partial_fit: on a clone)."
+                f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
+                "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
         return fitted
 
@@ -340,7 +347,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Train the state on the distinct rows and commit what comes out, in one assignment."""
         recipe = self._recipe()
         split = split_rows(fitted, X, rows, weight, recipe, resolve_device(self.device), one_epoch)
-        run = Run(fitted, split, recipe, one_epoch)
+        so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
+        run = Run(fitted, split, recipe, so_far, one_epoch)
 
         def outcome(keep_training=True):
             state = run.fitted_state(keep_training)

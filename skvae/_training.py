@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
-from skvae._table import data_hash, training_order
+from skvae._table import TableCodec, data_hash, training_order
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
@@ -148,15 +149,21 @@ def interrupted_training(fitted: Fitted, split: Split) -> Training | None:
     return training
 
 
-def start_progress(fitted: Fitted, split: Split) -> Progress:
-    """Return where training stands: at the beginning, where it was interrupted, or at the end of an earlier one."""
-    if fitted.training is None:
-        return Progress()
-    kept = fitted.training.progress
-    history = {name: list(values) for name, values in kept["history"].items()}
-    if interrupted_training(fitted, split) is not None:
-        return Progress(**{**kept, "history": history, "stopped": False})
-    return Progress(epoch=kept["epoch"], n_steps=kept["n_steps"], history=history)
+def start_progress(fitted: Fitted, split: Split, so_far: Progress) -> Progress:
+    """Return where training stands: where it was interrupted, or after the epochs that lie behind."""
+    interrupted = interrupted_training(fitted, split)
+    if interrupted is None:
+        return so_far
+    history = {name: list(values) for name, values in interrupted.progress["history"].items()}
+    return Progress(**{**interrupted.progress, "history": history, "stopped": False})
+
+
+def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
+    """Return the progress that the fitted attributes of an estimator tell of, those that `report` gave."""
+    history = {name: np.array(values) for name, values in attributes["history_"].items()}
+    for name in ("objective", "lower_bound"):
+        history[name] = history[name] - codec.log_jacobian
+    return Progress(attributes["n_iter_"], attributes["n_steps_"], history={k: v.tolist() for k, v in history.items()})
 
 
 def start_state(fitted: Fitted, split: Split, recipe: Recipe) -> tuple[Tensor, Tensor, Slots | None]:
@@ -186,11 +193,11 @@ def _is_linear_start(init: str, model: Model) -> bool:
 class Run:
     """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
 
-    def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool = False):
+    def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool):
         self.fitted, self.split, self.recipe, self.one_epoch = fitted, split, recipe, one_epoch
         self.device = split.train.x.device
         self.model = fitted.model
-        self.progress = start_progress(fitted, split)
+        self.progress = start_progress(fitted, split, so_far)
         self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
         self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
         params, self.best, slots = start_state(fitted, split, recipe)

@@ -1,6 +1,5 @@
 """Posterior families against torch's distributions and against Monte Carlo."""
 
-import pytest
 import torch
 from torch import distributions
 

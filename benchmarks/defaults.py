@@ -1,0 +1,103 @@
+"""How well VAETransformer() does without a parameter: held-out log-likelihood beside factor analysis and a shrunk Gaussian.
+
+    python benchmarks/defaults.py                 # the table, five splits
+    python benchmarks/defaults.py --seeds 20      # and whether 20 seeds on one split all stay finite
+    python benchmarks/defaults.py --only iris wine --json defaults.json
+
+Every score is in nats per row in the units of the data, on the same quarter of the rows held out. Factor analysis gets the
+number of factors that does best *on the held-out rows*, the toughest it can be.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+
+import numpy as np
+import torch
+from _data import tables
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from skvae import VAETransformer
+
+
+def timed(function):
+    """Return a function's result and the seconds it took."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def one_split(X, split, params):
+    """Return scores and fit times of the three models on one split."""
+    train, test = train_test_split(X, test_size=0.25, random_state=split)
+    vae, vae_time = timed(lambda: VAETransformer(random_state=split, **params).fit(train))
+    scaler = StandardScaler().fit(train)
+    log_jacobian = -np.log(scaler.scale_).sum()
+    z_train, z_test = scaler.transform(train), scaler.transform(test)
+    fits = [timed(lambda q=q: FactorAnalysis(q).fit(z_train)) for q in range(1, min(X.shape[1] - 1, 12) + 1)]
+    fa_score, fa_time = max((fa.score(z_test) + log_jacobian, seconds) for fa, seconds in fits)
+    shrunk = LedoitWolf().fit(z_train).score(z_test) + log_jacobian
+    return {
+        "vae": vae.score(test), "fa": fa_score, "gaussian": shrunk, "vae_time": vae_time, "fa_time": fa_time,
+        "steps": vae.n_steps_, "active": vae.active_units_, "converged": vae.converged_,
+    }  # fmt: skip
+
+
+def report_table(found):
+    """Print the comparison, a line a table."""
+    print(f"{'table':<20}{'rows x cols':>12}{'VAE':>10}{'FA':>10}{'Gaussian':>10}{'gain':>8}{'worst':>8}"
+          f"{'VAE s':>8}{'FA s':>8}{'steps':>8}{'active':>8}")  # fmt: skip
+    for name, (shape, rows) in found.items():
+        mean = {k: statistics.mean(r[k] for r in rows) for k in ("vae", "fa", "gaussian")}
+        gains = [r["vae"] - max(r["fa"], r["gaussian"]) for r in rows]
+        median = {k: statistics.median(r[k] for r in rows) for k in ("vae_time", "fa_time", "steps", "active")}
+        print(
+            f"{name:<20}{f'{shape[0]} x {shape[1]}':>12}{mean['vae']:>10.2f}{mean['fa']:>10.2f}{mean['gaussian']:>10.2f}"
+            f"{mean['vae'] - max(mean['fa'], mean['gaussian']):>+8.2f}{min(gains):>+8.2f}{median['vae_time']:>8.2f}"
+            f"{median['fa_time']:>8.3f}{median['steps']:>8.0f}{median['active']:>8.0f}"
+        )
+
+
+def report_seeds(name, X, n_seeds, params):
+    """Print the spread of the held-out score over seeds, and whether anything was not finite."""
+    train, test = train_test_split(X, test_size=0.25, random_state=0)
+    scores = []
+    for seed in range(n_seeds):
+        vae = VAETransformer(random_state=seed, **params).fit(train)
+        scores.append(vae.score(test))
+        assert np.isfinite(vae.score_samples(X)).all(), (name, seed)
+        assert np.isfinite(vae.transform(X)).all(), (name, seed)
+        assert np.isfinite(vae.sample(100, random_state=seed)).all(), (name, seed)
+    print(f"{name:<20}{n_seeds} seeds, all finite: mean {np.mean(scores):.2f}, sd {np.std(scores):.2f}, "
+          f"worst {min(scores):.2f}")  # fmt: skip
+    return scores
+
+
+def main():
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=0)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    print(f"# Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads; nats per row")
+    chosen = {name: X for name, X in tables().items() if not args.only or name in args.only}
+    found = {name: (X.shape, [one_split(X, s, {}) for s in range(args.splits)]) for name, X in chosen.items()}
+    report_table(found)
+    seeds = {name: report_seeds(name, X, args.seeds, {}) for name, X in chosen.items() if args.seeds}
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"splits": found, "seeds": seeds}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Tests of the figures: what they show, what they are called, what they refuse; and that they leave pyplot alone."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvae import VAETransformer
+from skvae.displays import LatentSpaceDisplay, ReconstructionDisplay, TrainingCurveDisplay
+from skvae.likelihoods import Bernoulli
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+IRIS = load_iris(as_frame=True)
+DISPLAYS = [TrainingCurveDisplay, LatentSpaceDisplay, ReconstructionDisplay]
+
+
+def fitted(X, **parameters):
+    """Return an estimator after a short training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return VAETransformer(**{"max_iter": 12, "random_state": 0, **parameters}).fit(X)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return fitted(IRIS.data, n_components=3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return fitted(X[:300], n_components=2, likelihood=Bernoulli(limits=(0, 16))), X[:300], y[:300]
+
+
+@pytest.fixture
+def ax():
+    """Axes of a figure that pyplot does not know."""
+    return matplotlib.figure.Figure().subplots()
+
+
+@pytest.fixture(autouse=True)
+def _pyplot_as_it_was():
+    """Close the figures of a test, and find pyplot's settings as they were before it."""
+    before = matplotlib.rcParams.copy()
+    yield
+    plt.close("all")
+    assert matplotlib.rcParams == before
+
+
+def arguments(display):
+    """Return what a display needs beside the estimator."""
+    return () if display is TrainingCurveDisplay else (IRIS.data,)
+
+
+# --- every display -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_from_estimator_draws_one_new_figure(vae, display):
+    drawn = display.from_estimator(vae, *arguments(display))
+    assert plt.get_fignums() == [drawn.figure_.number]
+    assert drawn.ax_.figure is drawn.figure_
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_given_axes_are_used_and_pyplot_makes_no_figure(vae, display, ax):
+    drawn = display.from_estimator(vae, *arguments(display), ax=ax)
+    assert drawn.ax_ is ax
+    assert drawn.figure_ is ax.figure
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_plot_again_draws_the_same_elsewhere(vae, display, ax):
+    drawn = display.from_estimator(vae, *arguments(display), ax=matplotlib.figure.Figure().subplots())
+    first = drawn.ax_.get_xlabel()
+    assert drawn.plot(ax) is drawn
+    assert drawn.ax_ is ax
+    assert ax.get_xlabel() == first
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_estimator_that_is_not_fitted_is_refused(display):
+    with pytest.raises(NotFittedError):
+        display.from_estimator(VAETransformer(), *arguments(display))
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_pipeline_is_refused_with_what_to_pass_instead(vae, display):
+    with pytest.raises(TypeError, match=r"Pipeline.*pipeline\[-1\]"):
+        display.from_estimator(make_pipeline(StandardScaler(), vae), *arguments(display))
+
+
+def test_displays_import_without_matplotlib_and_say_how_to_get_it():
+    program = (
+        "import sys; sys.modules['matplotlib'] = sys.modules['matplotlib.pyplot'] = None\n"
+        "from skvae.displays import TrainingCurveDisplay as Display\n"
+        "try: Display(epoch=[], lower_bound=[], objective=[], learning_rate=[]).plot()\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "TrainingCurveDisplay" in done.stdout
+    assert "pip install 'skvae[plot]'" in done.stdout
+
+
+# --- training curve ------------------------------------------------------------------------------------------------------
+
+
+def test_training_curve_shows_the_history_in_nats(vae, ax):
+    display = TrainingCurveDisplay.from_estimator(vae, ax=ax)
+    objective, bound = display.lines_
+    np.testing.assert_array_equal(bound.get_xydata().T, [vae.history_["epoch"], vae.history_["lower_bound"]])
+    np.testing.assert_array_equal(objective.get_ydata(), vae.history_["objective"])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "nats per row")
+
+
+def curve(**parts):
+    """Return a display of a made-up training of eleven measurements."""
+    rising = -100 * 0.5 ** np.arange(11.0)
+    values = {"epoch": np.arange(11), "lower_bound": rising, "objective": rising, "learning_rate": np.full(11, 0.01)}
+    return TrainingCurveDisplay(**{**values, **parts})
+
+
+def test_training_curve_marks_where_the_learning_rate_changes(ax):
+    rate = np.array([8.0] * 4 + [4.0] * 4 + [2.0] * 3)
+    curve(learning_rate=rate).plot(ax)
+    assert [text.get_text() for text in ax.texts] == ["rate 4", "rate 2"]
+    assert [line.get_xdata()[0] for line in ax.lines[2:]] == [3, 7]
+
+
+def test_training_curve_leaves_a_smooth_schedule_unmarked(ax):
+    curve(learning_rate=np.linspace(1, 0, 11)).plot(ax)
+    assert len(ax.texts) == 0
+
+
+def test_training_curve_keeps_the_steep_start_from_hiding_the_rest(ax):
+    curve().plot(ax)
+    low, high = ax.get_ylim()
+    assert -30 < low < -25
+    assert high > -100 * 0.5**10
+
+
+def test_second_training_curve_on_the_same_axes_does_not_cut_off_the_first(ax):
+    curve(name="low", lower_bound=np.full(11, -50.0)).plot(ax)
+    curve(name="high", lower_bound=np.full(11, -1.0)).plot(ax)
+    low, high = ax.get_ylim()
+    assert low < -50 < -1 < high
+    assert [t.get_text() for t in ax.get_legend().get_texts()][1::2] == ["low: lower bound", "high: lower bound"]
+
+
+def test_training_curve_of_one_measurement_can_be_drawn(ax):
+    one = {name: np.array([1.0]) for name in ("epoch", "lower_bound", "objective", "learning_rate")}
+    assert TrainingCurveDisplay(**one).plot(ax).ax_ is ax
+
+
+# --- latent space --------------------------------------------------------------------------------------------------------
+
+
+def test_latent_space_takes_the_two_components_with_the_largest_kl(vae, ax):
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, ax=ax)
+    first, second = np.argsort(-vae.kl_per_component_)[:2]
+    assert display.components == (first, second)
+    np.testing.assert_array_equal(display.mean, vae.transform(IRIS.data)[:, [first, second]])
+    assert ax.get_xlabel() == f"component {first}  ({vae.kl_per_component_[first]:.2f} nats)"
+
+
+def test_latent_space_draws_chosen_components(vae, ax):
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, components=[2, 0], ax=ax)
+    np.testing.assert_array_equal(display.scatters_[0].get_offsets(), vae.transform(IRIS.data)[:, [2, 0]])
+
+
+@pytest.mark.parametrize("components", [(0,), (0, 3), (-1, 0), (0, 1, 2)])
+def test_latent_space_refuses_components_that_are_not_there(vae, components, ax):
+    with pytest.raises(ValueError, match="two numbers from 0 to 2"):
+        LatentSpaceDisplay.from_estimator(vae, IRIS.data, components=components, ax=ax)
+
+
+def test_latent_space_of_one_component_is_refused(ax):
+    with pytest.raises(ValueError, match="n_components=2 or more"):
+        LatentSpaceDisplay.from_estimator(fitted(IRIS.data, n_components=1, max_iter=1), IRIS.data, ax=ax)
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("y", [IRIS.target, IRIS.target_names[IRIS.target]])
+def test_labels_get_a_colour_and_a_marker_each(vae, y, ax):
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, y, ax=ax)
+    assert legend(ax) == [str(label) for label in np.unique(y)]
+    assert len({tuple(s.get_facecolor()[0]) for s in display.scatters_}) == 3
+    assert len({len(s.get_paths()[0].vertices) for s in display.scatters_}) == 3
+
+
+def test_rows_without_labels_need_no_legend(vae, ax):
+    LatentSpaceDisplay.from_estimator(vae, IRIS.data, ax=ax)
+    assert ax.get_legend() is None
+
+
+def test_rarest_of_many_text_labels_share_a_group(vae, ax):
+    y = np.array([f"kind {min(i, 11):02}" for i in range(150)])
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, y, ax=ax)
+    assert len(display.scatters_) == 10
+    assert legend(ax)[-1] == "3 others"
+    assert sum(len(s.get_offsets()) for s in display.scatters_) == 150
+
+
+def test_many_numbers_are_values_with_a_colour_bar(vae, ax):
+    values = IRIS.data["petal length (cm)"]
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, values, ax=ax)
+    np.testing.assert_array_equal(display.scatters_[0].get_array(), values)
+    assert ax.figure.axes[1].get_ylabel() == "petal length (cm)"
+
+
+@pytest.mark.parametrize("y", [None, IRIS.target, IRIS.data["petal length (cm)"]])
+def test_ellipses_have_the_size_of_one_standard_deviation(vae, y, ax):
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, y, ellipses=True, ax=ax)
+    widths = np.concatenate([e.get_widths() for e in display.ellipses_])
+    np.testing.assert_allclose(np.sort(widths), np.sort(2 * display.std[:, 0]), rtol=1e-6)
+    ax.figure.canvas.draw()
+
+
+def test_ten_labels_are_also_written_into_the_figure(digits, ax):
+    vae, X, y = digits
+    LatentSpaceDisplay.from_estimator(vae, X, y, ax=ax)
+    assert [t.get_text() for t in ax.texts] == [str(i) for i in range(10)]
+
+
+def test_as_many_labels_as_rows_are_needed(vae, ax):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        LatentSpaceDisplay.from_estimator(vae, IRIS.data, IRIS.target[:9], ax=ax)
+
+
+def test_latent_space_passes_options_on(vae, ax):
+    display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, IRIS.target, ax=ax, alpha=0.25)
+    assert {s.get_alpha() for s in display.scatters_} == {0.25}
+
+
+# --- reconstruction ------------------------------------------------------------------------------------------------------
+
+
+def test_images_stand_above_their_reconstructions(digits, ax):
+    vae, X, _ = digits
+    display = ReconstructionDisplay.from_estimator(vae, X, image_shape=(8, 8), ax=ax)
+    picture = ax.images[0].get_array()
+    assert picture.shape == (17, 89)
+    np.testing.assert_array_equal(picture[:8, 9:17], X[1].reshape(8, 8))
+    np.testing.assert_array_equal(picture[9:, 9:17], display.reconstruction[1].reshape(8, 8))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["original", "reconstruction"]
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (64,), (4, 4, 4)])
+def test_shape_that_does_not_hold_a_row_is_refused(digits, shape, ax):
+    vae, X, _ = digits
+    with pytest.raises(ValueError, match="64 columns"):
+        ReconstructionDisplay.from_estimator(vae, X, image_shape=shape, ax=ax)
+
+
+def test_bars_show_the_share_of_variance_of_each_column_lowest_at_the_bottom(vae, ax):
+    display = ReconstructionDisplay.from_estimator(vae, IRIS.data, ax=ax)
+    residual = IRIS.data.to_numpy() - vae.reconstruct(IRIS.data)
+    expected = 1 - (residual**2).mean(0) / IRIS.data.to_numpy().var(0)
+    np.testing.assert_allclose(display.explained_, expected, rtol=1e-9)
+    order = np.argsort(expected)
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(IRIS.data.columns[order])
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], expected[order])
+
+
+def test_column_that_never_varied_has_no_bar(ax):
+    X = IRIS.data.assign(same=1.0)
+    display = ReconstructionDisplay.from_estimator(fitted(X, n_components=2), X, ax=ax)
+    assert np.isnan(display.explained_[-1])
+    assert len(ax.patches) == 4
+
+
+def test_of_many_columns_the_thirty_lowest_are_shown(digits, ax):
+    vae, X, _ = digits
+    ReconstructionDisplay.from_estimator(vae, X, ax=ax)
+    assert len(ax.patches) == 30
+    assert "30 lowest of" in ax.get_xlabel()
+
+
+@pytest.mark.parametrize("column", ["petal width (cm)", 3, -1])
+def test_one_column_against_its_reconstruction(vae, column, ax):
+    ReconstructionDisplay.from_estimator(vae, IRIS.data, column=column, ax=ax)
+    expected = np.column_stack([IRIS.data.iloc[:, 3], vae.reconstruct(IRIS.data)[:, 3]])
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), expected)
+    assert ax.get_ylabel() == "petal width (cm), reconstruction"
+
+
+@pytest.mark.parametrize("column", ["petal", 4])
+def test_unknown_column_is_refused_with_those_there_are(vae, column, ax):
+    with pytest.raises(ValueError, match=r"no column .* below 4.*sepal length"):
+        ReconstructionDisplay.from_estimator(vae, IRIS.data, column=column, ax=ax)
+
+
+def test_array_without_names_is_drawn_with_numbered_columns(ax):
+    X = IRIS.data.to_numpy()
+    ReconstructionDisplay.from_estimator(fitted(X, n_components=2), X, ax=ax)
+    assert {t.get_text() for t in ax.get_yticklabels()} == {"x0", "x1", "x2", "x3"}

@@ -1,0 +1,43 @@
+"""Streams of random numbers: functions of a seed and a place, with the moments that are promised."""
+
+import pytest
+import torch
+
+from skvae._random import derived_seed, generator, matched_normal, normal
+
+
+def test_a_stream_is_a_function_of_seed_and_place():
+    first, again = (normal((5,), generator(3, "noise", 1, 2), torch.float32) for _ in range(2))
+    assert torch.equal(first, again)
+    for other in ((4, "noise", 1, 2), (3, "order", 1, 2), (3, "noise", 2, 1), (3, "noise", 12)):
+        assert not torch.equal(first, normal((5,), generator(*other), torch.float32))
+
+
+def test_derived_seeds_differ_by_place_and_are_seeds():
+    seeds = {derived_seed(0, "encoder"), derived_seed(0, "decoder"), derived_seed(1, "encoder")}
+    assert len(seeds) == 3
+    assert all(0 <= s < 2**31 for s in seeds)
+
+
+def test_streams_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    normal((3,), generator(0, "x"), torch.float32)
+    matched_normal(8, 2, generator(0, "x"), torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("n_samples", "k"), [(4, 2), (16, 3), (17, 3), (20, 10)])
+def test_matched_noise_has_exact_moments(n_samples, k):
+    eps = matched_normal(n_samples, k, generator(0, "x"), torch.float64)[: n_samples // 2 * 2, 0]
+    torch.testing.assert_close(eps.mean(0), torch.zeros(k, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(eps.mT @ eps / len(eps), torch.eye(k, dtype=torch.float64), atol=1e-10, rtol=0)
+
+
+def test_matched_noise_with_few_samples_still_has_unit_variances():
+    eps = matched_normal(6, 10, generator(0, "x"), torch.float64)[:, 0]
+    torch.testing.assert_close(eps.square().mean(0), torch.ones(10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3])
+def test_matched_noise_has_the_shape_that_was_asked_for(n_samples):
+    assert matched_normal(n_samples, 4, generator(0, "x"), torch.float32).shape == (n_samples, 1, 4)

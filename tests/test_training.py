@@ -1,0 +1,188 @@
+"""The run around the loop: defaults that depend on the data, the split, schedules, stopping, going on."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf
+from sklearn.datasets import load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
+
+from skvae import VAETransformer
+from skvae._batch import Batch, minibatches
+from skvae._linear import covariance, shrunk
+from skvae._random import generator
+from skvae._training import default_batch_size, default_max_iter, default_n_components
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP
+from skvae.objectives import ELBO, IWAE
+
+X_IRIS, X_WINE = load_iris().data, load_wine().data
+ignore_convergence = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def small(**params):
+    return VAETransformer(**{"n_components": 2, "hidden_layer_sizes": (8,), "random_state": 0, "max_iter": 12, **params})
+
+
+@pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 2), (4, 4), (13, 8), (30, 12), (784, 56)])
+def test_default_number_of_components(d, k):
+    assert default_n_components(d) == k
+
+
+@pytest.mark.parametrize(("n", "batch"), [(1, 1), (20, 20), (47, 47), (48, 32), (150, 32), (2000, 64), (10**6, 512)])
+def test_default_batch_size(n, batch):
+    assert default_batch_size(n) == batch
+
+
+@pytest.mark.parametrize("n", [1, 50, 500, 10**4, 10**6, 10**8])
+def test_default_budget_is_bounded_in_epochs_and_steps(n):
+    epochs = default_max_iter(n, default_batch_size(n))
+    assert 1 <= epochs <= 1000
+    assert epochs == 1 or epochs * np.ceil(n / default_batch_size(n)) <= 20_000 + n / default_batch_size(n)
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 3), (10, 10), (7, 100), (161, 32)])
+def test_an_epoch_has_every_row_once_in_batches_of_nearly_equal_size(n, size):
+    data = Batch(torch.arange(n, dtype=torch.float32)[:, None])
+    batches = list(minibatches(data, size, generator(0, "order")))
+    assert sorted(torch.cat([b.x for b in batches])[:, 0].tolist()) == list(range(n))
+    assert max(len(b) for b in batches) - min(len(b) for b in batches) <= 1
+    assert max(len(b) for b in batches) <= size
+
+
+def test_shrinkage_is_that_of_ledoit_and_wolf():
+    x = torch.tensor(X_WINE - X_WINE.mean(0)) / torch.tensor(X_WINE.std(0))
+    data = Batch(x[:40])
+    mean, S = covariance(data)
+    expected = ledoit_wolf(x[:40].numpy())[0]
+    np.testing.assert_allclose(shrunk(S, mean, data).numpy(), expected, rtol=1e-10)
+
+
+@ignore_convergence
+def test_history_shows_the_bound_in_the_units_of_the_data():
+    vae = small(max_iter=30, early_stopping=False).fit(X_WINE)
+    assert set(vae.history_) == {"epoch", "objective", "lower_bound", "learning_rate"}
+    assert vae.history_["epoch"][0] == 0
+    assert vae.history_["epoch"][-1] == vae.n_iter_ == 30
+    assert vae.history_["lower_bound"].max() == pytest.approx(vae.lower_bound_, abs=0.2)
+
+
+@ignore_convergence
+def test_the_best_parameters_are_kept_not_the_last():
+    vae = small(max_iter=60, learning_rate="constant", learning_rate_init=0.3, early_stopping=False).fit(X_IRIS)
+    history = vae.history_["lower_bound"]
+    assert history.argmax() < len(history) - 1, "the example must have its best measurement before the last"
+    assert vae.lower_bound_ == pytest.approx(history.max(), abs=0.1)
+
+
+def test_training_that_converges_says_so_and_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        vae = small(max_iter=None).fit(X_WINE)
+    assert vae.converged_
+    assert vae.n_iter_ < 1000
+
+
+def test_a_budget_that_ends_too_early_is_told():
+    with pytest.warns(ConvergenceWarning, match="still rising after 3 epochs"):
+        vae = small(max_iter=3).fit(X_IRIS)
+    assert not vae.converged_
+
+
+def test_cosine_ends_with_its_budget_without_a_complaint():
+    vae = small(max_iter=20, learning_rate="cosine").fit(X_IRIS)
+    assert vae.n_iter_ == 20
+    rates = vae.history_["learning_rate"]
+    assert rates[-1] < 0.1 * rates[0]
+
+
+def test_adaptive_steps_get_shorter():
+    vae = small(max_iter=None).fit(X_IRIS)
+    rates = vae.history_["learning_rate"]
+    assert (np.diff(rates) <= 0).all()
+    assert rates[-1] == pytest.approx(rates[0] / 64)
+
+
+@ignore_convergence
+def test_max_time_ends_training():
+    vae = small(max_iter=1_000_000, max_time=0.2, learning_rate="constant", tol=0.0, n_iter_no_change=10**6).fit(X_IRIS)
+    assert 1 <= vae.n_iter_ < 1_000_000
+
+
+@ignore_convergence
+def test_warm_start_goes_on_where_fit_ended():
+    vae = small(warm_start=True, max_iter=10, learning_rate="constant").fit(X_IRIS)
+    params, seed = vae._fitted.params, vae._fitted.model.seed
+    first = vae.lower_bound_
+    vae.fit(X_IRIS)
+    assert vae.n_iter_ == 20
+    assert vae._fitted.model.seed == seed
+    assert vae.lower_bound_ >= first - 0.01
+    assert not np.array_equal(vae._fitted.params, params)
+
+
+@ignore_convergence
+def test_warm_start_refuses_another_architecture():
+    vae = small(warm_start=True).fit(X_IRIS)
+    for change in ({"n_components": 3}, {"hidden_layer_sizes": (9,)}, {"likelihood": Gaussian("shared")}, {"dtype": "float64"}):
+        before = vae.get_params()
+        with pytest.raises(ValueError, match="Set it back"):
+            vae.set_params(**change).fit(X_IRIS)
+        vae.set_params(**before)
+
+
+def test_partial_fit_is_one_epoch_and_converges_over_calls():
+    vae = small()
+    bounds = [vae.partial_fit(X_WINE).lower_bound_ for _ in range(100)]
+    assert vae.n_iter_ == 100
+    assert bounds[-1] > bounds[0]
+
+
+@ignore_convergence
+def test_partial_fit_goes_on_after_fit():
+    vae = small().fit(X_IRIS)
+    n_iter = vae.n_iter_
+    assert vae.partial_fit(X_IRIS[:50]).n_iter_ == n_iter + 1
+
+
+def test_partial_fit_keeps_columns_that_are_constant_at_first():
+    vae = small().partial_fit(X_IRIS[:1])
+    assert vae._fitted.model.n_columns == 4
+    assert np.isfinite(vae.partial_fit(X_IRIS).score(X_IRIS))
+
+
+@ignore_convergence
+def test_beta_above_one_compresses_more():
+    kl = [small(objective=ELBO(beta=b), max_iter=100).fit(X_WINE).kl_per_component_.sum() for b in (1.0, 10.0)]
+    assert kl[1] < 0.7 * kl[0]
+
+
+@ignore_convergence
+def test_importance_weighted_objective_trains():
+    vae = small(objective=IWAE(5), max_iter=100).fit(X_WINE)
+    assert vae.score(X_WINE) > small(max_iter=1, init="random").fit(X_WINE).score(X_WINE)
+
+
+@ignore_convergence
+def test_a_linear_start_that_is_impossible_is_refused():
+    for impossible in ({"likelihood": Bernoulli("observed")}, {"encoder": MLP((4,), skip=False)}):
+        with pytest.raises(ValueError, match="init='linear' needs the linear solution"):
+            small(init="linear", **impossible).fit(X_IRIS)
+
+
+@ignore_convergence
+def test_the_linear_start_begins_where_a_linear_model_ends():
+    linear = small(init="auto", max_iter=1).fit(X_WINE).history_["lower_bound"][0]
+    random = small(init="random", max_iter=1).fit(X_WINE).history_["lower_bound"][0]
+    assert linear > random + 1
+
+
+@ignore_convergence
+def test_verbose_prints_honest_units(capsys):
+    vae = small(verbose=True, max_iter=20, early_stopping=False).fit(X_WINE)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(vae.history_["epoch"])
+    assert lines[-1].startswith("epoch    20  lower bound")
+    assert float(lines[-1].split()[4]) == pytest.approx(vae.history_["lower_bound"][-1], abs=1e-4)
