@@ -12,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"skvae {__version__}")
     commands = top.add_subparsers(title="commands", dest="command", metavar="")
     demo = commands.add_parser("demo", help="train on bundled data, print what was learnt, draw figures")
-    demo.add_argument("--output", default="skvae-demo", metavar="DIR", help="folder for figures and a model (default: %(default)s)")
+    demo.add_argument("--output", default="skvae-demo", metavar="DIR", help="folder for the files (default: %(default)s)")
     demo.add_argument(
         "--max-iter", type=_positive, metavar="N", help="train for N epochs at most: a quick look, with worse numbers"
     )

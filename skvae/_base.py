@@ -21,7 +21,7 @@ from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
 from skvae._state import ROLES, Fitted
-from skvae._table import TableCodec, canonical_rows, column_statistics
+from skvae._table import TableCodec, array_of_tensor, canonical_rows, column_statistics, explain_columns
 from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_rows
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
@@ -184,8 +184,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Write the fitted estimator to a file that `skvae.load` can read without running code from it.
 
         The file is in the safetensors format and holds the parameters, the fitted attributes and the model; after a fit with
-        `warm_start=True`, a `partial_fit` or an interruption also what training needs to go on to the last bit. It does not hold
-        callbacks and metadata requests. An existing file is replaced as a whole, or not at all.
+        `warm_start=True`, a `partial_fit` or an interruption also what training needs to go on to the last bit. It does not
+        hold callbacks and metadata requests. An existing file is replaced as a whole, or not at all.
 
         Parameters
         ----------
@@ -205,11 +205,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _validated(self, X, *, reset):
         if isinstance(X, torch.Tensor):
-            X = _array_of_tensor(X)
+            X = array_of_tensor(X)
         try:
             return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         except (TypeError, ValueError) as error:
-            _explain_columns(X, error)
+            explain_columns(X, error)
             raise
 
     @contextmanager
@@ -304,7 +304,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         pieces = self._pieces()
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
         codec = TableCodec.learn(column_statistics(X, rows, weight), pieces.likelihood, names, drop_constant)
-        n_components = self.n_components or default_n_components(X.shape[1])
+        n_components = int(self.n_components or default_n_components(X.shape[1]))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
 
@@ -560,7 +560,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _decoded(self, Z):
         """Return the mean of p(x|z) for every row of Z as an array."""
         check_is_fitted(self)
-        Z = check_array(_array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
+        Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
         fitted, params, device = self._ready()
         if Z.shape[1] != fitted.model.n_components:
             raise ValueError(
@@ -580,35 +580,6 @@ def seed_of(random_state):
 
 def _to_array(values, dtype):
     return values.cpu().numpy().astype(dtype, copy=False)
-
-
-def _array_of_tensor(X):
-    if X.device.type != "cpu":
-        raise TypeError(
-            f"X is a torch tensor on {X.device}; arrays on the CPU are accepted. Pass X.cpu(): the estimator moves its work to "
-            "the device that its `device` parameter names."
-        )
-    return X.detach().resolve_conj().resolve_neg().numpy()
-
-
-def _explain_columns(X, error):
-    """Name the columns of a frame that cannot be read as numbers, if that is what the error is about."""
-    if not hasattr(X, "columns") or isinstance(error, NotImplementedError):
-        return
-    bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
-            "OneHotEncoder in a ColumnTransformer, or leave them out."
-        ) from error
-
-
-def _reads_as_numbers(column):
-    try:
-        np.asarray(column).astype(np.float64)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _must_pass_on_interrupts(estimator):

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def compare_densities(max_iter: int | None) -> VAETransformer:
     X, _ = load_breast_cancer(return_X_y=True, as_frame=True)
     train, test = train_test_split(X, random_state=0)
     headline(
-        f"1. A density for a table: breast cancer, {len(train)} rows to learn from, {len(test)} set aside, {X.shape[1]} columns",
+        f"1. A density: breast cancer, {X.shape[1]} columns, {len(train)} rows to learn from, {len(test)} set aside",
         "Each model chooses its size by likelihood: GridSearchCV with 3 folds on the rows to learn from.",
     )
     candidates = {
@@ -124,12 +125,12 @@ def learn_digits(max_iter: int | None):
     say("trained with 2 components")
     digits = VAETransformer(likelihood=_GREY_LEVELS, max_iter=max_iter, random_state=0).fit(train)
     say(f"trained with {digits.n_components_} components, the default")
-    rows = [("independent pixels", "0", f"{independent_score(train, test):.2f}", "-", "-")]
+    rows: list[Sequence[str]] = [("independent pixels", "0", f"{independent_score(train, test):.2f}", "-", "-")]
     for vae in (maps, digits):
         pca = PCA(vae.n_components_).fit(train)
-        latents = accuracy(vae.transform(train), y_train, vae.transform(test), y_test)
-        projections = accuracy(pca.transform(train), y_train, pca.transform(test), y_test)
-        rows.append(("VAETransformer", str(vae.n_components_), f"{vae.score(test):.2f}", f"{latents:.3f}", f"{projections:.3f}"))
+        accuracies = [accuracy(m.transform(train), y_train, m.transform(test), y_test) for m in (vae, pca)]
+        numbers = (f"{vae.score(test):.2f}", *(f"{share:.3f}" for share in accuracies))
+        rows.append(("VAETransformer", str(vae.n_components_), *numbers))
     table(("model", "n_components", "nats per new image", "accuracy", "accuracy with PCA"), rows)
     print("  (accuracy on the images set aside of LogisticRegression on the latents, and on as many principal components)")
     return maps, digits, test, y_test
@@ -180,7 +181,8 @@ def draw(folder: Path, cancer, maps, digits, images, labels) -> None:
     ax = LatentSpaceDisplay.from_estimator(maps, images, labels, ax=axes(6.4, 5)).ax_
     save(ax, "Digits not seen in training, two components", "latent_space.png", "new digits in two components")
     ax = ReconstructionDisplay.from_estimator(digits, images, image_shape=(8, 8), ax=axes(7, 2)).ax_
-    save(ax, f"Digits not seen in training, {digits.n_components_} components", "reconstructions.png", "new digits and their reconstructions")
+    title = f"Digits not seen in training, {digits.n_components_} components"
+    save(ax, title, "reconstructions.png", "new digits and their reconstructions")
     ax = axes(7, 3)
     draw_images(ax, digits.sample(40, random_state=0, noise=False).reshape(4, 10, 8, 8))
     save(ax, "Drawn from the model (means of the pixels)", "samples.png", "digits that the model makes up")
@@ -199,8 +201,8 @@ def say(line: str) -> None:
     print(f"  {line}", flush=True)
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their header, the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
-    for row in (header, tuple("-" * width for width in widths), *rows):
+    for row in (header, ["-" * width for width in widths], *rows):
         print("  " + "   ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths))))

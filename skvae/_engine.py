@@ -265,9 +265,7 @@ def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, valu
     return progress.n_stale >= plan.n_iter_no_change
 
 
-def _shorten_steps(
-    progress: Progress, plan: Plan, problem: Problem, solver: Solver, state: SolverState, best: Tensor
-) -> None:
+def _shorten_steps(progress: Progress, plan: Plan, problem: Problem, solver: Solver, state: SolverState, best: Tensor) -> None:
     """Go on from the best parameters with a quarter of the step; after three times, call it converged."""
     progress.n_stale = 0
     if plan.learning_rate == "adaptive" and progress.n_reductions < _MAX_REDUCTIONS:

@@ -13,6 +13,36 @@ from skvae.likelihoods import Likelihood
 _CHUNK_CELLS = 4_000_000  # cells converted at a time, 32 MB of float64
 
 
+def array_of_tensor(X: Tensor) -> np.ndarray:
+    """Return a torch tensor on the CPU as an array; refuse others."""
+    if X.device.type != "cpu":
+        raise TypeError(
+            f"X is a torch tensor on {X.device}; arrays on the CPU are accepted. Pass X.cpu(): the estimator moves its work to "
+            "the device that its `device` parameter names."
+        )
+    return X.detach().resolve_conj().resolve_neg().numpy()
+
+
+def explain_columns(X, error: Exception) -> None:
+    """Name the columns of a frame that cannot be read as numbers, if that is what the error is about."""
+    if not hasattr(X, "columns") or isinstance(error, NotImplementedError):
+        return
+    bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
+            "OneHotEncoder in a ColumnTransformer, or leave them out."
+        ) from error
+
+
+def _reads_as_numbers(column) -> bool:
+    try:
+        np.asarray(column).astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of the training data: its name, its likelihood, and the map `(x - loc) / scale` to the model's units."""

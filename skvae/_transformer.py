@@ -14,8 +14,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     .. math:: \log p(x) \geq E_{q(z \mid x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)),
 
-    by stochastic gradients through :math:`z = \mu(x) + \sigma(x) \epsilon` with standard normal :math:`\epsilon`. With linear networks
-    it is probabilistic PCA or factor analysis; the hidden layers add what bends.
+    by stochastic gradients through :math:`z = \mu(x) + \sigma(x) \epsilon` with standard normal :math:`\epsilon`. With linear
+    networks it is probabilistic PCA or factor analysis; the hidden layers add what bends.
 
     Read more in the :ref:`User Guide <model>`.
 
@@ -51,25 +51,26 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Family of :math:`p(z)`: "normal" is :math:`N(0, I)`.
 
     init : {"auto", "linear", "random"}, default="auto"
-        Where training starts: "linear" at the closed-form solution of the linear model, "random" at small random weights, "auto"
-        at the linear solution where there is one (Gaussian likelihood, MLP networks with a linear path, at most 1,000 columns).
+        Where training starts: "linear" at the closed-form solution of the linear model, "random" at random weights, "auto" at
+        the linear solution where there is one (Gaussian likelihood, MLP networks with a linear path, at most 1,000 columns).
 
     objective : {"elbo", "iwae"} or Objective, default="elbo"
         What training raises: the bound above, or the tighter importance-weighted one. An object sets more, such as
         `ELBO(beta=4)`; see :mod:`skvae.objectives`. Scores do not depend on `beta`.
 
     solver : {"aevb"} or Solver, default="aevb"
-        The algorithm: "aevb" is stochastic gradient ascent through reparameterised samples.
+        The algorithm: "aevb" is stochastic gradient ascent through reparameterised samples, with a running average of the
+        parameters; see :mod:`skvae.solvers`.
 
     optimizer : {"adam", "adagrad", "sgd"} or Optimizer, default="adam"
-        How a gradient becomes a step; see :mod:`skvae.optimizers`.
+        How a gradient becomes a change of the parameters; see :mod:`skvae.optimizers`.
 
     learning_rate : {"adaptive", "constant", "cosine"}, default="adaptive"
-        Schedule of the step size. "adaptive" divides it by five whenever the objective has stood still for `n_iter_no_change`
+        Schedule of the step size. "adaptive" divides it by four whenever the objective has stood still for `n_iter_no_change`
         measurements, three times at most. "constant" keeps it. "cosine" lets it fall to a thousandth over the whole of
         `max_iter`, which is then always used up.
 
-    learning_rate_init : float, default=0.003
+    learning_rate_init : float, default=0.01
         Step size at the start. Lower it if training is unsteady.
 
     alpha : float, default=0.0
@@ -77,19 +78,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         setting; a larger one shrinks the weights, which can help with few rows.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 1,024.
+        Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 512.
 
     max_iter : int, default=None
-        Number of epochs at most. None takes a number that leaves room to converge, the smaller the more rows there are. Training
+        Number of epochs at most. None takes a number that leaves room to converge: 1,000, or fewer with many rows. Training
         that ends here before it has converged gives a `ConvergenceWarning`.
 
     max_time : float, default=None
         Seconds after which training ends with the epoch in progress. With it, results depend on the machine.
 
-    tol : float, default=0.001
+    tol : float, default=0.0001
         How many nats per row the objective must rise to count as progress.
 
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=5
         Number of measurements without progress after which the step size is lowered or training ends. There is a measurement
         about every 50 steps.
 
@@ -160,8 +161,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Number of components whose posterior mean varies over the rows, with a variance above 0.01.
 
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Variance of :math:`p(x \mid z)` per column, in squared units of the data; 0 for a constant column. Absent where it depends
-        on z: `Gaussian(noise="network")` and Bernoulli.
+        Variance of :math:`p(x \mid z)` per column, in squared units of the data; 0 for a constant column. Absent where it
+        depends on z: `Gaussian(noise="network")` and Bernoulli.
 
     See Also
     --------

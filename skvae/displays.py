@@ -21,8 +21,8 @@ _MAX_IMAGES = 10
 class TrainingCurveDisplay:
     """Training curve: the bound over the epochs, in nats per row, with the epochs at which the learning rate changed.
 
-    Make one with :meth:`from_estimator`; all parameters are kept as attributes. The vertical axis shows what comes after the first
-    tenth of training in full; the steep rise before it may begin below.
+    Make one with :meth:`from_estimator`; all parameters are kept as attributes. The vertical axis shows in full what comes
+    after the first tenth of training; the steep rise before it may begin below.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class TrainingCurveDisplay:
     >>> from skvae import VAETransformer
     >>> from skvae.displays import TrainingCurveDisplay
     >>> X, _ = load_iris(return_X_y=True)
-    >>> vae = VAETransformer(2, max_iter=20, tol=10, n_iter_no_change=1, random_state=0).fit(X)
+    >>> vae = VAETransformer(2, learning_rate="cosine", max_iter=20, random_state=0).fit(X)
     >>> display = TrainingCurveDisplay.from_estimator(vae)
     >>> display.ax_.get_ylabel()
     'nats per row'
@@ -200,7 +200,7 @@ class LatentSpaceDisplay:
     >>> from skvae import VAETransformer
     >>> from skvae.displays import LatentSpaceDisplay
     >>> X, y = load_iris(return_X_y=True)
-    >>> vae = VAETransformer(2, max_iter=20, tol=10, n_iter_no_change=1, random_state=0).fit(X)
+    >>> vae = VAETransformer(2, learning_rate="cosine", max_iter=20, random_state=0).fit(X)
     >>> display = LatentSpaceDisplay.from_estimator(vae, X, y, ellipses=True)
     >>> display.mean.shape
     (150, 2)
@@ -353,7 +353,7 @@ class ReconstructionDisplay:
     >>> from skvae import VAETransformer
     >>> from skvae.displays import ReconstructionDisplay
     >>> X, _ = load_iris(return_X_y=True, as_frame=True)
-    >>> vae = VAETransformer(2, max_iter=20, tol=10, n_iter_no_change=1, random_state=0).fit(X)
+    >>> vae = VAETransformer(2, learning_rate="cosine", max_iter=20, random_state=0).fit(X)
     >>> display = ReconstructionDisplay.from_estimator(vae, X)
     >>> display.explained_.shape
     (4,)
@@ -526,8 +526,8 @@ def _check_estimator(estimator, who):
     """Refuse what is not a fitted estimator of this package."""
     if not hasattr(estimator, "posterior_moments"):
         raise TypeError(
-            f"{who} draws a fitted VAETransformer, got {type(estimator).__name__}. Of a Pipeline, pass the last step, and the data "
-            "as it arrives there: pipeline[-1] and pipeline[:-1].transform(X)."
+            f"{who} draws a fitted VAETransformer, got {type(estimator).__name__}. Of a Pipeline, pass the last step and the "
+            "data that arrive there: pipeline[-1] and pipeline[:-1].transform(X)."
         )
     check_is_fitted(estimator)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import skvae
-from skvae._demo import independent_score, table
 from skvae.__main__ import main
+from skvae._demo import independent_score, table
 
 pytest.importorskip("matplotlib")
 
@@ -44,7 +44,9 @@ def test_short_demo_prints_tables_writes_files_and_nothing_to_stderr(tmp_path):
 def test_full_demo_learns_more_than_the_linear_models(tmp_path):
     done = call("demo", "--output", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
-    scores = {line.split()[0]: float(line.split()[2]) for line in done.stdout.splitlines() if line.strip().endswith(" s") and "0." in line}
+    rows = [line.split() for line in done.stdout.splitlines()]
+    scores = {row[0]: float(row[2]) for row in rows if len(row) == 5 and row[4] == "s"}
+    assert len(scores) == 4
     assert scores["VAETransformer"] > max(scores["FactorAnalysis"], scores["PCA"])
     check_folder(tmp_path)
 

@@ -50,6 +50,7 @@ def ax():
 @pytest.fixture(autouse=True)
 def _pyplot_as_it_was():
     """Close the figures of a test, and find pyplot's settings as they were before it."""
+    plt.close("all")
     before = matplotlib.rcParams.copy()
     yield
     plt.close("all")
