@@ -36,11 +36,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.empty(0, device=device)
+        probe.cpu()  # fails on "meta", which has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         ) from error
+    return probe.device
 
 
 _THREADPOOLS: list[ThreadpoolController] = []

@@ -1,5 +1,6 @@
 """The table's codec: arrays and frames of cells to tensors in the model's units, and back. numpy becomes torch here, once."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,23 +25,35 @@ def array_of_tensor(X: Tensor) -> np.ndarray:
 
 
 def explain_columns(X, error: Exception) -> None:
-    """Name the columns of a frame that cannot be read as numbers, if that is what the error is about."""
-    if not hasattr(X, "columns") or isinstance(error, NotImplementedError):
-        return
-    bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
-    if bad:
+    """Raise an error that names the columns, where `error` came from cells that are no finite numbers."""
+    if isinstance(error, ValueError) and re.search("NaN|infinity", str(error)):
+        names = _column_names(X, np.flatnonzero(~np.isfinite(np.asarray(X, dtype=np.float64)).all(axis=0)))
+        what = "NaN" if "NaN" in str(error) else "infinity or a value too large"
         raise ValueError(
-            f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
-            "OneHotEncoder in a ColumnTransformer, or leave them out."
+            f"Input X contains {what} in {len(names)} column(s): {names[:5]}. Fill or drop such cells first, for example with "
+            "SimpleImputer."
         ) from error
+    if hasattr(X, "columns"):
+        bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
+                "OneHotEncoder in a ColumnTransformer, or leave them out."
+            ) from error
+
+
+def _column_names(X, positions: np.ndarray) -> list:
+    names = list(X.columns) if hasattr(X, "columns") else [f"x{j}" for j in range(np.shape(X)[1])]
+    return [names[j] for j in positions]
 
 
 def _reads_as_numbers(column) -> bool:
+    cells = np.asarray(column)
     try:
-        np.asarray(column).astype(np.float64)
+        cells.astype(np.float64)
     except (TypeError, ValueError):
         return False
-    return True
+    return cells.dtype.kind not in "mM"
 
 
 @dataclass(frozen=True)

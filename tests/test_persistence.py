@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 import skops.io
 import torch
+from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, POSTERIORS, PRIORS, SOLVERS, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -26,7 +27,7 @@ from sklearn.exceptions import NotFittedError
 import skvae
 from skvae import SkvaeFileError, VAETransformer, persistence
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP
+from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import Adam
 
@@ -81,6 +82,16 @@ def saved(request, tmp_path_factory):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.skvae"
+
+
+PIECES = [
+    (role, piece)
+    for role, pieces in {
+        "likelihood": LIKELIHOODS, "encoder": NETWORKS, "decoder": NETWORKS, "posterior": POSTERIORS, "prior": PRIORS,
+        "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "solver": SOLVERS,
+    }.items()
+    for piece in pieces
+]  # fmt: skip
 
 
 def assert_equal_values(one, other):
@@ -157,6 +168,22 @@ def test_loaded_estimator_can_be_cloned_and_fitted(saved):
     before, data, after = saved
     if before.random_state is not None:
         assert_same_training(clone(after).fit(data), before)
+
+
+@pytest.mark.parametrize("role, piece", PIECES, ids=str)
+def test_every_piece_comes_back_and_goes_on(path, role, piece):
+    data = table_for(piece)
+    vae = small_vae(warm_start=True, **{role: piece}).fit(data)
+    if isinstance(piece, Module):
+        with pytest.raises(TypeError, match="needs code|without code"):
+            vae.save(path)
+        after = pickle.loads(pickle.dumps(vae))
+    else:
+        vae.save(path)
+        after = skvae.load(path)
+    assert after.get_params() == vae.get_params()
+    np.testing.assert_array_equal(after.score_samples(data), vae.score_samples(data))
+    assert_same_training(after.fit(data), vae.fit(data))
 
 
 def test_numpy_scalars_come_back_as_plain_values(path):

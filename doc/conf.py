@@ -1,0 +1,77 @@
+"""Sphinx settings. Nothing is fetched from the network: equations become MathML, and there is no intersphinx."""
+
+import sys
+from pathlib import Path
+
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx_gallery.sorting import FileNameSortKey
+
+import skvae
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "skvae"
+author = "skvae contributors"
+copyright = "2026, skvae contributors"
+release = skvae.__version__
+version = ".".join(release.split(".")[:2])
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "sphinx_gallery.gen_gallery"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "auto_examples/*.ipynb", "sg_execution_times.rst"]
+default_role = "literal"
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+add_module_names = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skvae"
+html_static_path = ["_static"]
+html_css_files = ["skvae.css"]
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "navigation_with_keys": False,
+    "show_nav_level": 2,
+}
+html_sidebars = {"install": [], "whats_new": [], "api": []}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": "/plot_",
+    "within_subsection_order": FileNameSortKey,
+    "plot_gallery": False,  # to execute them: sphinx-build -D plot_gallery=1
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "min_reported_time": 0,
+    "reset_modules": (),
+}
+
+
+def setup(app):
+    """Register the renderer that turns equations into MathML, which browsers draw by themselves."""
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_displayed_math, None))
+
+
+def _inline_math(translator, node):
+    from docutils import nodes
+
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _displayed_math(translator, node):
+    from docutils import nodes
+
+    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
