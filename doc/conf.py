@@ -1,14 +1,9 @@
 """Sphinx settings. Nothing is fetched from the network: equations become MathML, and there is no intersphinx."""
 
-import sys
-from pathlib import Path
-
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx_gallery.sorting import FileNameSortKey
 
 import skvae
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 project = "skvae"
 author = "skvae contributors"
@@ -48,7 +43,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
-    "within_subsection_order": FileNameSortKey,
+    "within_subsection_order": "FileNameSortKey",
     "plot_gallery": False,  # to execute them: sphinx-build -D plot_gallery=1
     "download_all_examples": False,
     "show_signature": False,
@@ -64,14 +59,10 @@ def setup(app):
 
 
 def _inline_math(translator, node):
-    from docutils import nodes
-
     translator.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def _displayed_math(translator, node):
-    from docutils import nodes
-
     translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode

@@ -358,7 +358,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             }
 
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        task = self._init_callback_context(max_subtasks=run.plan.max_iter - run.progress.epoch)
+        task = self._init_callback_context(max_subtasks=max(run.plan.max_iter - run.progress.epoch, 0))
         told = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         task.call_on_fit_task_begin(**told)
         watchers = [callbacks.tell_tasks(task, told, outcome)]
@@ -384,14 +384,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         if interrupted:
             warnings.warn(
                 f"Training was interrupted; the model is the best one of its first {progress.epoch} epochs. "
-                "To go on, call fit again with warm_start=True.",
+                "To go on, set warm_start=True and fit the same data again.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
         elif not (run.one_epoch or progress.converged or progress.stopped or plan.learning_rate == "cosine"):
             warnings.warn(
-                f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter, or train on with "
-                "warm_start=True.",
+                f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter; with warm_start=True "
+                "training goes on from here.",
                 ConvergenceWarning,
                 stacklevel=5,
             )

@@ -205,7 +205,7 @@ def train(
         _record(progress, plan, value, bound)
         progress.best_value = progress.reference_value = value
         restart.keep(state, best, progress)
-    total, n_epochs = 0.0, 0
+    total, n_epochs, n_measured = 0.0, 0, 0
     while progress.epoch < plan.max_iter and not progress.converged:
         total += run_epoch(problem, solver, state, data, plan, progress)
         n_epochs += 1
@@ -215,6 +215,7 @@ def train(
             value, bound = (mean, mean) if evaluate is None else evaluate(solver.result(state))
             if math.isfinite(total) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
+                n_measured += 1
                 if _is_stale(progress, plan, solver.result(state), best, value):
                     _shorten_steps(progress, plan, problem, solver, state, best)
             else:
@@ -225,6 +226,8 @@ def train(
         if any(told_to_stop) or time.monotonic() > deadline:
             progress.stopped = True
             break
+    if progress.n_rollbacks and not n_measured:
+        raise _divergence(progress)
 
 
 def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch, plan: Plan, progress: Progress) -> float:
@@ -301,13 +304,18 @@ class Restart:
             state.slots[k].copy_(v)
 
 
+def _divergence(progress: Progress) -> DivergenceError:
+    tried = f", also after the learning rate had been divided by {2**progress.n_rollbacks}" if progress.n_rollbacks > 1 else ""
+    return DivergenceError(
+        f"Training gave non-finite values in epoch {progress.epoch}{tried}. Use a smaller learning_rate_init, and look for "
+        "extreme values in the data."
+    )
+
+
 def _roll_back(progress: Progress, restart: Restart, state: SolverState) -> None:
     """Return to the last finite state and halve the steps; give up after a few times."""
     if progress.n_rollbacks == _MAX_ROLLBACKS:
-        raise DivergenceError(
-            f"Training gave non-finite values in epoch {progress.epoch}, also after the learning rate had been divided by "
-            f"{2**_MAX_ROLLBACKS}. Use a smaller learning_rate_init, and look for extreme values in the data."
-        )
+        raise _divergence(progress)
     restart.restore(state)
     progress.n_rollbacks += 1
     progress.learning_rate_factor *= 0.5

@@ -21,13 +21,7 @@ class Training:
     slots: dict[str, np.ndarray]
     best: np.ndarray
     progress: dict[str, Any]
-    max_iter: int  # epochs at which this training ends
-    data_hash: int  # of the training rows and weights
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it ended by itself rather than by an interruption."""
-        return self.progress["converged"] or self.progress["epoch"] >= self.max_iter
+    data_hash: int  # of the training rows and weights; 0 after partial_fit, which has no one set of rows
 
 
 @dataclass(frozen=True)

@@ -121,17 +121,15 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     """Decide how long and in which portions to train."""
     n = len(split.train)
     batch_size = default_batch_size(n) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n)
-    interrupted = interrupted_training(fitted, split)
+    budget = recipe.max_iter or default_max_iter(n, batch_size)
     if one_epoch:
-        stop = progress.epoch + 1
-    elif interrupted is not None:
-        stop = interrupted.max_iter
-    else:
-        stop = progress.epoch + (recipe.max_iter or default_max_iter(n, batch_size))
+        budget = progress.epoch + 1
+    elif earlier_training(fitted, split) is None:
+        budget += progress.epoch
     return Plan(
         seed=fitted.model.seed,
         batch_size=batch_size,
-        max_iter=stop,
+        max_iter=budget,
         learning_rate_init=recipe.learning_rate_init,
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,
@@ -141,21 +139,19 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     )
 
 
-def interrupted_training(fitted: Fitted, split: Split) -> Training | None:
-    """Return the training that was interrupted on the same data, if there was one."""
+def earlier_training(fitted: Fitted, split: Split) -> Training | None:
+    """Return the training on the same data that this one goes on with, if there was one."""
     training = fitted.training
-    if training is None or training.is_finished or training.data_hash != split.data_hash:
-        return None
-    return training
+    return training if training is not None and training.data_hash == split.data_hash else None
 
 
-def start_progress(fitted: Fitted, split: Split, so_far: Progress) -> Progress:
-    """Return where training stands: where it was interrupted, or after the epochs that lie behind."""
-    interrupted = interrupted_training(fitted, split)
-    if interrupted is None:
+def start_progress(fitted: Fitted, split: Split, so_far: Progress, one_epoch: bool) -> Progress:
+    """Return where training stands: where it ended on the same data, or after the epochs that lie behind."""
+    earlier = earlier_training(fitted, split)
+    if earlier is None or one_epoch:
         return so_far
-    history = {name: list(values) for name, values in interrupted.progress["history"].items()}
-    return Progress(**{**interrupted.progress, "history": history, "stopped": False})
+    history = {name: list(values) for name, values in earlier.progress["history"].items()}
+    return Progress(**{**earlier.progress, "history": history, "stopped": False})
 
 
 def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
@@ -166,17 +162,16 @@ def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
     return Progress(attributes["n_iter_"], attributes["n_steps_"], history={k: v.tolist() for k, v in history.items()})
 
 
-def start_state(fitted: Fitted, split: Split, recipe: Recipe) -> tuple[Tensor, Tensor, Slots | None]:
+def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -> tuple[Tensor, Tensor, Slots | None]:
     """Return the parameters from which training starts, the best so far, and the optimizer's memory if there is one."""
     device = split.train.x.device
-    interrupted = interrupted_training(fitted, split)
-    params = torch.tensor(fitted.params if interrupted is None else interrupted.params, device=device)
+    earlier = fitted.training if one_epoch else earlier_training(fitted, split)
+    params = torch.tensor(fitted.params if earlier is None else earlier.params, device=device)
     if fitted.is_new and _is_linear_start(recipe.init, fitted.model):
         start_linearly(fitted.model, params, split.train)
-    best = params.clone() if interrupted is None else torch.tensor(interrupted.best, device=device)
-    if fitted.training is None:
-        return params, best, None
-    return params, best, {k: torch.tensor(v, device=device) for k, v in fitted.training.slots.items()}
+    best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
+    slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
+    return params, best, slots
 
 
 def _is_linear_start(init: str, model: Model) -> bool:
@@ -197,10 +192,10 @@ class Run:
         self.fitted, self.split, self.recipe, self.one_epoch = fitted, split, recipe, one_epoch
         self.device = split.train.x.device
         self.model = fitted.model
-        self.progress = start_progress(fitted, split, so_far)
+        self.progress = start_progress(fitted, split, so_far, one_epoch)
         self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
         self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
-        params, self.best, slots = start_state(fitted, split, recipe)
+        params, self.best, slots = start_state(fitted, split, recipe, one_epoch)
         with gradients():
             self.state = recipe.solver.init(self.problem, params, slots)
         self.restart = Restart(self.state, self.best, self.progress)
@@ -242,8 +237,7 @@ class Run:
                 params=params.cpu().numpy().copy(),
                 best=best.cpu().numpy().copy(),
                 progress=asdict(progress),
-                max_iter=self.plan.max_iter,
-                data_hash=self.split.data_hash,
+                data_hash=0 if self.one_epoch else self.split.data_hash,
             )
         chosen = (self.best if reached else self.recipe.solver.result(self.state)).cpu().numpy().copy()
         return replace(self.fitted, params=chosen, training=training, is_new=False)

@@ -102,8 +102,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Share of the rows set aside. Which ones depends on their content and on `random_state`, not on their order.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted model, with the units it has learnt, instead of starting anew. A training that was
-        interrupted goes on, on the same data, as if it had not been.
+        Whether `fit` goes on from the fitted model, with the units it has learnt, instead of starting anew. On the same data
+        `max_iter` counts all epochs: raise it to train longer; a training that was interrupted is finished as if it had not
+        been, and one that has converged has nothing left to do. On other data it counts from there.
 
     score_method : {"iwae", "elbo"} or Objective, default="iwae"
         How `score` and `score_samples` measure: the importance-weighted bound with 100 draws per row, or the ELBO with 32. An
@@ -130,10 +131,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_features_in_ : int
         Number of columns seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X was a frame whose names are all strings.
 
-    schema_ : Schema of length n_features_in_
+    schema_ : Schema of length `n_features_in_`
         One `Column` per column: its name, its likelihood, its location and scale, and whether it is left out because it never
         varied. Prints as a table.
 
@@ -154,13 +155,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     converged_ : bool
         Whether the objective stopped rising before the budget was spent.
 
-    kl_per_component_ : ndarray of shape (n_components_,)
+    kl_per_component_ : ndarray of shape (`n_components_`,)
         Mean over the training rows of the KL between posterior and prior: how many nats each component carries about a row.
 
     active_units_ : int
         Number of components whose posterior mean varies over the rows, with a variance above 0.01.
 
-    noise_variance_ : ndarray of shape (n_features_in_,)
+    noise_variance_ : ndarray of shape (`n_features_in_`,)
         Variance of :math:`p(x \mid z)` per column, in squared units of the data; 0 for a constant column. Absent where it
         depends on z: `Gaussian(noise="network")` and Bernoulli.
 

@@ -435,12 +435,14 @@ class ReconstructionDisplay:
         column = None if column is None else self._number_of(column)
         if self.image_shape is not None:
             _check_image_shape(self.image_shape, self.original.shape[1])
-        ax = _axes(ax, type(self).__name__)
         if column is not None:
+            ax = _axes(ax, type(self).__name__)
             self._draw_column(ax, column, kwargs)
         elif self.image_shape is not None:
+            ax = _axes(ax, type(self).__name__, (7, 2))
             self._draw_images(ax, kwargs)
         else:
+            ax = _axes(ax, type(self).__name__, (6.4, 1 + 0.2 * min(len(self.feature_names), _MAX_BARS)))
             self._draw_bars(ax, kwargs)
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -474,7 +476,7 @@ class ReconstructionDisplay:
             np.arange(len(shown)), np.clip(shares[shown], 0, 1),
             **{"color": _FEW_COLOURS[0], "height": 0.75, **kwargs},
         )  # fmt: skip
-        ax.set_yticks(np.arange(len(shown)), [self.feature_names[i] for i in shown], fontsize=9 if len(shown) <= 12 else 7)
+        ax.set_yticks(np.arange(len(shown)), [self.feature_names[i] for i in shown], fontsize="small")
         less = f" ({len(shown)} lowest of {len(order)} columns)" if len(shown) < len(order) else ""
         ax.set(xlim=(0, 1), ylim=(-0.6, len(shown) - 0.4), xlabel=f"share of variance reconstructed{less}")
 
@@ -500,15 +502,15 @@ def draw_images(ax, images, **kwargs):
     ax.spines[:].set_visible(False)
 
 
-def _axes(ax, who):
-    """Return the axes to draw on: those given, or those of a new figure."""
+def _axes(ax, who, size=None):
+    """Return the axes to draw on: those given, or those of a new figure of `size` inches."""
     if ax is not None:
         return ax
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(f"{who} draws with matplotlib, which is not installed: pip install 'skvae[plot]'.") from error
-    return plt.subplots(layout="constrained")[1]
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def _show_the_later_part(ax, *curves):

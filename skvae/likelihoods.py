@@ -175,8 +175,9 @@ class Gaussian(Likelihood):
     def noise_variance(self, params, n_columns):
         if self.noise == "network":
             return None
-        like = params["log_scale"] if params else torch.zeros((), device="cpu")
-        _, log_scale = self._mean_and_log_scale(params, like)
+        if not params:
+            return torch.full((1, n_columns), self.noise**2, device="cpu", dtype=torch.float64)
+        _, log_scale = self._mean_and_log_scale(params, params["log_scale"])
         return (2 * log_scale).exp().expand(*log_scale.shape[:-1], n_columns)
 
 

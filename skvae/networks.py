@@ -202,7 +202,7 @@ class _BoundModule(Network):
         return {name: p.detach().to(torch.float64).clone() for name, p in self.trainable.items()}
 
     def forward(self, params, x):
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.flatten(0, -2)
         with self._swapping:
             out = torch.func.functional_call(self.module.to(device=x.device, dtype=x.dtype), params, (rows,))
         return out.reshape(*x.shape[:-1], out.shape[-1])

@@ -43,6 +43,7 @@ _LEFT_OUT = {
     "_skl_callbacks_to_teardown", "_sklearn_output_config", "n_components_", "schema_",
 }  # fmt: skip
 _KEPT_IN_TRAINING = {"_sklearn_output_config", "feature_names_in_", "n_features_in_"}
+_OUTPUTS = ("default", "pandas", "polars")
 _DTYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
     "F16": "<f2", "F32": "<f4", "F64": "<f8",
@@ -51,6 +52,7 @@ _CODES = {np.dtype(name): code for code, name in _DTYPES.items()}
 _LONG_LIST = 32  # numbers, above which a list is stored as a tensor
 _STALE_SECONDS = 3600  # age at which a temporary file has surely lost its writer
 _MAX_HEADER = 100_000_000  # bytes, what safetensors accepts
+_MAX_SPEC = 1_000_000  # characters of settings, beside what the parameters justify
 _OURS = "Give a file that the save method of an estimator of skvae has written"
 _DAMAGED = "Restore it from a copy, or save the estimator again"
 _ALTERED = "The file was altered, or written by a version of skvae that differs from this one"
@@ -137,7 +139,13 @@ def _to_bytes(estimator: BaseEstimator, attributes: dict[str, Any]) -> bytes:
         "versions": _versions(),
     }
     text = json.dumps(manifest, allow_nan=False)
-    return safetensors.numpy.save(tensors, metadata={"skvae": text, "sha256": _digest(text, tensors)})
+    data = safetensors.numpy.save(tensors, metadata={"skvae": text, "sha256": _digest(text, tensors)})
+    if int.from_bytes(data[:8], "little") > _MAX_HEADER:
+        raise ValueError(
+            f"The names and settings of this estimator take more than the {_MAX_HEADER:,} bytes that a file can hold of them. "
+            "Use joblib.dump(estimator, path)."
+        )
+    return data
 
 
 def _encode_parameters(estimator: Any, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def _encode_parameters(estimator: Any, tensors: dict[str, np.ndarray]) -> dict[s
 
 def _plain_output_config(attributes: dict[str, Any]) -> str | None:
     chosen = attributes.get("_sklearn_output_config", {}).get("transform")
-    return chosen if isinstance(chosen, str) else None
+    return chosen if isinstance(chosen, str) and chosen in _OUTPUTS else None
 
 
 def _versions() -> dict[str, str]:
@@ -387,8 +395,10 @@ def _to_estimator(manifest: dict[str, Any], tensors: dict[str, np.ndarray], devi
     _check_state(fitted)
     _check_features(attributes, len(fitted.codec.schema))
     vars(estimator).update({**attributes, **fitted.attributes()})
-    if manifest["output"] is not None:
+    if manifest["output"] in _OUTPUTS:
         estimator.set_output(transform=manifest["output"])
+    elif manifest["output"] is not None:
+        raise SkvaeFileError(f"it asks for the output {manifest['output']!r}")
     return estimator
 
 
@@ -425,6 +435,8 @@ def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 def _check_sizes(packed: dict[str, Any]) -> None:
     """Refuse numbers of columns and components that the arrays in the file cannot have; the layout checks the rest."""
+    if len(json.dumps(packed["pieces"], default=str)) > packed["params"].nbytes + _MAX_SPEC:
+        raise SkvaeFileError("its settings are longer than its parameters")
     limits = {"n_columns": len(packed["codec"]["varying"]), "n_components": packed["params"].size, "seed": 2**63}
     for name, limit in limits.items():
         if not _conforms(packed[name], int) or not 0 <= packed[name] <= limit:
@@ -451,7 +463,7 @@ def _check_state(fitted: Fitted) -> None:
         fits += [
             all((a.dtype, a.shape) == vector for a in (training.params, training.best)),
             all(a.shape in ((), (size,)) and a.dtype.kind == "f" for a in training.slots.values()),
-            min(progress.epoch, progress.n_steps, training.max_iter, training.data_hash) >= 0,
+            min(progress.epoch, progress.n_steps, training.data_hash) >= 0,
             set(progress.history) == set(HISTORY),
             len({len(values) for values in progress.history.values()}) == 1,
         ]

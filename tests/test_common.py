@@ -13,7 +13,11 @@ from skvae import VAETransformer
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.objectives import ELBO, IWAE
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # Some checks fit a frame and transform an array, or the other way round.
+    pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names:UserWarning"),
+]
 
 
 def quick(**params):

@@ -2,24 +2,21 @@
 
 import contextlib
 import json
-import os
 import pickle
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors
 import safetensors.numpy
-import torch
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -52,29 +49,37 @@ def assert_same_training(one, other):
 
 
 class Breaking(Gaussian):
-    """Gives NaN from a given call on, for a given number of calls."""
+    """Does something else than it should from a given call on, for a given number of calls."""
 
-    good, bad = 0, 0
+    n_good, n_bad, act = 0, 0, None
 
     def log_prob(self, params, eta, x):
         value = super().log_prob(params, eta, x)
-        if Breaking.good > 0:
-            Breaking.good -= 1
-        elif Breaking.bad > 0:
-            Breaking.bad -= 1
-            return value * float("nan")
+        if Breaking.n_good > 0:
+            Breaking.n_good -= 1
+        elif Breaking.n_bad > 0:
+            Breaking.n_bad -= 1
+            return Breaking.act(value)
         return value
+
+
+def give_nan(value):
+    return value * float("nan")
+
+
+def press_ctrl_c(value):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
 def breaking():
-    """A function that says when the likelihood `Breaking` breaks."""
+    """A function that says when and how the likelihood `Breaking` breaks."""
 
-    def set_calls(good, bad):
-        Breaking.good, Breaking.bad = good, bad
+    def plan(n_good, n_bad, act):
+        Breaking.n_good, Breaking.n_bad, Breaking.act = n_good, n_bad, staticmethod(act)
 
-    yield set_calls
-    set_calls(0, 0)
+    yield plan
+    plan(0, 0, None)
 
 
 def test_exploding_training_is_an_error_that_says_what_to_do():
@@ -88,25 +93,40 @@ def test_exploding_training_is_an_error_that_says_what_to_do():
 
 def test_divergence_is_a_value_error_that_a_search_survives():
     assert issubclass(DivergenceError, ValueError)
-    search = GridSearchCV(small_vae(), {"learning_rate_init": [1e-3, 1e30]}, cv=2, error_score=-np.inf)
-    with pytest.warns(UserWarning, match="fits failed|non-finite"):
+    search = GridSearchCV(small_vae(), {"learning_rate_init": [1e-3, 1e30]}, cv=2)
+    with pytest.warns(FitFailedWarning, match="2 fits failed"), pytest.warns(UserWarning, match="scores are non-finite"):
         search.fit(X)
     assert search.best_params_ == {"learning_rate_init": 1e-3}
 
 
-@pytest.mark.parametrize("good", [0, 1, 40, 100])
-def test_nan_that_stays_is_an_error(breaking, good):
-    breaking(good, 10**9)
-    vae = small_vae(likelihood=Breaking())
+@pytest.mark.parametrize("n_good", [0, 1, 40, 100])
+def test_nan_that_stays_is_an_error(breaking, n_good):
+    breaking(n_good, 10**9, give_nan)
+    vae = small_vae(likelihood=Breaking(), batch_size=4)
     with pytest.raises(DivergenceError, match="also after the learning rate had been divided by 8"):
         vae.fit(X)
     assert not hasattr(vae, "lower_bound_")
 
 
-@pytest.mark.parametrize("good", [20, 60])
-def test_nan_that_passes_costs_a_smaller_step_and_no_more(breaking, good):
-    breaking(good, 1)
-    vae = small_vae(likelihood=Breaking(), learning_rate="constant", max_iter=60, n_iter_no_change=2).fit(X)
+def test_nan_in_all_there_is_of_a_short_training_is_an_error(breaking):
+    breaking(0, 10**9, give_nan)
+    with pytest.raises(DivergenceError, match=r"in epoch 2\. Use a smaller"):
+        small_vae(likelihood=Breaking(), max_iter=2).fit(X)
+
+
+def test_nan_in_partial_fit_is_an_error_and_takes_the_epoch_back(breaking):
+    vae, undisturbed = (small_vae(likelihood=Breaking()).partial_fit(X) for _ in range(2))
+    breaking(2, 1, give_nan)
+    with pytest.raises(DivergenceError, match="in epoch 2"):
+        vae.partial_fit(X)
+    assert_same_training(vae.partial_fit(X), undisturbed.partial_fit(X))
+
+
+@pytest.mark.parametrize("n_good", [20, 60])
+def test_nan_that_passes_costs_a_smaller_step_and_no_more(breaking, n_good):
+    breaking(n_good, 1, give_nan)
+    vae = small_vae(likelihood=Breaking(), learning_rate="constant", batch_size=4, tol=10.0, n_iter_no_change=5).fit(X)
+    assert vae.converged_
     assert vae.history_["learning_rate"][-1] < vae.history_["learning_rate"][0]
     assert np.isfinite(vae.history_["objective"]).all()
     assert np.isfinite(vae.score(X))
@@ -130,26 +150,28 @@ def test_failed_refit_leaves_the_earlier_model_in_use():
     "bad", [np.full((5, 4), np.nan), np.full((5, 4), "x"), np.zeros((5, 0)), np.zeros(5)], ids=["nan", "str", "0", "1d"]
 )
 def test_refused_data_leave_the_earlier_model_in_use(method, bad):
-    vae = small_vae().fit(FRAME)
-    before, Z = dict(vars(vae)), vae.transform(FRAME)
+    vae = small_vae().fit(X)
+    before, Z = dict(vars(vae)), vae.transform(X)
     with pytest.raises(ValueError, match="."):
         getattr(vae, method)(bad)
     assert vars(vae) == before
-    np.testing.assert_array_equal(vae.transform(FRAME), Z)
+    np.testing.assert_array_equal(vae.transform(X), Z)
 
 
 def test_failed_continuation_leaves_the_training_where_it_was():
     vae, undisturbed = (small_vae(warm_start=True).fit(X) for _ in range(2))
-    rate = vae.learning_rate_init
+    rate, more = vae.learning_rate_init, 2 * vae.max_iter
     with pytest.raises(DivergenceError):
-        vae.set_params(learning_rate_init=1e30).fit(X)
-    assert_same_training(vae.set_params(learning_rate_init=rate).fit(X), undisturbed.fit(X))
+        vae.set_params(learning_rate_init=1e30, max_iter=more).fit(X)
+    assert_same_training(
+        vae.set_params(learning_rate_init=rate).fit(X), undisturbed.set_params(max_iter=more).fit(X)
+    )
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer")
-needs_callbacks = pytest.mark.skipif(not hasattr(VAETransformer, "_init_callback_context"), reason="needs callbacks")
+needs_callbacks = pytest.mark.skipif(find_spec("sklearn.callback") is None, reason="needs scikit-learn 1.9")
 
 
 @contextlib.contextmanager
@@ -190,13 +212,13 @@ class Interrupter:
 
 @needs_timer
 def test_interruption_at_any_moment_leaves_a_training_that_goes_on_exactly():
-    params = {"max_iter": 200, "batch_size": 8}
+    params = {"max_iter": 100, "batch_size": 8}
     undisturbed = small_vae(**params).fit(X)
     start = time.process_time()
     small_vae(**params).fit(X)
     duration = time.process_time() - start
     n_interrupted = 0
-    for moment in np.random.default_rng(0).uniform(0.1, 0.9, size=8):
+    for moment in np.random.default_rng(0).uniform(0.1, 0.9, size=5):
         vae = small_vae(**params)
         try:
             with (
@@ -207,10 +229,10 @@ def test_interruption_at_any_moment_leaves_a_training_that_goes_on_exactly():
         except (KeyboardInterrupt, pytest.fail.Exception):  # before or after the training itself
             continue
         n_interrupted += 1
-        assert vae.n_iter_ < 200
+        assert vae.n_iter_ < 100
         assert np.isfinite(vae.score(X))
         assert_same_training(vae.set_params(warm_start=True).fit(X), undisturbed)
-    assert n_interrupted >= 4
+    assert n_interrupted >= 2
 
 
 @needs_callbacks
@@ -237,30 +259,12 @@ def test_interrupted_training_survives_save_and_pickle(tmp_path):
 
 
 @needs_callbacks
-def test_interrupted_partial_fit_takes_the_epoch_back():
-    vae, undisturbed = small_vae().partial_fit(X), small_vae().partial_fit(X)
-    with pytest.warns(ConvergenceWarning, match="interrupted"), interrupt_in_steps(1):
+def test_interrupted_partial_fit_takes_the_epoch_back(breaking):
+    vae, undisturbed = (small_vae(likelihood=Breaking()).partial_fit(X) for _ in range(2))
+    breaking(2, 1, press_ctrl_c)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
         vae.partial_fit(X)
     assert_same_training(vae.partial_fit(X), undisturbed.partial_fit(X))
-
-
-@contextlib.contextmanager
-def interrupt_in_steps(n_steps):
-    """Press Ctrl-C in the middle of an epoch, when the likelihood has been asked a number of times."""
-    log_prob = Gaussian.log_prob
-
-    def pressed(self, *args):
-        nonlocal n_steps
-        n_steps -= 1
-        if n_steps < 0:
-            raise KeyboardInterrupt
-        return log_prob(self, *args)
-
-    Gaussian.log_prob = pressed
-    try:
-        yield
-    finally:
-        Gaussian.log_prob = log_prob
 
 
 @needs_callbacks
@@ -411,23 +415,21 @@ def test_bytes_after_the_end_are_found(tmp_path, content, extra):
 
 
 def test_exchanged_tensors_are_found(tmp_path, content):
-    manifest, tensors = taken_apart(content)
+    _, tensors = taken_apart(content)
     tensors["codec.loc"], tensors["codec.scale"] = tensors["codec.scale"], tensors["codec.loc"]
-    with safetensors_metadata(content) as metadata:
-        assert_refused(tmp_path / "damaged.skvae", safetensors.numpy.save(tensors, metadata), match="checksum")
+    exchanged = safetensors.numpy.save(tensors, header_of(content)["__metadata__"])
+    assert_refused(tmp_path / "damaged.skvae", exchanged, match="checksum")
 
 
 # --- forged files ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def safetensors_metadata(content):
-    yield json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+def header_of(content):
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
 def taken_apart(content):
-    with safetensors_metadata(content) as metadata:
-        return json.loads(metadata["skvae"]), safetensors.numpy.load(content)
+    return json.loads(header_of(content)["__metadata__"]["skvae"]), safetensors.numpy.load(content)
 
 
 def forged(content, change):
@@ -464,12 +466,21 @@ def tensor(name, to):
 
 
 HUGE = 10**12
-SIZES = {"class": "network.MLP", "params": {"hidden_layer_sizes": {"~tuple": [HUGE]}, "activation": "silu", "skip": True}}
-DEEP = {"class": "network.MLP", "params": {"hidden_layer_sizes": {"~tuple": [1] * 10**5}, "activation": "silu", "skip": True}}
+
+
+def mlp(*hidden_layer_sizes):
+    return {"class": "network.MLP", "params": {"hidden_layer_sizes": {"~tuple": hidden_layer_sizes}}}
+
+
+def gaussian(**params):
+    return {"~settings": "likelihood.Gaussian", "params": params}
+
+
 FORGERIES = {
-    "huge layer": entry("state", "pieces", "encoder", to=SIZES),
-    "huge layers": lambda m, t: (entry("state", "pieces", "encoder", to=SIZES)(m, t), entry("state", "pieces", "decoder", to=SIZES)(m, t)),
-    "many layers": entry("state", "pieces", "encoder", to=DEEP),
+    "huge layer": entry("state", "pieces", "encoder", to=mlp(HUGE)),
+    "huge layers": entry("state", "pieces", "decoder", to=mlp(HUGE, HUGE, HUGE)),
+    "many layers": entry("state", "pieces", "encoder", to=mlp(*[1] * 4 * 10**5)),
+    "layers of no units": entry("state", "pieces", "encoder", to=mlp(0)),
     "huge number of columns": entry("state", "n_columns", to=HUGE),
     "huge number of components": entry("state", "n_components", to=HUGE),
     "huge seed": entry("state", "seed", to=10**4000),
@@ -496,11 +507,11 @@ FORGERIES = {
     "parameter out of its range": entry("params", "validation_fraction", to=3.0),
     "parameter with an unknown piece": entry("params", "likelihood", to={"~settings": "likelihood.Evil", "params": {}}),
     "parameter with a piece of another role": entry("params", "likelihood", to={"~settings": "network.MLP", "params": {}}),
-    "settings with a parameter that does not exist": entry("params", "likelihood", to={"~settings": "likelihood.Gaussian", "params": {"a": 1}}),
-    "settings out of their range": entry("params", "likelihood", to={"~settings": "likelihood.Gaussian", "params": {"floor": -1.0}}),
+    "settings with a parameter that does not exist": entry("params", "likelihood", to=gaussian(colour=1)),
+    "settings out of their range": entry("params", "likelihood", to=gaussian(floor=-1.0)),
     "unknown piece": entry("state", "pieces", "prior", "class", to="os.system"),
     "piece of another role": entry("state", "pieces", "prior", "class", to="posterior.Normal"),
-    "piece that runs code": entry("state", "pieces", "encoder", to={"class": "network.Module", "params": {"factory": "os.system"}}),
+    "piece that runs code": entry("state", "pieces", "encoder", to={"class": "network.Module", "params": {"factory": "abort"}}),
     "missing piece": entry("state", "pieces", "prior", to=...),
     "unknown class": entry("class", to="VAEOracle"),
     "class that is a function": entry("class", to="load"),
@@ -520,7 +531,6 @@ FORGERIES = {
     "tensor that is used twice": entry("state", "codec", "loc", to={"~array": "codec.scale"}),
     "tag that does not exist": entry("state", "seed", to={"~exec": "import os"}),
     "float that is none": entry("params", "tol", to={"~float": "1e9999"}),
-    "deep nesting": entry("attributes", "deep_", to=json.loads("[" * 400 + "]" * 400)),
     "arrays of a finished training that does not exist": entry("state", "training", to=None),
     "epochs before the first": entry("state", "training", "progress", "epoch", to=-5),
     "epochs that are words": entry("state", "training", "progress", "epoch", to="five"),
@@ -531,7 +541,7 @@ FORGERIES = {
     "longer parameters": tensor("params", lambda a: np.append(a, a)),
     "shorter parameters": tensor("params", lambda a: a[:-1]),
     "parameters in a matrix": tensor("params", lambda a: a[None]),
-    "parameters that are a number": tensor("params", lambda a: a[0]),
+    "parameters that are a number": tensor("params", lambda a: a[:1].reshape(())),
     "whole-numbered parameters": tensor("params", lambda a: a.astype(np.int64)),
     "parameters in half precision": tensor("params", lambda a: a.astype(np.float16)),
     "units in a matrix": tensor("codec.loc", lambda a: a[:, None]),
@@ -581,7 +591,7 @@ def test_header_that_claims_to_be_huge_is_refused_at_once(tmp_path, content, cla
 
 
 def test_tensors_that_claim_to_be_huge_are_refused_at_once(tmp_path, content):
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header = header_of(content)
     header["params"]["shape"] = [2**40]
     header["params"]["data_offsets"][1] = header["params"]["data_offsets"][0] + 2**42
     text = json.dumps(header).encode()

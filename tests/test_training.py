@@ -116,11 +116,33 @@ def test_warm_start_goes_on_where_fit_ended():
     vae = small(warm_start=True, max_iter=10, learning_rate="constant").fit(X_IRIS)
     params, seed = vae._fitted.params, vae._fitted.model.seed
     first = vae.lower_bound_
-    vae.fit(X_IRIS)
+    vae.set_params(max_iter=20).fit(X_IRIS)
     assert vae.n_iter_ == 20
     assert vae._fitted.model.seed == seed
     assert vae.lower_bound_ >= first - 0.01
     assert not np.array_equal(vae._fitted.params, params)
+
+
+@ignore_convergence
+def test_two_warm_starts_are_one_long_fit():
+    params = {"warm_start": True, "early_stopping": True, "learning_rate": "constant"}
+    twice = small(max_iter=24, **params).fit(X_IRIS).set_params(max_iter=48).fit(X_IRIS)
+    once = small(max_iter=48, **params).fit(X_IRIS)
+    np.testing.assert_array_equal(twice.transform(X_IRIS), once.transform(X_IRIS))
+    assert twice.history_["lower_bound"].tolist() == once.history_["lower_bound"].tolist()
+
+
+@ignore_convergence
+def test_warm_start_has_nothing_left_to_do_when_the_budget_is_spent():
+    vae = small(warm_start=True).fit(X_IRIS)
+    before = vae.transform(X_IRIS)
+    np.testing.assert_array_equal(vae.fit(X_IRIS).transform(X_IRIS), before)
+
+
+@ignore_convergence
+def test_warm_start_on_other_rows_has_the_whole_budget():
+    vae = small(warm_start=True, max_iter=10, learning_rate="constant").fit(X_IRIS[:100])
+    assert vae.fit(X_IRIS).n_iter_ == 20
 
 
 @ignore_convergence
