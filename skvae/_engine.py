@@ -18,7 +18,8 @@ from skvae.objectives import ELBO, kl_per_component
 from skvae.solvers import Problem, Solver, SolverState
 
 _TILE_ROWS = 128  # rows per call of a network at inference
-_TILE_DRAWS = 1024  # row-samples per call when latents are drawn
+_TILE_DRAWS = 1024  # row-samples per call when latents are drawn, if that is enough for
+_VECTOR_ROWS = 64  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
 _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
@@ -93,7 +94,7 @@ RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 
 def value_of_rows(model: Model, params: Params, data: Batch, function: RowValues, noise: Tensor) -> Tensor:
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
-    tile = max(8, _TILE_DRAWS // len(noise))
+    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (len(noise) * _VECTOR_ROWS))
     with threads_for(2.0 * model.layout.size * tile * len(noise)):
         return map_rows(lambda batch: function(model, params, batch, noise), data, tile)
 

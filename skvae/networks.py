@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
+_CACHE_LINE = 16  # numbers of single precision
+
 
 class Network(Settings):
     """Base of the networks."""
@@ -45,9 +47,21 @@ class Network(Settings):
         return self
 
 
+def matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x @ weight; at inference the result of a row does not depend, to the last bit, on the place of the row.
+
+    BLAS rounds rows in different ways according to the address at which their results begin, so they begin on cache lines.
+    """
+    n_out = weight.shape[-1]
+    n_missing = 0 if torch.is_grad_enabled() else -n_out % _CACHE_LINE
+    return (x @ F.pad(weight, (0, n_missing)))[..., :n_out] if n_missing else x @ weight
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return x @ weight + bias, in one call where shapes allow."""
-    return torch.addmm(bias, x, weight) if x.ndim == weight.ndim == 2 else x @ weight + bias
+    """Return x @ weight + bias, in one call where training allows."""
+    if torch.is_grad_enabled() and x.ndim == weight.ndim == 2:
+        return torch.addmm(bias, x, weight)
+    return matmul(x, weight) + bias
 
 
 class MLP(Network):
@@ -138,7 +152,7 @@ class MLP(Network):
         for i in range(last):
             out = activation(affine(out, params[f"weight{i}"], params[f"bias{i}"]))
         out = affine(out, params[f"weight{last}"], params[f"bias{last}"])
-        return out + x @ params["skip"] if "skip" in params else out
+        return out + matmul(x, params["skip"]) if "skip" in params else out
 
 
 class Module(Network):

@@ -1,0 +1,95 @@
+"""The rooms of the package: imports only go down, and what only some rooms may do."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "skvae"
+SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.glob("*.py"))}
+
+# From the ground up: a module may import those that stand before it.
+ORDER = [
+    "_sklearn", "_random", "_settings", "_batch", "priors", "posteriors", "likelihoods", "networks", "_model", "_linear",
+    "objectives", "optimizers", "solvers", "_engine", "_table", "_state", "_training", "persistence", "callbacks", "_base",
+    "_transformer", "__init__", "displays", "_demo", "__main__",
+]  # fmt: skip
+ESTIMATORS = {"_base", "_transformer", "__init__"}
+AROUND = {"persistence", "callbacks", "displays", "_demo", "__main__"}
+
+
+def imports(tree, top_level_only=False):
+    """Return the names of the modules that a module imports."""
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def names_called(tree):
+    """Return the dotted ends of all calls, such as 'manual_seed' or 'backward'."""
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == sorted(SOURCES)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_only_go_down(module):
+    mine = {name.split(".")[1] for name in imports(SOURCES[module], True) if name.startswith("skvae.")}
+    above = set(ORDER[ORDER.index(module) :])
+    assert not {name for name in mine if name in above}
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - ESTIMATORS - AROUND - {"_table", "_state", "_training"}))
+def test_numpy_stays_with_tables_and_estimators(module):
+    assert not {name for name in imports(SOURCES[module]) if name.split(".")[0] in ("numpy", "pandas")}
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - ESTIMATORS - AROUND - {"_settings", "_sklearn"}))
+def test_only_estimators_and_settings_know_scikit_learn(module):
+    assert not {name for name in imports(SOURCES[module]) if name.split(".")[0] == "sklearn"}
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"_sklearn"}))
+def test_private_names_of_scikit_learn_stand_in_one_place(module):
+    theirs = {name for name in imports(SOURCES[module]) if name.startswith("sklearn.")}
+    assert not {name for name in theirs if any(part.startswith("_") for part in name.split("."))}
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"solvers", "optimizers"}))
+def test_gradients_are_taken_by_solvers_alone(module):
+    assert not names_called(SOURCES[module]) & {"backward", "grad", "_fused_adam_"}
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"_random", "networks"}))
+def test_generators_are_made_in_one_place(module):
+    assert not names_called(SOURCES[module]) & {"Generator", "manual_seed", "seed", "default_rng", "RandomState"}
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_nothing_global_is_set(module):
+    forbidden = {
+        "set_num_threads", "set_default_dtype", "set_default_device", "set_float32_matmul_precision", "set_flush_denormal",
+        "use_deterministic_algorithms", "set_grad_enabled", "set_default_tensor_type", "set_config",
+    }  # fmt: skip
+    assert not names_called(SOURCES[module]) & forbidden
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"persistence", "displays", "_demo", "__main__"}))
+def test_the_disk_is_touched_by_persistence_alone(module):
+    assert not names_called(SOURCES[module]) & {"open", "write_bytes", "write_text", "savez", "savefig"}
+
+
+def test_test_files_mirror_modules():
+    ours = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    tested_by_topic = {"_sklearn", "_settings", "_batch", "priors", "_model", "_linear", "_state", "_base", "_transformer",
+                       "__init__", "__main__"}  # fmt: skip
+    missing = {name.lstrip("_") for name in set(ORDER) - tested_by_topic} - ours
+    assert not missing
