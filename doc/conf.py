@@ -1,5 +1,7 @@
 """Sphinx settings. Nothing is fetched from the network: equations become MathML, and there is no intersphinx."""
 
+import re
+
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
@@ -20,6 +22,7 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skvae"
@@ -37,18 +40,18 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_nav_level": 2,
 }
-html_sidebars = {"install": [], "whats_new": [], "api": []}
+html_sidebars = dict.fromkeys(("install", "whats_new", "api", "developer"), [])
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
     "within_subsection_order": "FileNameSortKey",
-    "plot_gallery": False,  # to execute them: sphinx-build -D plot_gallery=1
+    "plot_gallery": "False",  # text, as -D gives it; to execute the examples: sphinx-build -D plot_gallery=1
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
-    "min_reported_time": 0,
+    "write_computation_times": False,
     "reset_modules": (),
 }
 
@@ -59,10 +62,16 @@ def setup(app):
 
 
 def _inline_math(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(_mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def _displayed_math(translator, node):
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="equation">{_mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def _mathml(tex, **options):
+    # Browsers leave no space between a function and its argument, as in "log p".
+    space = '<mspace width="0.17em"/>'
+    return re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>[(\[])", space, tex2mathml(tex, **options))

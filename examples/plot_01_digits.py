@@ -29,7 +29,11 @@ X_train.shape, X_test.shape
 # stand for never and always. Two components make a map of the images.
 
 from skvae import VAETransformer
-from skvae.displays import LatentSpaceDisplay, ReconstructionDisplay, TrainingCurveDisplay
+from skvae.displays import (
+    LatentSpaceDisplay,
+    ReconstructionDisplay,
+    TrainingCurveDisplay,
+)
 from skvae.likelihoods import Bernoulli
 
 images = Bernoulli(limits=(0, 16))
@@ -77,7 +81,8 @@ plt.show()
 # pixels.
 
 full = VAETransformer(likelihood=images, random_state=0).fit(X_train)
-print(f"{full.n_components_} components, {full.active_units_} in use, {full.score(X_test):.2f} nats per new image")
+print(f"{full.active_units_} of {full.n_components_} components are in use")
+print(f"{full.score(X_test):.2f} nats per new image")
 
 for model in (vae, full):
     display = ReconstructionDisplay.from_estimator(model, X_test, image_shape=(8, 8))

@@ -45,24 +45,29 @@ models = {
 def score_in_data_units(pipeline, X, y=None):
     """Return nats per row in the units of the data."""
     scaler = pipeline[0]
-    jacobian = np.log(scaler.scale_).sum() if isinstance(scaler, StandardScaler) else 0.0
-    return pipeline.score(X) - jacobian
+    if not isinstance(scaler, StandardScaler):
+        return pipeline.score(X)
+    return pipeline.score(X) - np.log(scaler.scale_).sum()
 
 
 searches = {}
 for name, pipeline in models.items():
     grid = {f"{pipeline.steps[-1][0]}__n_components": sizes}
-    searches[name] = GridSearchCV(pipeline, grid, scoring=score_in_data_units, cv=3).fit(X_train)
+    search = GridSearchCV(pipeline, grid, scoring=score_in_data_units, cv=3)
+    searches[name] = search.fit(X_train)
 
 # %%
 # Which size?
 # -----------
 
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-for (name, search), colour, marker in zip(searches.items(), ["#EE6677", "#4477AA", "#228833"], "os^"):
-    ax.plot(sizes, search.cv_results_["mean_test_score"], color=colour, marker=marker, label=name)
-ax.set(xlabel="n_components", ylabel="cross-validated score, nats per row", xticks=sizes)
-ax.legend(frameon=False)
+styles = {"VAETransformer": "#EE6677", "FactorAnalysis": "#4477AA", "PCA": "#228833"}
+for name, colour in styles.items():
+    scores = searches[name].cv_results_["mean_test_score"]
+    ax.plot(sizes, scores, "o-", color=colour)
+    ax.annotate(f"  {name}", (sizes[-1], scores[-1]), color=colour, va="center")
+ax.set(xlabel="n_components", ylabel="cross-validated score, nats per row")
+ax.set(xticks=sizes, xlim=(None, 26))
 plt.show()
 
 # %%
@@ -75,11 +80,12 @@ from sklearn.mixture import GaussianMixture
 
 mixture = make_pipeline(StandardScaler(), GaussianMixture(random_state=0))
 grid = {"gaussianmixture__n_components": [1, 2, 3, 5]}
-searches["GaussianMixture"] = GridSearchCV(mixture, grid, scoring=score_in_data_units, cv=3).fit(X_train)
+search = GridSearchCV(mixture, grid, scoring=score_in_data_units, cv=3)
+searches["GaussianMixture"] = search.fit(X_train)
 
 for name, search in searches.items():
     (size,) = search.best_params_.values()
-    print(f"{name:<16} n_components={size:<3} {search.score(X_test):6.2f} nats per new row")
+    print(f"{name:<16} {size:>3} components {search.score(X_test):7.2f} nats per new row")
 
 # %%
 # What do the components carry?

@@ -15,7 +15,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks, persistence
-from skvae._engine import Progress, decode_rows, encode_rows, resolve_device, value_of_rows
+from skvae._engine import Progress, decode_rows, encode_rows, gradients, resolve_device, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
@@ -252,7 +252,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         DivergenceError
             A `ValueError`: training gave non-finite numbers even with smaller steps. The estimator is left as it was.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
             X = self._validated(X, reset=not goes_on)
             rows, weight = self._canonical(X, sample_weight)
@@ -283,7 +283,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self : estimator
             The fitted estimator.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), gradients():
             goes_on = hasattr(self, "_fitted")
             X = self._validated(X, reset=not goes_on)
             rows, weight = self._canonical(X, sample_weight)

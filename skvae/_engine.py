@@ -18,8 +18,9 @@ from skvae.objectives import ELBO, kl_per_component
 from skvae.solvers import Problem, Solver, SolverState
 
 _TILE_ROWS = 128  # rows per call of a network at inference
-_TILE_DRAWS = 1024  # row-samples per call when latents are drawn, if that is enough for
+_TILE_DRAWS = 1024  # row-samples per call when latents are drawn, where that makes whole vectors
 _VECTOR_ROWS = 64  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
+_MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one: alone, a row has no place to depend on
 _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
@@ -95,6 +96,8 @@ RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 def value_of_rows(model: Model, params: Params, data: Batch, function: RowValues, noise: Tensor) -> Tensor:
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
     tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (len(noise) * _VECTOR_ROWS))
+    if tile * len(noise) * model.n_columns > _MAX_TILE_CELLS:
+        tile = 1
     with threads_for(2.0 * model.layout.size * tile * len(noise)):
         return map_rows(lambda batch: function(model, params, batch, noise), data, tile)
 

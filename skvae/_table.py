@@ -158,7 +158,8 @@ def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> Co
     parts = _chunks(X, len(rows))
     low = np.min([X[rows[p]].min(axis=0) for p in parts], axis=0).astype(np.float64)
     high = np.max([X[rows[p]].max(axis=0) for p in parts], axis=0).astype(np.float64)
-    unit = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
+    largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
+    unit = np.ldexp(1.0, np.frexp(largest)[1] - 1)  # a power of two, so that dividing by it rounds nothing
     mean = sum(share[p] @ (X[rows[p]] / unit) for p in parts)
     centred = lambda p: X[rows[p]] / unit - mean  # noqa: E731
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
@@ -208,7 +209,8 @@ class TableCodec:
     def variance(self, variance: np.ndarray) -> np.ndarray:
         """Return variances of the model's columns in the user's units; a constant column has none."""
         out = np.zeros(len(self.loc))
-        out[self.varying] = variance * np.square(self.scale[self.varying])
+        with np.errstate(over="ignore"):
+            out[self.varying] = variance * np.square(self.scale[self.varying])
         return out
 
     def encode(self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32) -> Batch:

@@ -16,7 +16,6 @@ from skvae._engine import (
     Progress,
     Restart,
     encode_rows,
-    gradients,
     kl_of_rows,
     threads_for,
     train,
@@ -36,7 +35,7 @@ from skvae.solvers import Problem, Solver
 _FEW_ROWS = 50  # below which a validation split costs more than it tells
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
-_REPORT_DRAWS = 16
+_MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
@@ -185,6 +184,12 @@ def _is_linear_start(init: str, model: Model) -> bool:
     return possible and init != "random"
 
 
+def _n_draws(model: Model, limit: float = math.inf) -> int:
+    """Return an even number of draws per row for a measurement: enough for exact moments, unless there is no room for them."""
+    room = _MEASURED_CELLS / max(model.n_columns, 1)
+    return max(2, int(min(max(16, 2 * model.n_components), limit, room)) // 2 * 2)
+
+
 class Run:
     """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
 
@@ -196,17 +201,16 @@ class Run:
         self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
         self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
         params, self.best, slots = start_state(fitted, split, recipe, one_epoch)
-        with gradients():
-            self.state = recipe.solver.init(self.problem, params, slots)
+        self.state = recipe.solver.init(self.problem, params, slots)
         self.restart = Restart(self.state, self.best, self.progress)
-        draws = max(2, min(max(16, 2 * self.model.n_components), _WATCHED_DRAWS // len(split.watched) // 2 * 2))
+        draws = _n_draws(self.model, _WATCHED_DRAWS // len(split.watched))
         stream = generator(self.model.seed, "watched", device=self.device)
         self.noise = matched_normal(draws, self.model.n_components, stream, fitted.dtype)
 
     def go(self, callbacks: Iterable[Callback] = ()) -> None:
         """Train to the end."""
         work = 6.0 * self.model.layout.size * self.plan.batch_size * self.recipe.objective.n_samples
-        with gradients(), threads_for(work):
+        with threads_for(work):
             train(
                 self.problem, self.recipe.solver, self.state, self.split.train, self.plan, self.progress, self.best,
                 None if self.one_epoch else self._evaluate, callbacks, self.restart,
@@ -249,7 +253,7 @@ def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]
     model = fitted.model
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
-    noise = matched_normal(max(_REPORT_DRAWS, 2 * model.n_components), model.n_components, stream, fitted.dtype)
+    noise = matched_normal(_n_draws(model), model.n_components, stream, fitted.dtype)
     bound = weighted_mean(value_of_rows(model, params, rows, true_elbo(model).bound, noise), rows.weight)
     kl = kl_of_rows(model, params, rows, noise)
     mean = model.posterior.mean(encode_rows(model, params, rows))

@@ -12,6 +12,8 @@ from skvae._settings import Interval, Settings, register
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 
+_MAX_PRECISION = 1e12  # of the prior per row, when rows weigh next to nothing: its square stays finite in float32
+
 
 @dataclass
 class SolverState:
@@ -99,7 +101,8 @@ class AEVB(Solver):
         total = (value if batch.weight is None else value * batch.weight).sum()
         (-total / len(batch)).backward()
         if problem.alpha:
-            state.grad.addcmul_(state.weight_matrices, state.params, value=problem.alpha / problem.total_weight)
+            precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
+            state.grad.addcmul_(state.weight_matrices, state.params, value=precision)
         problem.optimizer.step(state.params, state.grad, state.slots, learning_rate)
         if self.averaging:
             t = float(state.slots["n_averaged"].add_(1))

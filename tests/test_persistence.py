@@ -19,7 +19,6 @@ from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, POSTERIORS, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from joblib.externals import cloudpickle
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -519,7 +518,7 @@ COPIES = {
     "copy": lambda estimator, _: copy.copy(estimator),
     "deepcopy": lambda estimator, _: copy.deepcopy(estimator),
     "pickle": lambda estimator, _: pickle.loads(pickle.dumps(estimator)),
-    "cloudpickle": lambda estimator, _: pickle.loads(cloudpickle.dumps(estimator)),
+    "cloudpickle": lambda estimator, _: pickle.loads(pytest.importorskip("cloudpickle").dumps(estimator)),
     "joblib": by_joblib,
     "memory map": by_memory_map,
     "skops": by_skops,

@@ -1,15 +1,18 @@
-"""The codec: distinct rows, statistics, units there and back."""
+"""The table's codec: canonical rows, statistics, the maps to the model's units and back, and messages about bad cells."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import LIKELIHOODS, table_for
 
+from skvae import _table
+from skvae._batch import Batch
 from skvae._table import (
     Column,
+    ColumnStatistics,
     Schema,
     TableCodec,
-    _equal_within_groups,
-    _sort_by_value,
     canonical_rows,
     column_statistics,
     data_hash,
@@ -17,118 +20,286 @@ from skvae._table import (
 )
 from skvae.likelihoods import Bernoulli, Gaussian
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(30, 3)) * [1.0, 10.0, 0.1] + [0.0, 100.0, -3.0]
+
+def merged(X, weight=None):
+    """Return the distinct rows and their weights as a dictionary."""
+    rows, weight = canonical_rows(X, weight)
+    return dict(zip(map(tuple, X[rows].tolist()), weight.tolist(), strict=True))
 
 
-def learn(X, likelihood=None, drop_constant=True):
+def codec_for(X, likelihood=None, drop_constant=True):
     rows, weight = canonical_rows(X, None)
-    names = [f"c{j}" for j in range(X.shape[1])]
+    names = [f"x{j}" for j in range(X.shape[1])]
     return TableCodec.learn(column_statistics(X, rows, weight), likelihood or Gaussian(), names, drop_constant)
 
 
-def test_equal_rows_are_merged_and_rows_of_weight_zero_dropped():
-    data = np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [-0.0, 0.0], [0.0, -0.0]])
-    rows, weight = canonical_rows(data, np.array([1.0, 0.0, 2.0, 1.0, 0.5]))
-    found = {tuple(data[r] + 0.0): w for r, w in zip(rows, weight, strict=True)}
-    assert found == {(1.0, 2.0): 3.0, (0.0, 0.0): 1.5}
+# --- canonical rows --------------------------------------------------------------------------------------------------
 
 
-def test_weights_and_repetitions_give_the_same_rows_in_the_same_order():
-    times = RNG.integers(0, 4, size=len(X))
-    repeated = RNG.permutation(np.repeat(X, times, axis=0))
-    rows, weight = canonical_rows(X, times.astype(float))
-    other_rows, other_weight = canonical_rows(repeated, None)
-    np.testing.assert_array_equal(X[rows], repeated[other_rows])
-    np.testing.assert_array_equal(weight, other_weight)
+def test_equal_rows_are_merged_and_their_weights_added():
+    X = np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [1.0, 2.0]])
+    assert merged(X) == {(1.0, 2.0): 3.0, (3.0, 4.0): 1.0}
+    assert merged(X, np.array([0.5, 2.0, 0.25, 0.0])) == {(1.0, 2.0): 0.75, (3.0, 4.0): 2.0}
 
 
-def test_a_collision_of_hashes_is_noticed_and_sorted_out():
-    data = np.array([[1.0], [2.0], [1.0]])
-    rows = np.array([0, 1, 2])
-    assert not _equal_within_groups(data, rows, np.array([True, False, False]))
-    rows, first = _sort_by_value(data, rows)
-    np.testing.assert_array_equal(data[rows][:, 0], [1.0, 1.0, 2.0])
-    np.testing.assert_array_equal(first, [True, False, True])
+def test_rows_of_weight_zero_are_dropped():
+    assert merged(np.array([[1.0], [2.0], [3.0]]), np.array([0.0, 1.0, 0.0])) == {(2.0,): 1.0}
 
 
-def test_statistics_are_those_of_numpy():
-    weight = RNG.integers(1, 5, size=len(X)).astype(float)
-    found = column_statistics(X, np.arange(len(X)), weight)
-    repeated = np.repeat(X, weight.astype(int), axis=0)
-    np.testing.assert_allclose(found.mean, repeated.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.std, repeated.std(0), rtol=1e-12)
-    np.testing.assert_array_equal(found.low, X.min(0))
-    np.testing.assert_array_equal(found.high, X.max(0))
+def test_negative_zero_is_zero():
+    rows, weight = canonical_rows(np.array([[0.0, 1.0], [-0.0, 1.0]]), None)
+    assert rows.tolist() == [0] and weight.tolist() == [2.0]
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e160, 1e300])
-def test_statistics_survive_values_whose_squares_do_not(scale):
-    found = column_statistics(X * scale, np.arange(len(X)), np.ones(len(X)))
-    np.testing.assert_allclose(found.std, X.std(0) * scale, rtol=1e-6)
+def test_columns_that_swap_their_values_make_another_row():
+    assert len(merged(np.array([[1.0, 2.0], [2.0, 1.0]]))) == 2
 
 
-def test_statistics_do_not_depend_on_the_scale_of_weights():
-    one, huge = (column_statistics(X, np.arange(len(X)), np.full(len(X), w)) for w in (1.0, 1e300))
-    np.testing.assert_allclose(one.mean, huge.mean, rtol=1e-14)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_order_does_not_depend_on_the_order_of_the_rows(dtype):
+    rng = np.random.default_rng(0)
+    X = rng.integers(3, size=(50, 3)).astype(dtype)
+    weight = rng.integers(4, size=50).astype(float)
+    rows, total = canonical_rows(X, weight)
+    shuffled = rng.permutation(50)
+    rows_again, total_again = canonical_rows(X[shuffled], weight[shuffled])
+    assert np.array_equal(X[rows], X[shuffled][rows_again]) and np.array_equal(total, total_again)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(), Gaussian(standardize=False), Bernoulli("observed")], ids=repr)
-def test_decode_inverts_encode(likelihood):
-    codec = learn(X, likelihood)
-    np.testing.assert_allclose(codec.decode(codec.encode(X, dtype=torch.float64).x, np.float64), X, rtol=1e-12)
+def test_rows_of_single_precision_are_those_of_double_precision():
+    X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    assert np.array_equal(canonical_rows(X, None)[0], canonical_rows(X.astype(np.float64), None)[0])
 
 
-def test_encoded_columns_are_standardised():
-    encoded = learn(X).encode(X, dtype=torch.float64).x
-    torch.testing.assert_close(encoded.mean(0), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(encoded.std(0, correction=0), torch.ones(3, dtype=torch.float64))
+def test_repetition_is_weight():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    weight = np.arange(20) % 4
+    assert merged(X, weight.astype(float)) == merged(np.repeat(X, weight, axis=0))
 
 
-def test_the_jacobian_belongs_to_densities_alone():
-    assert learn(X).log_jacobian == pytest.approx(-np.log(X.std(0)).sum())
-    assert learn(X, Gaussian(standardize=False)).log_jacobian == 0.0
-    assert learn(X, Bernoulli("observed")).log_jacobian == 0.0
+def test_chunks_do_not_matter(monkeypatch):
+    X = np.random.default_rng(0).integers(4, size=(50, 3)).astype(float)
+    whole = canonical_rows(X, None), column_statistics(X, *canonical_rows(X, None))
+    monkeypatch.setattr(_table, "_CHUNK_CELLS", 7)
+    assert len(_table._chunks(X)) == 25
+    (rows, weight), statistics = canonical_rows(X, None), column_statistics(X, *canonical_rows(X, None))
+    assert np.array_equal(rows, whole[0][0]) and np.array_equal(weight, whole[0][1])
+    np.testing.assert_allclose(statistics.mean, whole[1].mean, rtol=1e-14)
+    np.testing.assert_allclose(statistics.std, whole[1].std, rtol=1e-14)
+    assert np.array_equal(statistics.low, whole[1].low) and np.array_equal(statistics.high, whole[1].high)
 
 
-def test_constant_columns_are_left_out_and_come_back():
-    data = np.column_stack([X, np.full(30, 7.0)])
-    codec = learn(data)
-    assert codec.n_columns == 3
-    assert codec.schema[3] == Column("c3", "gaussian", 7.0, 1.0, constant=True)
-    np.testing.assert_allclose(codec.decode(codec.encode(data).x, np.float64), data, rtol=1e-5)
-    assert learn(data, drop_constant=False).n_columns == 4
+def test_sorting_by_value_finds_the_distinct_rows():
+    X = np.array([[1.0, 2.0], [0.0, 5.0], [1.0, 2.0], [-0.0, 5.0], [0.0, 4.0], [9.0, 9.0]])
+    rows, first = _table._sort_by_value(X, np.arange(5))
+    assert X[rows].tolist() == [[0.0, 4.0], [0.0, 5.0], [0.0, 5.0], [1.0, 2.0], [1.0, 2.0]]
+    assert first.tolist() == [True, True, False, True, False]
 
 
-def test_far_away_cells_count_as_a_million_standard_deviations():
-    assert learn(X).encode(np.full((1, 3), 1e300)).x.tolist() == [[1e6] * 3]
+def test_rows_whose_hashes_collide_stay_apart(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.integers(3, size=(40, 2)).astype(float)
+    weight = rng.integers(3, size=40).astype(float)
+    expected = merged(X, weight)
+    monkeypatch.setattr(_table, "_row_hashes", lambda X: (X[:, 0] > 0).astype(np.uint64))
+    assert merged(X, weight) == expected
+    shuffled = rng.permutation(40)
+    rows, again = canonical_rows(X, weight)[0], canonical_rows(X[shuffled], weight[shuffled])[0]
+    assert np.array_equal(X[rows], X[shuffled][again])
 
 
-def test_cells_outside_the_support_are_refused_by_name():
-    codec = learn(np.clip(X, 0, 1), Bernoulli())
-    with pytest.raises(ValueError, match=r"2 column\(s\) have values outside \[0, 1\].*\['c0', 'c1'\]; for example 2 in 'c0'"):
-        codec.encode(np.array([[2.0, -1.0, 0.5]]))
+def test_different_rows_have_different_hashes():
+    grid = np.stack(np.meshgrid(*[np.arange(40.0)] * 3), axis=-1).reshape(-1, 3)
+    assert len(np.unique(_table._row_hashes(grid))) == len(grid)
 
 
-def test_pack_and_unpack_are_inverse():
-    codec = learn(np.column_stack([X, np.zeros(30)]))
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30])
+def test_statistics_are_those_of_the_repeated_rows(dtype, scale):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(30, 3), loc=2) * scale).astype(dtype)
+    weight = rng.integers(1, 5, size=30)
+    found = column_statistics(X, np.arange(30), weight.astype(float))
+    repeated = np.repeat(X.astype(np.float64), weight, axis=0) / scale
+    np.testing.assert_allclose(found.mean / scale, repeated.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std / scale, repeated.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.low / scale, repeated.min(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.high / scale, repeated.max(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
+def test_squares_of_extreme_values_neither_overflow_nor_vanish(scale):
+    X = np.array([[-1.0], [1.0], [2.0], [2.0]]) * scale
+    found = column_statistics(X, np.arange(4), np.ones(4))
+    np.testing.assert_allclose([found.mean[0] / scale, found.std[0] / scale], [1.0, np.sqrt(1.5)], rtol=1e-12)
+
+
+def test_a_large_offset_leaves_the_deviation_exact():
+    X = np.array([[1e8 - 1], [1e8 + 1]])
+    assert column_statistics(X, np.arange(2), np.ones(2)).std[0] == 1.0
+
+
+@pytest.mark.parametrize("factor", [1e300, 1e-300])
+def test_the_size_of_the_weights_does_not_matter(factor):
+    X, weight = np.random.default_rng(0).normal(size=(10, 2)), np.arange(1.0, 11.0)
+    one, other = column_statistics(X, np.arange(10), weight), column_statistics(X, np.arange(10), weight * factor)
+    np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12)
+    np.testing.assert_allclose(one.std, other.std, rtol=1e-12)
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decoding_undoes_encoding(likelihood, dtype):
+    X = table_for(likelihood)
+    codec = codec_for(X, likelihood)
+    batch = codec.encode(X, dtype=dtype)
+    assert batch.x.dtype == dtype and batch.x.shape == X.shape and batch.weight is None
+    np.testing.assert_allclose(codec.decode(batch.x, X.dtype), X, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_standardized_columns_have_mean_zero_and_deviation_one():
+    X = np.random.default_rng(0).normal(5, 3, size=(50, 3))
+    x = codec_for(X).encode(X, dtype=torch.float64).x.numpy()
+    np.testing.assert_allclose([x.mean(axis=0), x.std(axis=0)], [[0] * 3, [1] * 3], atol=1e-12)
+
+
+def test_chosen_rows_are_encoded_in_the_order_given():
+    X = np.random.default_rng(0).normal(size=(10, 2))
+    codec = codec_for(X)
+    rows = np.array([7, 0, 3])
+    assert torch.equal(codec.encode(X, rows).x, codec.encode(X).x[rows])
+
+
+def test_encoding_makes_a_copy():
+    X = np.zeros((3, 2), dtype=np.float32) + np.arange(3, dtype=np.float32)[:, None]
+    X.flags.writeable = False
+    codec = codec_for(X, Gaussian(standardize=False))
+    codec.encode(X).x.add_(1)
+    assert X[0, 0] == 0
+
+
+def test_a_constant_column_is_left_out_and_comes_back():
+    X = np.column_stack([np.arange(4.0), np.full(4, 7.0)])
+    codec = codec_for(X)
+    assert codec.varying.tolist() == [True, False] and codec.n_columns == 1
+    assert [c.constant for c in codec.schema] == [False, True]
+    assert codec.encode(X).x.shape == (4, 1)
+    assert np.array_equal(codec.decode(codec.encode(X, dtype=torch.float64).x, X.dtype), X)
+    assert codec.variance(np.array([0.25])).tolist() == [0.25 * codec.scale[0] ** 2, 0.0]
+
+
+def test_a_constant_column_stays_where_later_rows_may_vary():
+    codec = codec_for(np.full((3, 1), 7.0), drop_constant=False)
+    assert codec.n_columns == 1
+    assert codec.encode(np.array([[9.0]])).x.item() == 2.0
+
+
+def test_log_jacobian_is_minus_the_sum_of_log_scales():
+    X = np.random.default_rng(0).normal(size=(50, 3)) * [0.1, 1, 1000]
+    codec = codec_for(X)
+    np.testing.assert_allclose(codec.log_jacobian, -np.log(X.std(axis=0)).sum())
+    assert codec_for(X, Gaussian(standardize=False)).log_jacobian == 0
+    assert codec_for(table_for(Bernoulli((0, 16))), Bernoulli((0, 16))).log_jacobian == 0
+
+
+def test_log_jacobian_turns_a_density_of_the_model_into_one_of_the_data():
+    X = np.random.default_rng(0).normal(5, 3, size=(50, 2))
+    codec = codec_for(X)
+    x = codec.encode(X, dtype=torch.float64).x
+    in_model = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
+    in_data = torch.distributions.Normal(torch.tensor(codec.loc), torch.tensor(codec.scale)).log_prob(torch.tensor(X)).sum(1)
+    torch.testing.assert_close(in_model + codec.log_jacobian, in_data)
+
+
+def test_values_far_away_are_moved_to_the_edge_of_the_support():
+    X = np.array([[-1.0], [1.0]])
+    assert codec_for(X).encode(np.array([[1e30], [-1e300], [3.0]])).x.flatten().tolist() == [1e6, -1e6, 3.0]
+    observed = codec_for(X, Bernoulli(limits="observed"))
+    assert observed.encode(np.array([[1e30], [-7.0], [0.0]])).x.flatten().tolist() == [1.0, 0.0, 0.5]
+
+
+def test_values_outside_the_limits_are_refused_with_column_and_value():
+    codec = codec_for(np.array([[0.0, 0.0], [16.0, 8.0]]), Bernoulli((0, 16)))
+    with pytest.raises(ValueError, match=r"1 column.* outside \[0, 16\].*\['x1'\]; for example 16.5 in 'x1'"):
+        codec.encode(np.array([[3.0, 16.5]]))
+
+
+def test_packing_and_unpacking_gives_the_same_codec():
+    X = np.column_stack([np.random.default_rng(0).normal(size=(9, 2)), np.ones(9)])
+    codec = codec_for(X)
     again = TableCodec.unpack(codec.pack())
-    assert again.schema == codec.schema
+    assert again.schema == codec.schema and again.n_columns == 2
+    assert torch.equal(again.encode(X).x, codec.encode(X).x)
     assert again.log_jacobian == codec.log_jacobian
-    assert torch.equal(again.encode(np.column_stack([X, np.zeros(30)])).x, codec.encode(np.column_stack([X, np.zeros(30)])).x)
+    assert (again.support, again.is_density, again.clips) == (codec.support, codec.is_density, codec.clips)
 
 
-def test_orders_and_fingerprints_follow_the_rows_not_their_order():
-    codec = learn(X)
-    shuffled = RNG.permutation(X)
-    one, other = codec.encode(X), codec.encode(shuffled)
-    assert torch.equal(one.x[training_order(one)], other.x[training_order(other)])
-    assert data_hash(one) == data_hash(other)
-    assert data_hash(one) != data_hash(codec.encode(X[1:]))
+def test_unpacked_arrays_are_copies():
+    packed = codec_for(np.arange(4.0)[:, None]).pack()
+    assert not np.shares_memory(TableCodec.unpack(packed).loc, packed["loc"])
 
 
-def test_schema_prints_as_a_table():
-    text = repr(Schema(Column(f"column {j}", "gaussian", 0.5, 2.0, j == 1) for j in range(25)))
-    assert text.splitlines()[0].split() == ["column", "kind", "loc", "scale"]
-    assert "constant" in text.splitlines()[2]
-    assert text.endswith("... and 5 more columns")
+# --- order and fingerprint of the training rows ----------------------------------------------------------------------
+
+
+def test_training_order_does_not_depend_on_the_order_of_the_rows():
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(x[training_order(Batch(x))], x[shuffled][training_order(Batch(x[shuffled]))])
+
+
+def test_fingerprint_changes_with_every_cell_and_weight():
+    x, weight = torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 2.0, 3.0])
+    moved = x.clone()
+    moved[2, 1] += 1
+    batches = [Batch(x), Batch(x, weight), Batch(x, weight.flip(0)), Batch(moved), Batch(x[:2]), Batch(moved, weight)]
+    found = [data_hash(batch) for batch in batches]
+    assert len(set(found)) == len(found)
+    assert all(0 <= value < 2**63 for value in found)
+    assert data_hash(Batch(x.clone())) == found[0]
+
+
+# --- the schema, and messages ----------------------------------------------------------------------------------------
+
+
+def test_schema_prints_as_a_table_and_says_what_it_leaves_out():
+    columns = [Column("width", "gaussian", 1.5, 0.25), Column("always", "gaussian", 3.0, 1.0, constant=True)]
+    first, second = repr(Schema(columns)).splitlines()[1:]
+    assert first.split() == ["width", "gaussian", "1.5", "0.25"]
+    assert second.split() == ["always", "constant", "3", "1"]
+    assert repr(Schema(columns * 20)).endswith("... and 20 more columns")
+
+
+def test_units_that_would_be_zero_become_one():
+    statistics = ColumnStatistics(*(np.array([v]) for v in (3.0, 0.0, 3.0, 3.0)))
+    assert TableCodec.learn(statistics, Bernoulli(limits="observed"), ["a"], True).scale.tolist() == [1.0]
+
+
+def test_tensors_elsewhere_are_refused_and_those_here_are_read_without_a_copy():
+    with pytest.raises(TypeError, match=r"on meta; arrays on the CPU.*Pass X\.cpu\(\)"):
+        _table.array_of_tensor(torch.zeros(2, 2, device="meta"))
+    X = torch.zeros(2, 2, requires_grad=True)
+    assert np.shares_memory(_table.array_of_tensor(X), X.detach().numpy())
+
+
+def test_columns_without_numbers_are_named():
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"], "when": pd.to_datetime(["2020-01-01", "2020-01-02"])})
+    with pytest.raises(ValueError, match=r"2 column\(s\) cannot be read as numbers: \['b', 'when'\]"):
+        _table.explain_columns(frame, ValueError("could not convert"))
+
+
+def test_columns_with_missing_cells_are_named():
+    X = np.array([[1.0, np.nan], [1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"Input X contains NaN in 1 column\(s\): \['x1'\]"):
+        _table.explain_columns(X, ValueError("Input X contains NaN."))
+
+
+def test_other_errors_are_left_to_their_sender():
+    _table.explain_columns(pd.DataFrame({"a": [1.0]}), ValueError("something else"))
+    _table.explain_columns(np.ones((2, 2)), TypeError("something else"))

@@ -1,0 +1,180 @@
+"""The edges of the data: what the estimator does with the smallest, the largest and the strangest tables."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+
+from skvae import VAETransformer
+from skvae.likelihoods import Bernoulli, Gaussian
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+RNG = np.random.default_rng(0)
+X = load_iris().data
+
+
+def vae(**params):
+    return VAETransformer(**{"n_components": 2, "max_iter": 5, "hidden_layer_sizes": (8,), "random_state": 0, **params})
+
+
+def assert_usable(model, data):
+    """Assert that every method gives finite numbers of the right shape."""
+    n, d = data.shape
+    k = model.n_components_
+    for found, shape in (
+        (model.transform(data), (n, k)),
+        (model.reconstruct(data), (n, d)),
+        (model.inverse_transform(model.transform(data)), (n, d)),
+        (model.score_samples(data), (n,)),
+        (model.sample(3, random_state=0), (3, d)),
+        (model.posterior_moments(data).std, (n, k)),
+        (model.sample_posterior(data, 2, random_state=0), (2, n, k)),
+    ):
+        assert found.shape == shape
+        assert np.isfinite(found).all()
+    assert np.isfinite(model.lower_bound_)
+
+
+TABLES = {
+    "one row": X[:1],
+    "two rows": X[:2],
+    "one column": X[:, :1],
+    "one cell": X[:1, :1],
+    "a constant column": np.column_stack([X, np.full(len(X), 3.0)]),
+    "all constant": np.full((20, 3), 7.0),
+    "all zero": np.zeros((20, 3)),
+    "duplicate columns": np.column_stack([X, X]),
+    "duplicate rows": np.repeat(X[:5], 10, axis=0),
+    "more columns than rows": RNG.normal(size=(5, 30)),
+    "huge values": X * 1e30,
+    "values whose squares overflow": X * 1e160,
+    "values at the end of the range": X * 1e300,
+    "tiny values": X * 1e-300,
+    "a large offset": X + 1e8,
+    "one far outlier": np.vstack([RNG.normal(size=(99, 3)), np.full((1, 3), 1e30)]),
+    "booleans": X.mean(0) < X,
+    "whole numbers": np.rint(X).astype(int),
+    "numbers as objects": X.astype(object),
+    "big-endian numbers": X.astype(">f8"),
+    "half precision": X.astype(np.float16),
+    "negative strides": X[::-1, ::-1],
+    "columns first": np.asfortranarray(X),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("noise", ["feature", "network"])
+def test_strange_tables_give_finite_models(name, noise):
+    data = TABLES[name]
+    assert_usable(vae(likelihood=Gaussian(noise)).fit(data), data)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_strange_tables_give_finite_bernoulli_models(name):
+    data = TABLES[name]
+    assert_usable(vae(likelihood=Bernoulli("observed")).fit(data), data)
+
+
+@pytest.mark.parametrize("name", ["one row", "all constant", "duplicate rows", "huge values", "tiny values"])
+def test_strange_tables_under_true_defaults(name):
+    data = TABLES[name]
+    assert_usable(VAETransformer(random_state=0).fit(data), data)
+
+
+def test_more_components_than_columns_are_allowed():
+    model = vae(n_components=9).fit(X)
+    assert_usable(model, X)
+    assert model.active_units_ <= 4
+
+
+def test_a_hundred_thousand_columns():
+    data = RNG.normal(size=(20, 100_000)).astype(np.float32)
+    start = time.perf_counter()
+    model = vae(max_iter=3, hidden_layer_sizes=(16,)).fit(data)
+    assert np.isfinite(model.transform(data)).all()
+    assert time.perf_counter() - start < 60
+
+
+def test_rows_far_outside_the_training_data_have_finite_and_very_low_scores():
+    model = vae().fit(X)
+    far = np.full((1, 4), 1e30)
+    assert np.isfinite(model.transform(far)).all()
+    assert np.isfinite(model.score_samples(far)).all()
+    assert model.score_samples(far)[0] < model.score_samples(X).min() - 1e6
+
+
+@pytest.mark.parametrize("weight", [1e300, 1e-300, 7.0, 1])
+def test_the_scale_of_weights_does_not_matter(weight):
+    expected = vae().fit(X).transform(X)
+    weights = weight if weight == 1 else np.full(len(X), weight)
+    np.testing.assert_allclose(vae().fit(X, sample_weight=weights).transform(X), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e6])
+def test_tiny_weights_and_a_strong_prior_stay_finite(alpha):
+    assert_usable(vae(alpha=alpha).fit(X, sample_weight=np.full(len(X), 1e-300)), X)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.full(150, np.nan), "NaN"),
+        (np.full(150, np.inf), "infinity"),
+        (-np.ones(150), "[Nn]egative"),
+        (np.zeros(150), "zero"),
+        (np.ones(149), "inconsistent|sample_weight.shape"),
+        (np.ones((150, 2)), "1D"),
+    ],
+)
+def test_impossible_weights_are_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        vae().fit(X, sample_weight=weight)
+
+
+def test_weights_count_repetitions_with_minibatches_and_early_stopping():
+    times = RNG.integers(0, 4, size=len(X))
+    params = {"batch_size": 16, "early_stopping": True, "alpha": 1.0}
+    weighted = vae(**params).fit(X, sample_weight=times)
+    repeated = vae(**params).fit(RNG.permutation(np.repeat(X, times, axis=0)))
+    np.testing.assert_array_equal(weighted.transform(X), repeated.transform(X))
+    assert weighted.score(X, sample_weight=times) == pytest.approx(repeated.score(np.repeat(X, times, axis=0)))
+
+
+def test_weights_change_the_model():
+    other = vae().fit(X, sample_weight=np.linspace(0.1, 2, len(X)))
+    assert not np.allclose(other.transform(X), vae().fit(X).transform(X))
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5, "three"])
+def test_impossible_numbers_of_samples_are_refused(n_samples):
+    with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1"):
+        vae().fit(X).sample(n_samples)
+
+
+def test_samples_differ_by_call_without_a_seed_and_agree_with_one():
+    model = vae().fit(X)
+    assert not np.array_equal(model.sample(3), model.sample(3))
+    np.testing.assert_array_equal(model.sample(3, random_state=1), model.sample(3, random_state=1))
+    assert not np.array_equal(model.sample(3, random_state=1), model.sample(3, random_state=2))
+
+
+def test_means_are_smoother_than_draws():
+    model = vae(max_iter=50).fit(X)
+    means, draws = model.sample(2000, 0, noise=False), model.sample(2000, 0)
+    assert (means.var(0) < draws.var(0)).all()
+
+
+def test_latent_rows_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"X has 3 columns, but the latent space of this VAETransformer has 2 components"):
+        vae().fit(X).inverse_transform(np.zeros((1, 3)))
+
+
+def test_grey_levels_keep_their_units():
+    images = RNG.integers(0, 256, size=(40, 6)).astype(np.uint8)
+    model = vae(likelihood=Bernoulli(limits=(0, 255))).fit(images)
+    assert 0 <= model.reconstruct(images).min() <= model.reconstruct(images).max() <= 255
+    assert set(np.unique(model.sample(50, random_state=0))) == {0.0, 255.0}
+    with pytest.raises(ValueError, match=r"outside \[0, 255\]"):
+        model.transform(images + 1000.0)

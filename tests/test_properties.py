@@ -1,0 +1,203 @@
+"""Properties that hold for any table: hypothesis looks for one that breaks them."""
+
+import copy
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, SOLVERS, table_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sklearn.base import clone
+
+from skvae import VAETransformer, load
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+quick = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+CELLS = st.one_of(
+    st.floats(-10, 10, width=32),
+    st.sampled_from([0.0, -0.0, 1.0, 1e30, -1e30, 1e-30, 5e-324, 1e-40, 12345.0]),
+)
+
+
+def tables(max_rows=20, max_columns=6):
+    shapes = st.tuples(st.integers(1, max_rows), st.integers(1, max_columns))
+    dtypes = st.sampled_from([np.float64, np.float32])
+    return st.tuples(shapes, dtypes).flatmap(
+        lambda drawn: hnp.arrays(np.float64, drawn[0], elements=CELLS).map(lambda X: X.astype(drawn[1]))
+    )
+
+
+def vae(**params):
+    return VAETransformer(**{"n_components": 2, "max_iter": 2, "hidden_layer_sizes": (4,), "random_state": 0, **params})
+
+
+@quick
+@given(X=tables(), k=st.integers(1, 6), batch=st.sampled_from(["auto", 3]))
+def test_every_table_gives_finite_outputs_of_the_right_shape_and_dtype(X, k, batch):
+    before = X.copy()
+    model = vae(n_components=k, batch_size=batch).fit(X)
+    latents = model.transform(X)
+    assert latents.shape == (len(X), k)
+    assert latents.dtype == X.dtype
+    assert model.reconstruct(X).dtype == X.dtype
+    for found in (latents, model.score_samples(X), model.sample(3, random_state=0)):
+        assert np.isfinite(found).all()
+    np.testing.assert_array_equal(X, before)
+
+
+@quick
+@given(X=tables(), seed=st.integers(0, 2**31 - 1))
+def test_the_order_of_rows_does_not_matter(X, seed):
+    order = np.random.default_rng(seed).permutation(len(X))
+    one, other = vae(batch_size=4).fit(X), vae(batch_size=4).fit(X[order])
+    np.testing.assert_array_equal(other.transform(X[order]), one.transform(X)[order])
+    np.testing.assert_array_equal(one.score_samples(X[order]), one.score_samples(X)[order])
+
+
+@quick
+@given(data=st.data())
+def test_weights_are_repetitions(data):
+    X = data.draw(tables())
+    times = data.draw(hnp.arrays(np.int64, len(X), elements=st.integers(0, 3)))
+    if not times.any():
+        times[0] = 1
+    weighted = vae(batch_size=4).fit(X, sample_weight=times)
+    repeated = vae(batch_size=4).fit(np.repeat(X, times, axis=0))
+    np.testing.assert_array_equal(weighted.transform(X), repeated.transform(X))
+
+
+@quick
+@given(X=tables())
+def test_a_row_stands_for_itself(X):
+    model = vae().fit(X)
+    for method in (model.transform, model.score_samples, model.reconstruct, lambda x: model.posterior_moments(x).std):
+        np.testing.assert_array_equal(np.concatenate([method(X[i : i + 1]) for i in range(len(X))]), method(X))
+
+
+@quick
+@given(X=tables())
+def test_fitting_again_gives_the_same_model_and_leaves_the_parameters(X):
+    model = vae()
+    before = model.get_params()
+    first = model.fit(X).transform(X)
+    np.testing.assert_array_equal(model.fit(X).transform(X), first)
+    assert model.get_params() == before
+
+
+@quick
+@given(X=tables())
+def test_copies_are_equal(X):
+    model = vae().fit(X)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(twin.transform(X), model.transform(X))
+        np.testing.assert_array_equal(twin.sample(4, random_state=3), model.sample(4, random_state=3))
+
+
+@quick
+@given(X=tables(), how=st.sampled_from(["fortran", "strided", "reversed", "read-only", "big-endian", "object"]))
+def test_the_layout_in_memory_does_not_matter(X, how):
+    wide = np.repeat(np.repeat(X, 2, axis=0), 2, axis=1)
+    other = {
+        "fortran": np.asfortranarray(X), "strided": wide[::2, ::2], "reversed": X[::-1].copy()[::-1],
+        "read-only": X.copy(), "big-endian": X.astype(X.dtype.newbyteorder(">")), "object": X.astype(object),
+    }[how]  # fmt: skip
+    if how == "read-only":
+        other.flags.writeable = False
+    np.testing.assert_array_equal(vae().fit(other).transform(other), vae().fit(X).transform(X).astype(float))
+
+
+CONFIGURATIONS = (
+    [{"likelihood": piece} for piece in LIKELIHOODS]
+    + [{"encoder": piece, "decoder": piece} for piece in NETWORKS]
+    + [{"objective": piece} for piece in OBJECTIVES]
+    + [{"optimizer": piece} for piece in OPTIMIZERS]
+    + [{"solver": piece} for piece in SOLVERS]
+)
+
+
+@pytest.mark.parametrize("params", CONFIGURATIONS, ids=lambda p: "-".join(map(repr, p.values()))[:60])
+def test_every_piece_trains_and_keeps_the_promises(params):
+    X = table_for(params.get("likelihood"), n_rows=40)
+    model = vae(max_iter=20, batch_size=16, **params).fit(X)
+    twin = clone(model).fit(X[::-1])
+    np.testing.assert_array_equal(twin.transform(X), model.transform(X))
+    assert np.isfinite(model.score_samples(X)).all()
+    assert model.score(X) > vae(max_iter=1, init="random", **params).fit(X).score(X) - 1.0
+    np.testing.assert_array_equal(model.transform(X[7:8]), model.transform(X)[7:8])
+
+
+class Life(RuleBasedStateMachine):
+    """An estimator that is fitted, changed, copied, stored and made to fail in any order stays usable."""
+
+    def __init__(self):
+        super().__init__()
+        warnings.simplefilter("ignore")
+        self.vae = vae(warm_start=False)
+        self.X = np.random.default_rng(0).normal(size=(30, 3))
+        self.fitted = False
+
+    @rule()
+    def fit(self):
+        self.vae.fit(self.X)
+        self.fitted = True
+
+    @rule()
+    def partial_fit(self):
+        k = self.vae.n_components
+        if self.fitted and k != self.vae.n_components_:
+            with pytest.raises(ValueError, match="Set it back"):
+                self.vae.partial_fit(self.X)
+        else:
+            self.vae.partial_fit(self.X)
+            self.fitted = True
+
+    @rule(k=st.integers(1, 4))
+    def set_params(self, k):
+        self.vae.set_params(n_components=k)
+
+    @rule()
+    def clone(self):
+        self.vae = clone(self.vae)
+        self.fitted = False
+
+    @rule()
+    def pickle(self):
+        self.vae = pickle.loads(pickle.dumps(self.vae))
+
+    @rule()
+    def copy(self):
+        self.vae = copy.copy(self.vae)
+
+    @precondition(lambda self: self.fitted)
+    @rule()
+    def save_and_load(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.vae.save(Path(folder) / "life.skvae")
+            self.vae = load(Path(folder) / "life.skvae")
+
+    @rule()
+    def fail(self):
+        before = self.vae.transform(self.X) if self.fitted else None
+        with pytest.raises(ValueError, match="NaN"):
+            self.vae.fit(np.full((5, 7), np.nan))
+        if self.fitted:
+            np.testing.assert_array_equal(self.vae.transform(self.X), before)
+
+    @invariant()
+    def usable(self):
+        if self.fitted:
+            assert self.vae.transform(self.X).shape == (30, self.vae.n_components_)
+            assert np.isfinite(self.vae.score(self.X))
+        else:
+            assert not hasattr(self.vae, "n_features_in_")
+
+
+Life.TestCase.settings = settings(max_examples=12, stateful_step_count=12, deadline=None, derandomize=True)
+TestLife = Life.TestCase
