@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, SOLVERS, table_for
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sklearn.base import clone
 
 from skvae import VAETransformer, load
+from skvae.objectives import ELBO, IWAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -26,12 +29,14 @@ CELLS = st.one_of(
 )
 
 
-def tables(max_rows=20, max_columns=6):
+def tables(max_rows=40, max_columns=12):
     shapes = st.tuples(st.integers(1, max_rows), st.integers(1, max_columns))
     dtypes = st.sampled_from([np.float64, np.float32])
-    return st.tuples(shapes, dtypes).flatmap(
+    numbers = st.tuples(shapes, dtypes).flatmap(
         lambda drawn: hnp.arrays(np.float64, drawn[0], elements=CELLS).map(lambda X: X.astype(drawn[1]))
     )
+    copies = st.tuples(numbers, st.integers(1, 4)).map(lambda drawn: drawn[0][np.arange(len(drawn[0])) // drawn[1]])
+    return st.one_of(numbers, copies)
 
 
 def vae(**params):
@@ -39,7 +44,7 @@ def vae(**params):
 
 
 @quick
-@given(X=tables(), k=st.integers(1, 6), batch=st.sampled_from(["auto", 3]))
+@given(X=tables(), k=st.integers(1, 8), batch=st.sampled_from(["auto", 3]))
 def test_every_table_gives_finite_outputs_of_the_right_shape_and_dtype(X, k, batch):
     before = X.copy()
     model = vae(n_components=k, batch_size=batch).fit(X)
@@ -74,9 +79,19 @@ def test_weights_are_repetitions(data):
 
 
 @quick
-@given(X=tables())
-def test_a_row_stands_for_itself(X):
-    model = vae().fit(X)
+@given(data=st.data(), factor=st.sampled_from([2.0**-1000, 2.0**-40, 2.0**900]))
+def test_the_scale_of_weights_does_not_matter(data, factor):
+    X = data.draw(tables())
+    weight = data.draw(hnp.arrays(np.float64, len(X), elements=st.sampled_from([0.5, 1.0, 1.1, 3.0])))
+    one, other = (vae(batch_size=4).fit(X, sample_weight=w) for w in (weight, weight * factor))
+    np.testing.assert_array_equal(one.transform(X), other.transform(X))
+    np.testing.assert_array_equal(one.lower_bound_, other.lower_bound_)
+
+
+@quick
+@given(X=tables(), k=st.integers(1, 8))
+def test_a_row_stands_for_itself(X, k):
+    model = vae(n_components=k).fit(X)
     for method in (model.transform, model.score_samples, model.reconstruct, lambda x: model.posterior_moments(x).std):
         np.testing.assert_array_equal(np.concatenate([method(X[i : i + 1]) for i in range(len(X))]), method(X))
 
@@ -111,6 +126,48 @@ def test_the_layout_in_memory_does_not_matter(X, how):
     if how == "read-only":
         other.flags.writeable = False
     np.testing.assert_array_equal(vae().fit(other).transform(other), vae().fit(X).transform(X).astype(float))
+
+
+KINDS = {
+    "bool": lambda X: X.astype(bool),
+    "int8": lambda X: X.astype(np.int8),
+    "uint64": lambda X: X.astype(np.uint64),
+    "float16": lambda X: X.astype(np.float16),
+    "longdouble": lambda X: X.astype(np.longdouble),
+    "list": lambda X: X.tolist(),
+    "objects": lambda X: np.array(X.tolist(), dtype=object),
+    "pandas": pd.DataFrame,
+    "pandas with holes in mind": lambda X: pd.DataFrame(X).astype("Int64"),
+    "polars": pl.DataFrame,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(quick, max_examples=5)
+@given(X=hnp.arrays(np.int64, st.tuples(st.integers(1, 20), st.integers(1, 5)), elements=st.integers(0, 1)))
+def test_the_kind_of_table_does_not_matter(kind, X):
+    table = KINDS[kind](X)
+    if hasattr(table, "columns"):
+        table.columns = [f"c{j}" for j in range(X.shape[1])]
+    model, expected = vae().fit(table), vae().fit(X.astype(float))
+    for name in ("transform", "score_samples", "reconstruct"):
+        np.testing.assert_allclose(getattr(model, name)(table), getattr(expected, name)(X.astype(float)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS[:3], LIKELIHOODS[-1]], ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_keeps_its_bits_in_any_place_whatever_the_widths(likelihood, dtype):
+    for k, d, hidden in ((1, 3, (7,)), (3, 1, ()), (3, 5, (8,)), (5, 7, (33, 5)), (7, 13, (16,))):
+        X = table_for(likelihood, n_rows=70, n_columns=d)
+        order = np.random.default_rng(k).permutation(len(X))
+        model = vae(n_components=k, hidden_layer_sizes=hidden, likelihood=likelihood, dtype=dtype).fit(X)
+        methods = [model.transform, model.reconstruct, lambda x, m=model: m.posterior_moments(x).std]
+        for how in ("iwae", IWAE(7), ELBO(n_samples=3, kl="monte_carlo")):
+            methods.append(copy.copy(model).set_params(score_method=how).score_samples)
+        for method in methods:
+            whole = method(X)
+            np.testing.assert_array_equal(method(X[order]), whole[order])
+            np.testing.assert_array_equal(method(X[-1:]), whole[-1:])
 
 
 CONFIGURATIONS = (
@@ -187,6 +244,17 @@ class Life(RuleBasedStateMachine):
         before = self.vae.transform(self.X) if self.fitted else None
         with pytest.raises(ValueError, match="NaN"):
             self.vae.fit(np.full((5, 7), np.nan))
+        if self.fitted:
+            np.testing.assert_array_equal(self.vae.transform(self.X), before)
+
+    @rule()
+    def diverge(self):
+        if self.fitted and self.vae.n_components != self.vae.n_components_:
+            return
+        before = self.vae.transform(self.X) if self.fitted else None
+        with pytest.raises(ValueError, match="non-finite"):
+            self.vae.set_params(learning_rate_init=1e30).partial_fit(self.X)
+        self.vae.set_params(learning_rate_init=0.01)
         if self.fitted:
             np.testing.assert_array_equal(self.vae.transform(self.X), before)
 
