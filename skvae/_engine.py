@@ -231,7 +231,7 @@ def train(
             progress.stopped = True
             break
     if progress.n_rollbacks and not n_measured:
-        raise _divergence(progress)
+        raise divergence(progress)
 
 
 def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch, plan: Plan, progress: Progress) -> float:
@@ -308,7 +308,8 @@ class Restart:
             state.slots[k].copy_(v)
 
 
-def _divergence(progress: Progress) -> DivergenceError:
+def divergence(progress: Progress) -> DivergenceError:
+    """Return the error that says what happened and what to do."""
     tried = f", also after the learning rate had been divided by {2**progress.n_rollbacks}" if progress.n_rollbacks > 1 else ""
     return DivergenceError(
         f"Training gave non-finite values in epoch {progress.epoch}{tried}. Use a smaller learning_rate_init, and look for "
@@ -319,7 +320,7 @@ def _divergence(progress: Progress) -> DivergenceError:
 def _roll_back(progress: Progress, restart: Restart, state: SolverState) -> None:
     """Return to the last finite state and halve the steps; give up after a few times."""
     if progress.n_rollbacks == _MAX_ROLLBACKS:
-        raise _divergence(progress)
+        raise divergence(progress)
     restart.restore(state)
     progress.n_rollbacks += 1
     progress.learning_rate_factor *= 0.5

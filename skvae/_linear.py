@@ -32,7 +32,7 @@ def covariance(data: Batch) -> tuple[Tensor, Tensor]:
     """Return mean (1, d) and covariance (d, d), over N, of (at most 20,000 of) the rows, in float64."""
     data = data.slice(0, _MAX_ROWS)
     x = data.x.double()
-    share = torch.full((len(x), 1), 1 / len(x), device=x.device) if data.weight is None else data.weight[:, None]
+    share = x.new_ones((len(x), 1)) if data.weight is None else data.weight[:, None]
     share = share.double() / share.double().sum()
     mean = (share * x).sum(0, keepdim=True)
     centred = (x - mean) * share.sqrt()
@@ -45,7 +45,7 @@ def shrunk(S: Tensor, mean: Tensor, data: Batch) -> Tensor:
     With few rows the maximum-likelihood covariance promises directions without noise that new rows do not respect.
     """
     data = data.slice(0, _MAX_ROWS)
-    share = torch.ones(len(data), device=S.device) if data.weight is None else data.weight
+    share = S.new_ones(len(data)) if data.weight is None else data.weight
     share = share.double() / share.double().sum()
     fourth = (share * (data.x.double() - mean).square().sum(1).square()).sum()
     target = S.diagonal().mean() * torch.eye(len(S), device=S.device, dtype=S.dtype)

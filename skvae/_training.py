@@ -15,6 +15,7 @@ from skvae._engine import (
     Plan,
     Progress,
     Restart,
+    divergence,
     encode_rows,
     kl_of_rows,
     threads_for,
@@ -255,9 +256,11 @@ def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_components, stream, fitted.dtype)
     bound = weighted_mean(value_of_rows(model, params, rows, true_elbo(model).bound, noise), rows.weight)
+    if not math.isfinite(bound):
+        raise divergence(progress)
     kl = kl_of_rows(model, params, rows, noise)
     mean = model.posterior.mean(encode_rows(model, params, rows))
-    share = torch.ones(len(rows), device=rows.x.device) if rows.weight is None else rows.weight
+    share = torch.ones(len(rows), device=rows.x.device, dtype=torch.float64) if rows.weight is None else rows.weight
     share = (share / share.sum()).double()[:, None]
     variance = (share * (mean - (share * mean).sum(0)).square()).sum(0)
     noise_variance = model.likelihood.noise_variance(params["likelihood"], model.n_columns)
