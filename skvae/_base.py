@@ -31,6 +31,7 @@ from skvae.posteriors import Posterior
 from skvae.priors import Prior
 from skvae.solvers import Solver
 
+_FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 _SCORE_METHODS = {"elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100)}
 
 
@@ -294,9 +295,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _canonical(self, X, sample_weight):
         """Return the distinct rows of X and their weights."""
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            if not sample_weight.any():
-                raise ValueError("All values of sample_weight are zero: give at least one row a positive weight.")
+            sample_weight = _checked_weight(sample_weight, X)
         return canonical_rows(X, sample_weight)
 
     def _new_fitted(self, X, rows, weight, drop_constant=True):
@@ -461,8 +460,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         values = self.score_samples(X)
         if sample_weight is None:
             return float(np.mean(values))
-        sample_weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-        return float(np.average(values, weights=sample_weight))
+        weight = _checked_weight(sample_weight, values)
+        return float(np.average(values, weights=weight / weight.max()))
 
     def sample(self, n_samples=1, random_state=None, *, noise=True):
         """Draw new rows from the model.
@@ -484,8 +483,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             The rows, in the units of the data.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
+        _check_n_samples(n_samples)
         fitted, params, device = self._ready()
         stream = generator(seed_of(random_state), "sample", device=device)
         with torch.inference_mode():
@@ -529,6 +527,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Z : ndarray of shape (n_samples, n_rows, n_components)
             The draws.
         """
+        check_is_fitted(self)
+        _check_n_samples(n_samples)
         fitted, params, rows, dtype = self._encoded(X)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
@@ -567,7 +567,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"X has {Z.shape[1]} columns, but the latent space of this {type(self).__name__} has "
                 f"{fitted.model.n_components} components. Pass what transform returns."
             )
-        z = torch.tensor(Z, device=device, dtype=fitted.dtype)
+        z = torch.tensor(Z.clip(-_FARTHEST, _FARTHEST), device=device, dtype=fitted.dtype)
         return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
 
 
@@ -576,6 +576,23 @@ def seed_of(random_state):
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _checked_weight(sample_weight, X):
+    """Return the weights of the rows of X, which must not be negative and must have a positive, finite sum."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("All values of sample_weight are zero: give at least one row a positive weight.")
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if total == np.inf:
+        raise ValueError(f"The sum of sample_weight is infinite, its largest value {weight.max():g}. Divide all by one number.")
+    return weight
+
+
+def _check_n_samples(n_samples):
+    if not isinstance(n_samples, Integral) or n_samples < 1:
+        raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
 
 
 def _to_array(values, dtype):

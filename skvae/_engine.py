@@ -1,11 +1,13 @@
 """The training loop, written once, and everything that knows devices and threads."""
 
+import ctypes
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -69,8 +71,25 @@ def threads_for(flops: float) -> Iterator[None]:
         return
     if not _THREADPOOLS:
         _THREADPOOLS.append(ThreadpoolController())
-    with _THREADPOOLS[0].limit(limits=1, user_api="openmp"):
-        yield
+    set_mkl_threads = _mkl_set_num_threads_local()
+    before = set_mkl_threads(1)
+    try:
+        with _THREADPOOLS[0].limit(limits=1, user_api="openmp"):
+            yield
+    finally:
+        set_mkl_threads(before)
+
+
+@cache
+def _mkl_set_num_threads_local() -> Callable[[int], int]:
+    """Return MKL's function that sets the threads of the calling thread and returns their number before.
+
+    Once somebody has called `torch.set_num_threads`, the MKL inside torch no longer heeds OpenMP's number.
+    """
+    try:
+        return ctypes.CDLL(torch._C.__file__).MKL_Set_Num_Threads_Local
+    except (AttributeError, OSError):  # a torch with another BLAS
+        return lambda n: 0
 
 
 # --- inference -------------------------------------------------------------------------------------------------------

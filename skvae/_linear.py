@@ -116,6 +116,8 @@ def start_linearly(model: Model, flat: Tensor, data: Batch) -> None:
     """Write the linear solution for `data` into a fresh parameter vector."""
     likelihood = model.likelihood
     mean, S = covariance(data)
+    if not S.isfinite().all():  # cells whose squares overflow: training will say so
+        return
     noise = "feature" if likelihood.noise == "network" else likelihood.noise
     if model.encoder.n_hidden() or model.decoder.n_hidden():
         S = shrunk(S, mean, data)

@@ -224,6 +224,8 @@ class TableCodec:
             cells = X[part] if rows is None else X[rows[part]]
             with np.errstate(over="ignore"):
                 target[part] = self._within_support((cells[:, columns] - loc) / scale)
+            if not (self.clips or np.isfinite(target[part]).all()):
+                raise ValueError(f"X has values that are too large for {target.dtype}. Rescale or standardize its columns.")
         return Batch(out)
 
     def _within_support(self, cells: np.ndarray) -> np.ndarray:
@@ -250,8 +252,8 @@ class TableCodec:
         """Return model-unit rows as an array in the user's units; constant columns get their constant."""
         values = x.cpu().numpy().astype(np.float64)
         out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
-        out[..., self.varying] += values * self.scale[self.varying]
         with np.errstate(over="ignore"):
+            out[..., self.varying] += values * self.scale[self.varying]
             return out.astype(dtype)
 
     def pack(self) -> dict:

@@ -102,7 +102,8 @@ def split_rows(
     shuffled = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")
     stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
     stops_early = stops_early and not one_epoch
-    n_validation = min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), _WATCHED_ROWS) if stops_early else 0
+    wanted = max(round(recipe.validation_fraction * n), min(10, n // 5), 1)
+    n_validation = min(wanted, _WATCHED_ROWS, n - 1) if stops_early else 0
     train_rows = shuffled[n_validation:].sort().values
     watched = shuffled[:n_validation] if stops_early else train_rows[:_WATCHED_ROWS]
     return Split(
@@ -168,7 +169,9 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
     earlier = fitted.training if one_epoch else earlier_training(fitted, split)
     params = torch.tensor(fitted.params if earlier is None else earlier.params, device=device)
     if fitted.is_new and _is_linear_start(recipe.init, fitted.model):
-        start_linearly(fitted.model, params, split.train)
+        n, d = split.train.x.shape
+        with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
+            start_linearly(fitted.model, params, split.train)
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
     slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
     return params, best, slots

@@ -163,7 +163,8 @@ class Module(Network):
     factory : callable
         Called as `factory(n_in, n_out)`; returns a `torch.nn.Module` that maps (rows, n_in) to (rows, n_out), each row by
         itself. Its trainable parameters join the model's; everything else stays as the factory made it. Layers that behave
-        differently in training (dropout) or mix rows (batch normalisation) are refused.
+        differently in training (dropout) or mix rows (batch normalisation) are refused. A row's results depend on that row
+        alone; to the last bit where the widths of the layers are multiples of 16, and else up to rounding.
     """
 
     _parameter_constraints = {"factory": [callable]}

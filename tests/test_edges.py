@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 
-from skvae import VAETransformer
+from skvae import DivergenceError, VAETransformer
 from skvae.likelihoods import Bernoulli, Gaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -124,13 +124,15 @@ def test_tiny_weights_and_a_strong_prior_stay_finite(alpha):
         (np.full(150, np.inf), "infinity"),
         (-np.ones(150), "[Nn]egative"),
         (np.zeros(150), "zero"),
+        (np.full(150, 1e308), "sum of sample_weight is infinite.*Divide all by one number"),
         (np.ones(149), "inconsistent|sample_weight.shape"),
         (np.ones((150, 2)), "1D"),
     ],
 )
 def test_impossible_weights_are_refused(weight, message):
-    with pytest.raises(ValueError, match=message):
-        vae().fit(X, sample_weight=weight)
+    for method in (vae().fit, vae().partial_fit, vae().fit(X).score):
+        with pytest.raises(ValueError, match=message):
+            method(X, sample_weight=weight)
 
 
 def test_weights_count_repetitions_with_minibatches_and_early_stopping():
@@ -142,6 +144,14 @@ def test_weights_count_repetitions_with_minibatches_and_early_stopping():
     assert weighted.score(X, sample_weight=times) == pytest.approx(repeated.score(np.repeat(X, times, axis=0)))
 
 
+def test_a_step_that_explodes_is_not_committed():
+    model = vae().fit(X)
+    before = model.transform(X)
+    with pytest.raises(DivergenceError, match="non-finite values.*Use a smaller learning_rate_init"):
+        model.set_params(learning_rate_init=1e30).partial_fit(X)
+    np.testing.assert_array_equal(model.transform(X), before)
+
+
 def test_weights_change_the_model():
     other = vae().fit(X, sample_weight=np.linspace(0.1, 2, len(X)))
     assert not np.allclose(other.transform(X), vae().fit(X).transform(X))
@@ -149,8 +159,10 @@ def test_weights_change_the_model():
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5, "three"])
 def test_impossible_numbers_of_samples_are_refused(n_samples):
-    with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1"):
-        vae().fit(X).sample(n_samples)
+    model = vae().fit(X)
+    for method in (model.sample, lambda n: model.sample_posterior(X, n)):
+        with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1"):
+            method(n_samples)
 
 
 def test_samples_differ_by_call_without_a_seed_and_agree_with_one():
@@ -169,6 +181,32 @@ def test_means_are_smoother_than_draws():
 def test_latent_rows_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"X has 3 columns, but the latent space of this VAETransformer has 2 components"):
         vae().fit(X).inverse_transform(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_latents_far_away_are_decoded_to_finite_numbers(dtype):
+    for far in (1e30, 1e38, np.finfo(dtype).max):
+        assert np.isfinite(vae().fit(X).inverse_transform(np.full((1, 2), far, dtype=dtype))).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "message"),
+    [
+        (1e30, "float32", "look for extreme values in the data"),
+        (1e200, "float32", "too large for float32. Rescale or standardize its columns"),
+        (1e200, "float64", "look for extreme values in the data"),
+    ],
+)
+def test_values_too_large_to_be_left_as_they_are_are_refused(scale, dtype, message):
+    model = vae(likelihood=Gaussian(standardize=False), dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X * scale)
+    assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 10])
+def test_some_rows_are_left_to_train_on(n_rows):
+    assert_usable(vae(early_stopping=True, validation_fraction=0.999).fit(X[:n_rows]), X[:n_rows])
 
 
 def test_grey_levels_keep_their_units():

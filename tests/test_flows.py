@@ -54,8 +54,8 @@ def test_feature_union_with_processes():
 
 
 @pytest.mark.parametrize("output", ["pandas", "polars"])
-def test_column_transformer_gives_frames(output):
-    parts = make_column_transformer((vae(), NUMBERS), (OneHotEncoder(sparse_output=False), ["kind"]))
+def test_column_transformer_with_processes_gives_frames(output):
+    parts = make_column_transformer((vae(), NUMBERS), (OneHotEncoder(sparse_output=False), ["kind"]), n_jobs=2)
     found = parts.set_output(transform=output).fit_transform(FRAME)
     assert list(found.columns)[:2] == ["vaetransformer__vaetransformer0", "vaetransformer__vaetransformer1"]
     assert found.shape == (178, 4)
@@ -241,6 +241,12 @@ def test_nothing_is_written_to_the_input():
     for method in (model.transform, model.score_samples, model.posterior_moments, model.reconstruct, model.partial_fit):
         method(data)
     np.testing.assert_array_equal(data, X)
+
+
+def test_memory_maps_are_read_where_they_lie(tmp_path):
+    joblib.dump(X, tmp_path / "X.joblib")
+    mapped = joblib.load(tmp_path / "X.joblib", mmap_mode="r")
+    np.testing.assert_array_equal(vae().fit(mapped).transform(mapped), vae().fit(X).transform(X))
 
 
 def test_no_warning_is_given_for_ordinary_use():

@@ -73,6 +73,40 @@ def test_generators_are_made_in_one_place(module):
     assert not names_called(SOURCES[module]) & {"Generator", "manual_seed", "seed", "default_rng", "RandomState"}
 
 
+def torch_calls(tree, names):
+    """Return the calls of torch's functions of these names, each with the names of its keywords."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {
+        (node.lineno, node.func.attr, frozenset(keyword.arg for keyword in node.keywords))
+        for node in calls
+        if isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "torch" and node.func.attr in names
+    }
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_every_tensor_is_made_on_a_named_device(module):
+    makers = {"zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor", "rand", "randn", "randint", "randperm"}
+    assert not [call for call in torch_calls(SOURCES[module], makers) if "device" not in call[2]]
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_every_random_number_comes_from_a_named_generator(module):
+    draws = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"}
+    assert not [call for call in torch_calls(SOURCES[module], draws) if "generator" not in call[2]]
+    in_place = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_"}
+    for node in ast.walk(SOURCES[module]):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in in_place:
+            assert "generator" in {keyword.arg for keyword in node.keywords}
+    assert "nn.init" not in ast.unparse(SOURCES[module])
+
+
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"_engine"}))
+def test_devices_are_looked_up_in_one_place(module):
+    assert not {"torch.cuda", "torch.backends", "torch.accelerator"} & {
+        ast.unparse(node) for node in ast.walk(SOURCES[module]) if isinstance(node, ast.Attribute)
+    }
+
+
 @pytest.mark.parametrize("module", ORDER)
 def test_nothing_global_is_set(module):
     forbidden = {

@@ -18,25 +18,32 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sklearn.base import clone
 
 from skvae import VAETransformer, load
+from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.objectives import ELBO, IWAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 quick = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-CELLS = st.one_of(
-    st.floats(-10, 10, width=32),
-    st.sampled_from([0.0, -0.0, 1.0, 1e30, -1e30, 1e-30, 5e-324, 1e-40, 12345.0]),
-)
+EXTREMES = {
+    np.float32: [0.0, -0.0, 1.0, 12345.0, 1e30, -1e37, 1e-30, 1e-40],
+    np.float64: [0.0, -0.0, 1.0, 12345.0, 1e30, 1e160, -1e300, 1e-30, 1e-300, 5e-324],
+}
+WAYS = [
+    {}, {"dtype": "float64"}, {"early_stopping": True}, {"init": "random"}, {"hidden_layer_sizes": ()},
+    {"objective": "iwae"}, {"objective": ELBO(kl="monte_carlo", n_samples=2, warmup=3)},
+    {"likelihood": Gaussian("network")}, {"likelihood": Gaussian("shared"), "alpha": 1.0},
+    {"likelihood": Bernoulli("observed")},
+]  # fmt: skip
 
 
-def tables(max_rows=40, max_columns=12):
-    shapes = st.tuples(st.integers(1, max_rows), st.integers(1, max_columns))
-    dtypes = st.sampled_from([np.float64, np.float32])
-    numbers = st.tuples(shapes, dtypes).flatmap(
-        lambda drawn: hnp.arrays(np.float64, drawn[0], elements=CELLS).map(lambda X: X.astype(drawn[1]))
-    )
-    copies = st.tuples(numbers, st.integers(1, 4)).map(lambda drawn: drawn[0][np.arange(len(drawn[0])) // drawn[1]])
-    return st.one_of(numbers, copies)
+@st.composite
+def tables(draw):
+    """Draw a table of ordinary and extreme numbers, with or without runs of equal rows."""
+    shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 12)))
+    dtype = draw(st.sampled_from([np.float64, np.float32]))
+    cells = st.one_of(st.floats(-10, 10, width=32), st.sampled_from(EXTREMES[dtype]))
+    X = draw(hnp.arrays(np.float64, shape, elements=cells)).astype(dtype)
+    return X[np.arange(len(X)) // draw(st.sampled_from([1, 1, 3]))]
 
 
 def vae(**params):
@@ -44,37 +51,37 @@ def vae(**params):
 
 
 @quick
-@given(X=tables(), k=st.integers(1, 8), batch=st.sampled_from(["auto", 3]))
-def test_every_table_gives_finite_outputs_of_the_right_shape_and_dtype(X, k, batch):
+@given(X=tables(), k=st.integers(1, 8), batch=st.sampled_from(["auto", 3]), way=st.sampled_from(WAYS))
+def test_every_table_gives_finite_outputs_of_the_right_shape_and_dtype(X, k, batch, way):
     before = X.copy()
-    model = vae(n_components=k, batch_size=batch).fit(X)
+    model = vae(n_components=k, batch_size=batch, **way).fit(X)
     latents = model.transform(X)
     assert latents.shape == (len(X), k)
     assert latents.dtype == X.dtype
     assert model.reconstruct(X).dtype == X.dtype
-    for found in (latents, model.score_samples(X), model.sample(3, random_state=0)):
+    for found in (latents, model.score_samples(X), model.reconstruct(X), model.sample(3, random_state=0)):
         assert np.isfinite(found).all()
     np.testing.assert_array_equal(X, before)
 
 
 @quick
-@given(X=tables(), seed=st.integers(0, 2**31 - 1))
-def test_the_order_of_rows_does_not_matter(X, seed):
+@given(X=tables(), seed=st.integers(0, 2**31 - 1), way=st.sampled_from(WAYS))
+def test_the_order_of_rows_does_not_matter(X, seed, way):
     order = np.random.default_rng(seed).permutation(len(X))
-    one, other = vae(batch_size=4).fit(X), vae(batch_size=4).fit(X[order])
+    one, other = vae(batch_size=4, **way).fit(X), vae(batch_size=4, **way).fit(X[order])
     np.testing.assert_array_equal(other.transform(X[order]), one.transform(X)[order])
     np.testing.assert_array_equal(one.score_samples(X[order]), one.score_samples(X)[order])
 
 
 @quick
-@given(data=st.data())
-def test_weights_are_repetitions(data):
+@given(data=st.data(), way=st.sampled_from(WAYS))
+def test_weights_are_repetitions(data, way):
     X = data.draw(tables())
     times = data.draw(hnp.arrays(np.int64, len(X), elements=st.integers(0, 3)))
     if not times.any():
         times[0] = 1
-    weighted = vae(batch_size=4).fit(X, sample_weight=times)
-    repeated = vae(batch_size=4).fit(np.repeat(X, times, axis=0))
+    weighted = vae(batch_size=4, **way).fit(X, sample_weight=times)
+    repeated = vae(batch_size=4, **way).fit(np.repeat(X, times, axis=0))
     np.testing.assert_array_equal(weighted.transform(X), repeated.transform(X))
 
 
