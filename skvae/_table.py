@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,14 +28,14 @@ def array_of_tensor(X: Tensor) -> np.ndarray:
 def explain_columns(X, error: Exception) -> None:
     """Raise an error that names the columns, where `error` came from cells that are no finite numbers."""
     if isinstance(error, ValueError) and re.search("NaN|infinity", str(error)):
-        names = _column_names(X, np.flatnonzero(~np.isfinite(np.asarray(X, dtype=np.float64)).all(axis=0)))
+        names = [name for name, column in _columns(X) if not _is_finite(column)]
         what = "NaN" if "NaN" in str(error) else "infinity or a value too large"
         raise ValueError(
             f"Input X contains {what} in {len(names)} column(s): {names[:5]}. Fill or drop such cells first, for example with "
             "SimpleImputer."
         ) from error
     if hasattr(X, "columns"):
-        bad = [name for name in X.columns if not _reads_as_numbers(X[name])]
+        bad = [name for name, column in _columns(X) if not _reads_as_numbers(column)]
         if bad:
             raise ValueError(
                 f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
@@ -42,13 +43,18 @@ def explain_columns(X, error: Exception) -> None:
             ) from error
 
 
-def _column_names(X, positions: np.ndarray) -> list:
-    names = list(X.columns) if hasattr(X, "columns") else [f"x{j}" for j in range(np.shape(X)[1])]
-    return [names[j] for j in positions]
+def _columns(X) -> list[tuple[str, np.ndarray]]:
+    if hasattr(X, "columns"):
+        return [(name, np.asarray(X[name])) for name in X.columns]
+    return [(f"x{j}", column) for j, column in enumerate(np.asarray(X).T)]
 
 
-def _reads_as_numbers(column) -> bool:
-    cells = np.asarray(column)
+def _is_finite(cells: np.ndarray) -> bool:
+    numbers = pd.to_numeric(pd.Series(cells), errors="coerce")  # makes NaN of None and NA
+    return bool(np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all())
+
+
+def _reads_as_numbers(cells: np.ndarray) -> bool:
     try:
         cells.astype(np.float64)
     except (TypeError, ValueError):
