@@ -49,9 +49,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return probe.device
 
 
-_THREADPOOLS: list[ThreadpoolController] = []
-
-
 @contextmanager
 def gradients() -> Iterator[None]:
     """Allow gradients, whatever mode the caller is in."""
@@ -69,15 +66,19 @@ def threads_for(flops: float) -> Iterator[None]:
     if flops >= _PARALLEL_FLOPS and threading.current_thread() is threading.main_thread():
         yield
         return
-    if not _THREADPOOLS:
-        _THREADPOOLS.append(ThreadpoolController())
     set_mkl_threads = _mkl_set_num_threads_local()
     before = set_mkl_threads(1)
     try:
-        with _THREADPOOLS[0].limit(limits=1, user_api="openmp"):
+        with _threadpools().limit(limits=1, user_api="openmp"):
             yield
     finally:
         set_mkl_threads(before)
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    """Return the handle of the thread pools, which takes milliseconds to make."""
+    return ThreadpoolController()
 
 
 @cache
@@ -211,8 +212,8 @@ def train(
     progress: Progress,
     best: Tensor,
     evaluate: Evaluate | None,
-    callbacks: Iterable[Callback] = (),
-    restart: "Restart | None" = None,
+    callbacks: Iterable[Callback],
+    restart: "Restart",
 ) -> None:
     """Run epochs until the objective has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
 
@@ -222,7 +223,6 @@ def train(
     always holds the last point from which training can go on.
     """
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
-    restart = Restart(state, best, progress) if restart is None else restart
     if evaluate is not None and not progress.history["epoch"]:
         value, bound = evaluate(solver.result(state))
         _record(progress, plan, value, bound)

@@ -1,7 +1,7 @@
 """Every private or recent scikit-learn name in one place, so that one file breaks when it moves."""
 
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 try:
@@ -36,6 +36,6 @@ def runs_inside_another_fit(estimator) -> bool:
 
 
 __all__ = [
-    "CallbackSupportMixin", "HasMethods", "Interval", "StrOptions", "_check_sample_weight", "_fit_context",
+    "CallbackSupportMixin", "Interval", "StrOptions", "_check_sample_weight", "_fit_context",
     "runs_inside_another_fit",
 ]  # fmt: skip

@@ -57,6 +57,16 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
     return X
 
 
+def assert_same_training(one, other):
+    """Assert that two fits ended with the same parameters, history and report, to the last bit."""
+    np.testing.assert_array_equal(one._fitted.params, other._fitted.params)
+    assert one.history_.keys() == other.history_.keys()
+    for name in one.history_:
+        np.testing.assert_array_equal(one.history_[name], other.history_[name])
+    for name in ("lower_bound_", "n_iter_", "n_steps_", "converged_"):
+        assert getattr(one, name) == getattr(other, name)
+
+
 @pytest.fixture
 def X():
     """Forty rows of four numbers."""

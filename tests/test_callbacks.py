@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import assert_same_training
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -29,15 +30,6 @@ Y = np.zeros(len(X))
 def small_vae(**params):
     defaults = {"hidden_layer_sizes": (6,), "max_iter": 30, "learning_rate": "cosine", "random_state": 0}
     return VAETransformer(**{"n_components": 2, **defaults, **params})
-
-
-def assert_same_training(one, other):
-    np.testing.assert_array_equal(one._fitted.params, other._fitted.params)
-    assert one.history_.keys() == other.history_.keys()
-    for name in one.history_:
-        np.testing.assert_array_equal(one.history_[name], other.history_[name])
-    for name in ("lower_bound_", "n_iter_", "n_steps_", "converged_"):
-        assert getattr(one, name) == getattr(other, name)
 
 
 class Recorder:

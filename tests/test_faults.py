@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import safetensors
 import safetensors.numpy
+from conftest import assert_same_training
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -34,15 +35,6 @@ FRAME = pd.DataFrame(X, columns=["a", "b", "c", "d"])
 def small_vae(**params):
     defaults = {"hidden_layer_sizes": (6,), "max_iter": 30, "learning_rate": "cosine", "batch_size": 16, "random_state": 0}
     return VAETransformer(**{"n_components": 2, **defaults, **params})
-
-
-def assert_same_training(one, other):
-    np.testing.assert_array_equal(one._fitted.params, other._fitted.params)
-    assert one.history_.keys() == other.history_.keys()
-    for name in one.history_:
-        np.testing.assert_array_equal(one.history_[name], other.history_[name])
-    for name in ("lower_bound_", "n_iter_", "n_steps_", "converged_"):
-        assert getattr(one, name) == getattr(other, name)
 
 
 # --- numbers that are not finite -------------------------------------------------------------------------------------

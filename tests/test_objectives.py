@@ -81,9 +81,6 @@ def test_bounds_have_one_value_per_row_that_does_not_depend_on_the_others(proble
 def test_a_missing_closed_form_is_told_with_the_remedy(problem):
     model, params, batch, noise = problem
 
-    class Unknown(StandardNormal):
-        """The same density under a type that no closed form knows."""
-
     class Plain(Normal):
         """A normal posterior that has forgotten its closed form."""
 
