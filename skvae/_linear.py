@@ -14,7 +14,7 @@ from skvae.priors import StandardNormal
 
 _MAX_COLUMNS = 1000  # beyond which the covariance matrix costs more than the head start is worth
 _MAX_ROWS = 20_000
-_N_ITER = 5  # of factor analysis: leaves the noise a little too large, from where hidden layers go on best
+_N_ITER = 5  # of factor analysis, with hidden layers: more rounds only cost time, as training goes on anyway
 _N_ITER_LINEAR = 2000  # where there are none, and the solution is the answer
 
 
