@@ -15,7 +15,9 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks, persistence
-from skvae._engine import Progress, decode_rows, encode_rows, gradients, resolve_device, value_of_rows
+from skvae._devices import gradients, resolve_device
+from skvae._engine import Progress
+from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve

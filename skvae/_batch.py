@@ -26,6 +26,26 @@ class Batch:
         """Return the chosen rows."""
         return self._map(lambda t: t.index_select(0, rows))
 
+    def head(self, n_rows: int) -> "Batch":
+        """Return the first rows, as many as there are up to `n_rows`."""
+        return self.slice(0, n_rows)
+
+    def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple["Batch", list[int]]]:
+        """Yield every row once in an order drawn from `order`, in windows of at most `window` batches.
+
+        A window comes with the number of rows of each of its batches, which follow each other in it.
+        """
+        sizes = batch_sizes(len(self), batch_size)
+        if len(sizes) == 1:
+            yield self, sizes
+            return
+        permutation = torch.randperm(len(self), generator=order, device=order.device)
+        start = 0
+        for first in range(0, len(sizes), window):
+            part = sizes[first : first + window]
+            yield self.take(permutation[start : start + sum(part)]), part
+            start += sum(part)
+
     def slice(self, start: int, stop: int) -> "Batch":
         """Return rows `start` to `stop` without a copy."""
         return self._map(lambda t: t[start:stop])
@@ -39,13 +59,11 @@ class Batch:
         return self._map(lambda t: t.to(device=device, dtype=dtype))
 
 
-def minibatches(data: Batch, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
-    """Yield one epoch of `data` in an order drawn from `order`, in batches of `batch_size` rows or a little fewer."""
-    n = len(data)
-    if batch_size >= n:
-        yield data
-        return
-    permutation = torch.randperm(n, generator=order, device=order.device)
-    # Batches of nearly equal size: a rest of a few rows would make a step as long as the others and far noisier.
-    for rows in permutation.tensor_split(math.ceil(n / batch_size)):
-        yield data.take(rows)
+def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
+    """Return the number of rows of each batch of an epoch: `batch_size` or a little fewer.
+
+    All are nearly equal: a rest of a few rows would make a step as long as the others and far noisier.
+    """
+    n_batches = math.ceil(n_rows / batch_size)
+    size, rest = divmod(n_rows, n_batches)
+    return [size + 1] * rest + [size] * (n_batches - rest)

@@ -1,167 +1,22 @@
-"""The training loop, written once, and everything that knows devices and threads."""
+"""The training loop, written once."""
 
-import ctypes
 import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
 
-import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from skvae._batch import Batch, minibatches
-from skvae._model import Model, Params
+from skvae._batch import Batch
 from skvae._random import generator, normal
-from skvae.objectives import ELBO, kl_per_component
 from skvae.solvers import Problem, Solver, SolverState
 
-_TILE_ROWS = 128  # rows per call of a network at inference
-_TILE_DRAWS = 1024  # row-samples per call when latents are drawn, where that makes whole vectors
-_VECTOR_ROWS = 64  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
-_MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one: alone, a row has no place to depend on
-_PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
 
 
 class DivergenceError(ValueError):
     """Training left the finite numbers and could not be brought back by smaller steps."""
-
-
-# --- devices and threads ---------------------------------------------------------------------------------------------
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device that a `device` parameter names; "auto" is CUDA when there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        probe = torch.empty(0, device=device)
-        probe.cpu()  # fails on "meta", which has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
-        ) from error
-    return probe.device
-
-
-@contextmanager
-def gradients() -> Iterator[None]:
-    """Allow gradients, whatever mode the caller is in."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextmanager
-def threads_for(flops: float) -> Iterator[None]:
-    """Let small work run on one thread, and leave larger work, on the main thread, what the process has.
-
-    Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
-    alone and ends with the scope.
-    """
-    if flops >= _PARALLEL_FLOPS and threading.current_thread() is threading.main_thread():
-        yield
-        return
-    set_mkl_threads = _mkl_set_num_threads_local()
-    before = set_mkl_threads(1)
-    try:
-        with _threadpools().limit(limits=1, user_api="openmp"):
-            yield
-    finally:
-        set_mkl_threads(before)
-
-
-@cache
-def _threadpools() -> ThreadpoolController:
-    """Return the handle of the thread pools, which takes milliseconds to make."""
-    return ThreadpoolController()
-
-
-@cache
-def _mkl_set_num_threads_local() -> Callable[[int], int]:
-    """Return MKL's function that sets the threads of the calling thread and returns their number before.
-
-    Once somebody has called `torch.set_num_threads`, the MKL inside torch no longer heeds OpenMP's number.
-    """
-    try:
-        return ctypes.CDLL(torch._C.__file__).MKL_Set_Num_Threads_Local
-    except (AttributeError, OSError):  # a torch with another BLAS
-        return lambda n: 0
-
-
-# --- inference -------------------------------------------------------------------------------------------------------
-
-
-def map_rows(function: Callable[[Batch], Tensor], data: Batch, tile: int) -> Tensor:
-    """Apply `function`, which gives one result per row, to tiles of `tile` rows, the last one padded.
-
-    Every call has the same shape, so a row's result does not depend, to the last bit, on the rows around it.
-    """
-    results = []
-    with torch.inference_mode():
-        for start in range(0, len(data), tile):
-            part = data.slice(start, start + tile)
-            n = len(part)
-            results.append(function(part if n == tile else part.pad(tile - n))[:n])
-        return torch.cat(results)
-
-
-RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
-
-
-def value_of_rows(model: Model, params: Params, data: Batch, function: RowValues, noise: Tensor) -> Tensor:
-    """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
-    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (len(noise) * _VECTOR_ROWS))
-    if tile * len(noise) * model.n_columns > _MAX_TILE_CELLS:
-        tile = 1
-    with threads_for(2.0 * model.layout.size * tile * len(noise)):
-        return map_rows(lambda batch: function(model, params, batch, noise), data, tile)
-
-
-def true_elbo(model: Model) -> ELBO:
-    """Return the bound by which training is judged: beta = 1, with the closed-form KL where there is one."""
-    return ELBO(kl="analytic" if model.has_closed_kl else "monte_carlo")
-
-
-def kl_of_rows(model: Model, params: Params, data: Batch, noise: Tensor) -> Tensor:
-    """Return KL(q(z|x) || p(z)) of every row, per component, in nats.  # (n, k)"""
-    how = true_elbo(model).kl
-
-    def kl(batch: Batch) -> Tensor:
-        q = model.encode(params, batch)
-        return kl_per_component(model, params, q, model.posterior.sample(q, noise), how)
-
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(kl, data, _TILE_ROWS)
-
-
-def encode_rows(model: Model, params: Params, data: Batch) -> Tensor:
-    """Return the encoder's output for every row.  # (n, n_outputs)"""
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(lambda batch: model.encode(params, batch), data, _TILE_ROWS)
-
-
-def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
-    """Return the mean of p(x|z) for every row of z.  # (n, d)"""
-
-    def mean(batch: Batch) -> Tensor:
-        return model.likelihood.mean(params["likelihood"], model.decode(params, batch.x))
-
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(mean, Batch(z), _TILE_ROWS)
-
-
-def weighted_mean(values: Tensor, weight: Tensor | None) -> float:
-    """Return the mean over rows, in float64."""
-    values = values.double()
-    return float(values.mean() if weight is None else (values * weight).sum() / weight.double().sum())
-
-
-# --- training --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,11 +114,14 @@ def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch,
     annealing = problem.objective.annealing(progress.epoch)
     order = generator(plan.seed, "order", progress.epoch, device=data.x.device)
     total: Tensor | float = 0.0
-    for i, batch in enumerate(minibatches(data, plan.batch_size, order)):
-        stream = generator(plan.seed, "noise", progress.epoch, i, device=data.x.device)
-        noise = normal((problem.objective.n_samples, len(batch), problem.model.n_components), stream, data.x.dtype)
-        total = total + solver.step(problem, state, batch, noise, rate, annealing)
-        progress.n_steps += 1
+    for rows, sizes in data.epoch(plan.batch_size, order, 64):
+        start = 0
+        for size in sizes:
+            batch, start = rows.slice(start, start + size), start + size
+            stream = generator(plan.seed, "noise", progress.epoch, progress.n_steps, device=data.x.device)
+            noise = normal((problem.objective.n_samples, size, problem.model.n_components), stream, data.x.dtype)
+            total = total + solver.step(problem, state, batch, noise, rate, annealing)
+            progress.n_steps += 1
     return float(total) / len(data)
 
 

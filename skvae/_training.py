@@ -10,20 +10,9 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch
-from skvae._engine import (
-    Callback,
-    Plan,
-    Progress,
-    Restart,
-    divergence,
-    encode_rows,
-    kl_of_rows,
-    threads_for,
-    train,
-    true_elbo,
-    value_of_rows,
-    weighted_mean,
-)
+from skvae._devices import threads_for
+from skvae._engine import Callback, Plan, Progress, Restart, divergence, train
+from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
 from skvae._random import generator, matched_normal

@@ -10,7 +10,7 @@ from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VAETransformer
-from skvae._batch import Batch, minibatches
+from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
 from skvae._random import generator
 from skvae._training import default_batch_size, default_max_iter, default_n_components
@@ -43,13 +43,16 @@ def test_default_budget_is_bounded_in_epochs_and_steps(n):
     assert epochs == 1 or epochs * np.ceil(n / default_batch_size(n)) <= 20_000 + n / default_batch_size(n)
 
 
+@pytest.mark.parametrize("window", [1, 2, 100])
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (10, 10), (7, 100), (161, 32)])
-def test_an_epoch_has_every_row_once_in_batches_of_nearly_equal_size(n, size):
+def test_an_epoch_has_every_row_once_in_batches_of_nearly_equal_size(n, size, window):
     data = Batch(torch.arange(n, dtype=torch.float32)[:, None])
-    batches = list(minibatches(data, size, generator(0, "order")))
-    assert sorted(torch.cat([b.x for b in batches])[:, 0].tolist()) == list(range(n))
-    assert max(len(b) for b in batches) - min(len(b) for b in batches) <= 1
-    assert max(len(b) for b in batches) <= size
+    windows = list(data.epoch(size, generator(0, "order"), window))
+    assert sorted(torch.cat([rows.x for rows, _ in windows])[:, 0].tolist()) == list(range(n))
+    assert [len(rows) for rows, _ in windows] == [sum(sizes) for _, sizes in windows]
+    sizes = [size for _, sizes in windows for size in sizes]
+    assert sizes == batch_sizes(n, size)
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) <= size
 
 
 def test_shrinkage_is_that_of_ledoit_and_wolf():

@@ -1,0 +1,70 @@
+"""Where and how to compute: devices, threads and modes, set in a scope and given back."""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+_PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that a `device` parameter names; "auto" is CUDA when there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        probe = torch.empty(0, device=device)
+        probe.cpu()  # fails on "meta", which has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
+        ) from error
+    return probe.device
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Allow gradients, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def threads_for(flops: float) -> Iterator[None]:
+    """Let small work run on one thread, and leave larger work, on the main thread, what the process has.
+
+    Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
+    alone and ends with the scope.
+    """
+    if flops >= _PARALLEL_FLOPS and threading.current_thread() is threading.main_thread():
+        yield
+        return
+    set_mkl_threads = _mkl_set_num_threads_local()
+    before = set_mkl_threads(1)
+    try:
+        with _threadpools().limit(limits=1, user_api="openmp"):
+            yield
+    finally:
+        set_mkl_threads(before)
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    """Return the handle of the thread pools, which takes milliseconds to make."""
+    return ThreadpoolController()
+
+
+@cache
+def _mkl_set_num_threads_local() -> Callable[[int], int]:
+    """Return MKL's function that sets the threads of the calling thread and returns their number before.
+
+    Once somebody has called `torch.set_num_threads`, the MKL inside torch no longer heeds OpenMP's number.
+    """
+    try:
+        return ctypes.CDLL(torch._C.__file__).MKL_Set_Num_Threads_Local
+    except (AttributeError, OSError):  # a torch with another BLAS
+        return lambda n: 0
