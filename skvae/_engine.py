@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from skvae._batch import Batch
+from skvae._batch import Rows
 from skvae._random import generator, normal
 from skvae.solvers import Problem, Solver, SolverState
 
@@ -62,7 +62,7 @@ def train(
     problem: Problem,
     solver: Solver,
     state: SolverState,
-    data: Batch,
+    data: Rows,
     plan: Plan,
     progress: Progress,
     best: Tensor,
@@ -108,18 +108,18 @@ def train(
         raise divergence(progress)
 
 
-def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch, plan: Plan, progress: Progress) -> float:
+def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Rows, plan: Plan, progress: Progress) -> float:
     """Take one pass over the data; return the mean of the objective over its rows, in nats."""
     rate = _learning_rate(plan, progress, progress.epoch)
     annealing = problem.objective.annealing(progress.epoch)
-    order = generator(plan.seed, "order", progress.epoch, device=data.x.device)
+    order = generator(plan.seed, "order", progress.epoch, device=data.device)
     total: Tensor | float = 0.0
     for rows, sizes in data.epoch(plan.batch_size, order, 64):
         start = 0
         for size in sizes:
             batch, start = rows.slice(start, start + size), start + size
-            stream = generator(plan.seed, "noise", progress.epoch, progress.n_steps, device=data.x.device)
-            noise = normal((problem.objective.n_samples, size, problem.model.n_components), stream, data.x.dtype)
+            stream = generator(plan.seed, "noise", progress.epoch, progress.n_steps, device=data.device)
+            noise = normal((problem.objective.n_samples, size, problem.model.n_components), stream, data.dtype)
             total = total + solver.step(problem, state, batch, noise, rate, annealing)
             progress.n_steps += 1
     return float(total) / len(data)

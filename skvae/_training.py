@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch
+from skvae._batch import Batch, Rows
 from skvae._devices import threads_for
 from skvae._engine import Callback, Plan, Progress, Restart, divergence, train
 from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
@@ -17,7 +17,7 @@ from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
-from skvae._table import TableCodec, data_hash, training_order
+from skvae._table import LazyRows, TableCodec, fingerprint, hashes_of_encoded
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
@@ -27,6 +27,8 @@ _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
+_MAX_ENCODED_CELLS = 2**23  # 32 MB of float32, beyond which rows are encoded anew in every epoch rather than kept
+_MAX_ENCODED_CELLS_ON_DEVICE = 2**30  # the same for memory that is not the CPU's
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
 
@@ -70,7 +72,7 @@ def default_max_iter(n_rows: int, batch_size: int) -> int:
 class Split:
     """The rows that train and the rows on which training is judged, on the device."""
 
-    train: Batch
+    train: Rows
     watched: Batch
     total_weight: float
     data_hash: int
@@ -79,32 +81,37 @@ class Split:
 def split_rows(
     fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool
 ) -> Split:
-    """Encode the distinct rows, put them in their canonical order and set the validation rows aside."""
-    data = fitted.codec.encode(X, rows, fitted.dtype)
-    order = training_order(data)
-    weight = weight[order]
-    relative = weight / weight.max()
+    """Put the distinct rows in their canonical order, which no change of units changes, and set the validation rows aside."""
+    codec, dtype = fitted.codec, fitted.dtype
     even = bool((weight == weight[0]).all())
-    data = Batch(data.x[torch.from_numpy(order)], None if even else torch.from_numpy(relative).to(fitted.dtype))
-    fingerprint = data_hash(data)
+    relative = None if even else torch.from_numpy(weight / weight.max()).to(dtype)
+    hashed = hashes_of_encoded(codec, X, rows, dtype)
+    data_hash = fingerprint(hashed, relative, codec.n_columns)
+    order = np.argsort(hashed, kind="stable")
+    rows, weight = rows[order], weight if even else weight[order]
+    data = LazyRows(codec, X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
+    del hashed, order, relative
     n = len(data)
-    shuffled = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")
     stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
     stops_early = stops_early and not one_epoch
     wanted = max(round(recipe.validation_fraction * n), min(10, n // 5), 1)
     n_validation = min(wanted, _WATCHED_ROWS, n - 1) if stops_early else 0
-    train_rows = shuffled[n_validation:].sort().values
-    watched = shuffled[:n_validation] if stops_early else train_rows[:_WATCHED_ROWS]
+    validation = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")[:n_validation].clone()
+    trains = np.ones(n, dtype=bool)
+    trains[validation.numpy()] = False
+    train = replace(data, rows=rows[trains], weight=_mean_one(data.weight, torch.from_numpy(trains)))
+    limit = _MAX_ENCODED_CELLS if device.type == "cpu" else _MAX_ENCODED_CELLS_ON_DEVICE
     return Split(
-        _mean_one(data.take(train_rows)).to(device),
-        data.take(watched).to(device),
-        float(weight[train_rows.numpy()].sum()),
-        fingerprint,
+        train.encoded() if len(train) * train.n_columns <= limit else train,
+        data.take(validation) if stops_early else data.head(_WATCHED_ROWS),
+        float(weight[trains].sum()),
+        data_hash,
     )
 
 
-def _mean_one(data: Batch) -> Batch:
-    return data if data.weight is None else replace(data, weight=data.weight / data.weight.mean())
+def _mean_one(weight: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return the weights of the chosen rows, relative to their mean."""
+    return None if weight is None else weight[rows] / weight[rows].mean()
 
 
 def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
@@ -154,11 +161,11 @@ def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
 
 def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -> tuple[Tensor, Tensor, Slots | None]:
     """Return the parameters from which training starts, the best so far, and the optimizer's memory if there is one."""
-    device = split.train.x.device
+    device = split.train.device
     earlier = fitted.training if one_epoch else earlier_training(fitted, split)
     params = torch.tensor(fitted.params if earlier is None else earlier.params, device=device)
     if fitted.is_new and _is_linear_start(recipe.init, fitted.model):
-        n, d = split.train.x.shape
+        n, d = len(split.train), split.train.n_columns
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
@@ -188,7 +195,7 @@ class Run:
 
     def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool):
         self.fitted, self.split, self.recipe, self.one_epoch = fitted, split, recipe, one_epoch
-        self.device = split.train.x.device
+        self.device = split.train.device
         self.model = fitted.model
         self.progress = start_progress(fitted, split, so_far, one_epoch)
         self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
@@ -240,9 +247,9 @@ class Run:
         return replace(self.fitted, params=chosen, training=training, is_new=False)
 
 
-def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]:
+def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
-    rows = rows.slice(0, _WATCHED_ROWS)
+    rows = train.head(_WATCHED_ROWS)
     model = fitted.model
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
