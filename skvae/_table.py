@@ -103,7 +103,7 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     Rows of weight zero are dropped and equal rows merged, so a row of weight 3 and three copies of it are the same data, down
     to the order of minibatches. The order is that of a 64-bit hash of the row: it does not depend on the order in X.
     """
-    hashed = _row_hashes(X)
+    hashed = row_hashes(X)
     rows = None if weight is None else np.flatnonzero(weight > 0)
     order = np.argsort(hashed if rows is None else hashed[rows], kind="stable")
     rows = _small_integers(order if rows is None else rows[order], len(X))
@@ -125,7 +125,7 @@ def _small_integers(numbers: np.ndarray, limit: int) -> np.ndarray:
     return numbers.astype(np.int32 if limit <= np.iinfo(np.int32).max else np.int64, copy=False)
 
 
-def _row_hashes(X: np.ndarray) -> np.ndarray:
+def row_hashes(X: np.ndarray) -> np.ndarray:
     """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0."""
     salt = _salt(X.shape[1])
     hashed = np.empty(len(X), dtype=np.uint64)
@@ -189,6 +189,21 @@ def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> Co
     spread = np.where(spread > 0, spread, 1.0)
     variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts)
     return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high)
+
+
+def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatistics, other_weight: float) -> ColumnStatistics:
+    """Return the statistics of two sets of rows together, given each set's statistics and total weight."""
+    share = other_weight / (weight + other_weight)
+    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    with np.errstate(over="ignore"):
+        step = other.mean - one.mean
+        unit = np.maximum(
+            np.maximum(one.std, other.std), np.abs(step)
+        )  # of the squares, which then neither overflow nor vanish
+    unit = np.where((unit > 0) & np.isfinite(unit), unit, 1.0)
+    within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
+    between = share * (1 - share) * np.square(step / unit)
+    return ColumnStatistics(one.mean + share * step, np.sqrt(within + between) * unit, low, high)
 
 
 @dataclass(frozen=True)
@@ -298,7 +313,31 @@ class TableCodec:
         return cls(schema, loc, scale, varying, tuple(packed["support"]), packed["is_density"], packed["clips"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An array and its distinct rows, ready to train on."""
+
+    X: np.ndarray
+    rows: np.ndarray  # numbers of the distinct rows
+    weight: np.ndarray  # of each of them
+
+    @classmethod
+    def of(cls, X: np.ndarray, weight: np.ndarray | None) -> "Table":
+        """Find the distinct rows of X."""
+        return cls(X, *canonical_rows(X, weight))
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return self.X.shape[1]
+
+    @property
+    def statistics(self) -> ColumnStatistics:
+        """Moments and limits of the columns."""
+        return column_statistics(self.X, self.rows, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
 class LazyRows:
     """Rows of a table that are encoded when they are needed; to training they are the Batch of them all, without its memory."""
 
@@ -343,16 +382,21 @@ def hashes_of_encoded(codec: TableCodec, X: np.ndarray, rows: np.ndarray, dtype:
     """Return a hash of each of the rows as the model sees it, which gives them an order that no change of units changes."""
     hashed = np.empty(len(rows), dtype=np.uint64)
     for part in _chunks(X, len(rows)):
-        hashed[part] = _row_hashes(codec.encode(X, rows[part], dtype).x.numpy())
+        hashed[part] = row_hashes(codec.encode(X, rows[part], dtype).x.numpy())
     return hashed
 
 
-def fingerprint(hashed: np.ndarray, weight: Tensor | None, n_columns: int) -> int:
-    """Return a fingerprint of rows, given by their hashes, and weights, below 2**63."""
+def hash_sum(hashed: np.ndarray, weight: Tensor | None, n_columns: int) -> int:
+    """Return a number that tells rows, given by their hashes, and weights from others, whatever their order: sums add up."""
     total = 0
     for part in _chunks_of(len(hashed)):
         row = hashed[part].copy()
         if weight is not None:  # as one column more
             row += _mix(weight[part].numpy().astype(np.float64).view(np.uint64) ^ _salt(n_columns + 1)[-1])
         total += int(_mix(row).sum(dtype=np.uint64))
+    return total
+
+
+def fingerprint(total: int) -> int:
+    """Return a sum of hashes as a number below 2**63."""
     return total % 2**64 >> 1

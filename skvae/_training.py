@@ -17,7 +17,8 @@ from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
-from skvae._table import LazyRows, TableCodec, fingerprint, hashes_of_encoded
+from skvae._stream import StreamedTable, split_source
+from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
@@ -78,24 +79,41 @@ class Split:
     data_hash: int
 
 
-def split_rows(
-    fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool
-) -> Split:
+def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
+    """Set the validation rows aside."""
+    split = split_rows if isinstance(table, Table) else split_streamed_rows
+    return split(fitted, table, recipe, device, one_epoch)  # type: ignore[arg-type]
+
+
+def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
+    """Set validation rows aside from those of a source that are held; the others are read while training."""
+    survey = table.survey
+    n_validation = min(_n_validation(recipe, round(survey.n_distinct), one_epoch), len(survey.held.hashed) // 2)
+    train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
+    return Split(train, watched if n_validation else train.head(_WATCHED_ROWS), total, survey.data_hash)
+
+
+def _n_validation(recipe: Recipe, n: int, one_epoch: bool) -> int:
+    """Return how many of n distinct rows to set aside; none where training is judged on the training rows."""
+    stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
+    if one_epoch or not stops_early:
+        return 0
+    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), _WATCHED_ROWS, n - 1)
+
+
+def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
     """Put the distinct rows in their canonical order, which no change of units changes, and set the validation rows aside."""
-    codec, dtype = fitted.codec, fitted.dtype
+    codec, dtype, rows, weight = fitted.codec, fitted.dtype, table.rows, table.weight
     even = bool((weight == weight[0]).all())
     relative = None if even else torch.from_numpy(weight / weight.max()).to(dtype)
-    hashed = hashes_of_encoded(codec, X, rows, dtype)
-    data_hash = fingerprint(hashed, relative, codec.n_columns)
+    hashed = hashes_of_encoded(codec, table.X, rows, dtype)
+    data_hash = fingerprint(hash_sum(hashed, relative, codec.n_columns))
     order = np.argsort(hashed, kind="stable")
     rows, weight = rows[order], weight if even else weight[order]
-    data = LazyRows(codec, X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
+    data = LazyRows(codec, table.X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
     del hashed, order, relative
     n = len(data)
-    stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
-    stops_early = stops_early and not one_epoch
-    wanted = max(round(recipe.validation_fraction * n), min(10, n // 5), 1)
-    n_validation = min(wanted, _WATCHED_ROWS, n - 1) if stops_early else 0
+    n_validation = _n_validation(recipe, n, one_epoch)
     validation = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")[:n_validation].clone()
     trains = np.ones(n, dtype=bool)
     trains[validation.numpy()] = False
@@ -103,7 +121,7 @@ def split_rows(
     limit = _MAX_ENCODED_CELLS if device.type == "cpu" else _MAX_ENCODED_CELLS_ON_DEVICE
     return Split(
         train.encoded() if len(train) * train.n_columns <= limit else train,
-        data.take(validation) if stops_early else data.head(_WATCHED_ROWS),
+        data.take(validation) if n_validation else data.head(_WATCHED_ROWS),
         float(weight[trains].sum()),
         data_hash,
     )

@@ -19,7 +19,9 @@ from skvae._table import (
     canonical_rows,
     column_statistics,
     fingerprint,
+    hash_sum,
     hashes_of_encoded,
+    merge_statistics,
 )
 from skvae.likelihoods import Bernoulli, Gaussian
 
@@ -104,7 +106,7 @@ def test_rows_whose_hashes_collide_stay_apart(monkeypatch):
     X = rng.integers(3, size=(40, 2)).astype(float)
     weight = rng.integers(3, size=40).astype(float)
     expected = merged(X, weight)
-    monkeypatch.setattr(_table, "_row_hashes", lambda X: (X[:, 0] > 0).astype(np.uint64))
+    monkeypatch.setattr(_table, "row_hashes", lambda X: (X[:, 0] > 0).astype(np.uint64))
     assert merged(X, weight) == expected
     shuffled = rng.permutation(40)
     rows, again = canonical_rows(X, weight)[0], canonical_rows(X[shuffled], weight[shuffled])[0]
@@ -113,7 +115,7 @@ def test_rows_whose_hashes_collide_stay_apart(monkeypatch):
 
 def test_different_rows_have_different_hashes():
     grid = np.stack(np.meshgrid(*[np.arange(40.0)] * 3), axis=-1).reshape(-1, 3)
-    assert len(np.unique(_table._row_hashes(grid))) == len(grid)
+    assert len(np.unique(_table.row_hashes(grid))) == len(grid)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -151,6 +153,21 @@ def test_the_size_of_the_weights_does_not_matter(factor):
     one, other = column_statistics(X, np.arange(10), weight), column_statistics(X, np.arange(10), weight * factor)
     np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12)
     np.testing.assert_allclose(one.std, other.std, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e160, 1e300, 1e-160, 1e-300])
+def test_statistics_merged_by_chunk_are_those_of_all_rows(scale):
+    rng = np.random.default_rng(0)
+    X, weight = (rng.normal(size=(60, 3)) + [0, 5, 0.1]) * scale, rng.random(60)
+    X[:, 2] = scale  # constant
+    whole = column_statistics(X, np.arange(60), weight)
+    merged = column_statistics(X, np.arange(7), weight[:7])
+    for start in range(7, 60, 10):
+        rows = np.arange(start, min(start + 10, 60))
+        merged = merge_statistics(merged, weight[:start].sum(), column_statistics(X, rows, weight[rows]), weight[rows].sum())
+    for name in ("mean", "std", "low", "high"):
+        found, expected = getattr(merged, name) / scale, getattr(whole, name) / scale
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -261,7 +278,7 @@ def test_training_order_depends_neither_on_the_order_of_the_rows_nor_on_their_un
 
 def test_fingerprint_changes_with_every_cell_and_weight():
     def of(x, weight=None):
-        return fingerprint(_table._row_hashes(x.numpy()), weight, x.shape[1])
+        return fingerprint(hash_sum(_table.row_hashes(x.numpy()), weight, x.shape[1]))
 
     x, weight = torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 2.0, 3.0])
     moved = x.clone()
