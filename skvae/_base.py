@@ -243,8 +243,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            The training data.
+        X : array-like of shape (n_samples, n_features) or Source
+            The training data. A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need
+            not fit in memory.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -278,7 +279,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             A batch of training data.
 
         y : Ignored
@@ -439,7 +440,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             The data.
 
         Returns
@@ -472,7 +473,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             The data.
 
         y : Ignored
