@@ -17,16 +17,19 @@ Params = dict[str, dict[str, Tensor]]
 
 
 class Layout:
-    """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models."""
+    """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models.
 
-    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]]):
+    Slices begin at multiples of `alignment`, and the size of the vector is one.
+    """
+
+    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]], alignment: int = 1):
         self.shapes = shapes
         self.slices: dict[tuple[str, str], slice] = {}
         self.size = 0
         for name, shape in shapes.items():
             stop = self.size + math.prod(shape)
             self.slices[name] = slice(self.size, stop)
-            self.size = stop
+            self.size = stop + -stop % alignment
 
     def views(self, flat: Tensor) -> dict[tuple[str, str], Tensor]:
         """Return every parameter as a view of `flat`: (..., size) -> {(piece, name): (..., *shape)}."""

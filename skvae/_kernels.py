@@ -1,0 +1,315 @@
+r"""Closed forms of the bound and its gradient, for many models of one structure at once, on buffers that are reused.
+
+The standard case is an MLP on either side of a normal posterior with diagonal covariance and a standard normal prior. It is
+trained without autograd: for small networks the arithmetic of a step takes microseconds, and what remains is the number of
+calls. Every number is the one that :mod:`skvae.objectives` gives; a test compares values and gradients.
+
+A batch holds, for each of `m` models, `n` rows :math:`x`, their weights :math:`c` (which contain the division by the number of
+rows; 0 marks a row that only fills up), and `s` draws of noise :math:`\epsilon` per row. Going forward,
+
+.. math:: (\mu, \log\sigma) = f(x), \qquad z = \mu + \sigma\epsilon, \qquad \eta = g(z), \qquad \ell = \log p(x \mid \eta),
+
+and with the weight :math:`\beta` of the KL the objective of a row is
+
+===============  =====================================================================================================
+ELBO, analytic   mean of :math:`\ell` over the draws, less :math:`\beta\,(\frac12(\mu^2 + \sigma^2 - 1) - \log\sigma)`
+ELBO, sampled    mean of :math:`\ell - \beta\kappa`, where :math:`\kappa = \log q - \log p = \frac12(z^2 - \epsilon^2) - \log\sigma`
+IWAE             log of the mean of :math:`\exp(\ell - \kappa)`
+===============  =====================================================================================================
+
+Going backward, a draw counts with :math:`w = c/s`, in IWAE with :math:`w = c\,\mathrm{softmax}(\ell - \kappa)`. The likelihood
+gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it into :math:`\delta_z`, and
+
+.. math:: \delta_\mu = \textstyle\sum_s \delta_z + \beta c\mu, \qquad
+          \delta_{\log\sigma} = \textstyle\sum_s \delta_z\,\sigma\epsilon + \beta c\,(\sigma^2 - 1)
+
+for the analytic KL; for a sampled one :math:`\delta_z` gains :math:`\beta w z`, and instead of the second terms
+:math:`\delta_{\log\sigma}` loses :math:`\beta c`. The encoder turns both into gradients of its weights. These are the slopes of
+*minus* the objective, which an optimizer descends.
+
+Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
+zero, to the last bit. Widths are multiples of a cache line, and functions of single numbers run over whole vectors, because
+BLAS and torch round a rest in another way: so alone or in company, a model gets the same numbers.
+
+Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` columns, `k` components.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._model import Layout, Model, Params, nested
+from skvae.likelihoods import Likelihood
+from skvae.networks import MLP
+from skvae.objectives import ELBO, IWAE, Objective
+from skvae.posteriors import LOG_SCALE_RANGE, Normal
+from skvae.priors import StandardNormal
+
+_LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
+_VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
+
+
+# --- which models, and how their parameters lie ----------------------------------------------------------------------
+
+
+def supports(model: Model, objective: Objective) -> bool:
+    """Tell whether training this model by this objective has a closed form."""
+    return (
+        type(model.encoder) is MLP
+        and type(model.decoder) is MLP
+        and type(model.posterior) is Normal
+        and type(model.prior) is StandardNormal
+        and type(objective) in (ELBO, IWAE)
+        and type(model.likelihood).derivative is not Likelihood.derivative
+        and model.n_columns > 0
+    )
+
+
+def widened(models: list[Model]) -> Model:
+    """Return a model of the same structure in which each of `models` has room."""
+    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in ("encoder", "decoder"))
+    pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
+    return Model(pieces, models[0].n_columns, _line(max(model.n_components for model in models)), models[0].seed)
+
+
+def _widened(networks: list[MLP]) -> MLP:
+    widths = [_line(max(same_layer)) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    return MLP(tuple(widths), activation=networks[0].activation, skip=networks[0].skip)
+
+
+def _line(width: int) -> int:
+    return width + -width % _LINE
+
+
+def aligned_layout(wide: Model) -> Layout:
+    """Return the layout of a widened model, in which every parameter begins on a whole vector."""
+    return Layout(wide.layout.shapes, _VECTOR)
+
+
+def positions(model: Model, wide: Model) -> Tensor:
+    """Return where each parameter of `model` lies in the aligned vector of a widened model.  # (model.layout.size,)"""
+    layout = aligned_layout(wide)
+    places = layout.views(torch.arange(layout.size, device="cpu"))
+    to_posterior = {"skip", f"weight{model.encoder.n_hidden()}", f"bias{model.encoder.n_hidden()}"}
+    chosen = []
+    for (piece, name), (n_rows, n_columns) in model.layout.shapes.items():
+        place = places[piece, name][:n_rows]
+        if piece == "encoder" and name in to_posterior:  # means in the first half, log scales in the second
+            place = place.unflatten(-1, (2, wide.n_components))[..., : model.n_components].flatten(-2)
+        chosen.append(place[:, :n_columns].reshape(-1))
+    return torch.cat(chosen)
+
+
+def padded_rows(n_rows: int, n_columns: int) -> int:
+    """Return the number of rows of a batch in which single numbers fill whole vectors, in every layer."""
+    step = _VECTOR // math.gcd(_VECTOR, n_columns, _LINE)
+    return n_rows + -n_rows % step
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """An affine map and its slopes; `slopes` are None where nothing is learnt."""
+
+    weight: Tensor  # (m, n_in, n_out)
+    bias: Tensor  # (m, 1, n_out)
+    weight_slope: Tensor | None
+    bias_slope: Tensor | None
+
+
+def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
+    """Return x @ weight + bias."""
+    return torch.baddbmm(layer.bias, x, layer.weight, out=out)
+
+
+def affine_slopes(layer: Layer, x: Tensor, delta: Tensor, ones: Tensor) -> None:
+    """Write the slopes of an affine map: every row adds the outer product of input and `delta`."""
+    torch.bmm(x.mT, delta, out=layer.weight_slope)
+    torch.bmm(ones, delta, out=layer.bias_slope)
+
+
+def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
+    """Return the slope by the input of an affine map."""
+    return torch.bmm(delta, layer.weight.mT, out=out)
+
+
+class Activation(NamedTuple):
+    """A function of single numbers that maps 0 to 0, and the slope by its input."""
+
+    forward: Callable  # (x, out=)
+    backward: Callable  # (delta, x or f(x), grad_input=)
+    of_output: bool  # whether the slope is a function of f(x), which may then overwrite x
+
+
+_aten = torch.ops.aten
+ACTIVATIONS = {
+    "relu": Activation(_aten.relu.out, lambda d, y, grad_input: _threshold(d, y, 0, grad_input=grad_input), True),
+    "tanh": Activation(_aten.tanh.out, _aten.tanh_backward.grad_input, True),
+    "silu": Activation(_aten.silu.out, _aten.silu_backward.grad_input, False),
+    "gelu": Activation(_aten.gelu.out, _aten.gelu_backward.grad_input, False),
+}
+_threshold = _aten.threshold_backward.grad_input
+_clamp_backward = _aten.hardtanh_backward.grad_input
+
+
+class Network:
+    """An MLP bound to its parameters, their slopes, and buffers for `n` rows."""
+
+    def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor] | None, n: int):
+        self.layers = [_layer(params, slopes, f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
+        self.skip = params.get("skip")
+        self.skip_slope = None if slopes is None else slopes.get("skip")
+        self.activation = ACTIVATIONS.get(network.activation)
+        *hidden, self.out = [_buffer(layer.bias, n) for layer in self.layers]
+        self.sums = hidden  # before the activation
+        in_place = self.activation is None or self.activation.of_output
+        self.hidden = hidden if in_place else [torch.zeros_like(buffer) for buffer in hidden]
+        self.deltas = [torch.zeros_like(buffer) for buffer in hidden] if slopes is not None else []
+        self.ones = _buffer(params["bias0"], n)[..., :1].mT.fill_(1.0).contiguous()  # (m, 1, n)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (m, n, n_in) to (m, n, n_out)."""
+        above = x
+        for layer, total, hidden in zip(self.layers, self.sums, self.hidden):
+            above = affine(layer, above, total)
+            if self.activation is not None:
+                above = self.activation.forward(total, out=hidden)
+        affine(self.layers[-1], above, self.out)
+        return self.out if self.skip is None else self.out.baddbmm_(x, self.skip)
+
+    def backward(self, x: Tensor, delta: Tensor, out: Tensor | None = None) -> None:
+        """Write the slopes of all parameters, and the slope by x into `out`, given the slope `delta` by the output."""
+        above = delta
+        for i in range(len(self.layers) - 1, 0, -1):
+            affine_slopes(self.layers[i], self.hidden[i - 1], above, self.ones)
+            above = affine_delta(self.layers[i], above, self.deltas[i - 1])
+            if self.activation is not None:
+                kept = self.hidden if self.activation.of_output else self.sums
+                self.activation.backward(above, kept[i - 1], grad_input=above)
+        affine_slopes(self.layers[0], x, above, self.ones)
+        if out is not None:
+            affine_delta(self.layers[0], above, out)
+        if self.skip is not None:
+            torch.bmm(x.mT, delta, out=self.skip_slope)
+            if out is not None:
+                out.baddbmm_(delta, self.skip.mT)
+
+
+def _layer(params, slopes, weight, bias) -> Layer:
+    return Layer(params[weight], params[bias], *((None, None) if slopes is None else (slopes[weight], slopes[bias])))
+
+
+def _buffer(bias: Tensor, n: int) -> Tensor:
+    m, _, width = bias.shape
+    return torch.zeros((m, n, width), dtype=bias.dtype, device=bias.device)
+
+
+# --- the bound -------------------------------------------------------------------------------------------------------
+
+
+class Terms(NamedTuple):
+    """What bounds are made of, in nats per row."""
+
+    log_px: Tensor  # (m, s, n)
+    kl: Tensor  # (m, n) in closed form
+    log_ratio: Tensor  # (m, s, n) log q(z|x) - log p(z), whose mean over the draws estimates the KL
+
+
+class Kernel:
+    """The bound of `m` models and its gradient, bound to parameters and to the shape of a batch."""
+
+    def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
+        k, s, n = wide.n_components, n_samples, n_rows
+        self.likelihood, self.params, self.slopes = wide.likelihood, params, slopes
+        self.encoder = Network(wide.encoder, params["encoder"], slopes and slopes["encoder"], n)
+        self.decoder = Network(wide.decoder, params["decoder"], slopes and slopes["decoder"], s * n)
+        self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        m = len(self.mean)
+        self.scale = torch.zeros((m, n, k), dtype=self.mean.dtype, device=self.mean.device)
+        self.spread, self.z = (self.mean.new_zeros((m, s, n, k)) for _ in range(2))
+        self.codes = self.z.view(m, s * n, k)
+        if slopes is not None:
+            self.z_delta = torch.zeros_like(self.z)
+            self.encoder_delta = torch.zeros_like(self.encoder.out)
+            self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode.  # (m, r, n_outputs)"""
+        self.encoder.forward(x)
+        self.log_scale.clamp_(*LOG_SCALE_RANGE)
+        torch.exp(self.log_scale, out=self.scale)
+        torch.mul(self.scale[:, None], noise, out=self.spread)
+        torch.add(self.mean[:, None], self.spread, out=self.z)
+        return self.decoder.forward(self.codes)
+
+    def terms(self, x: Tensor, noise: Tensor) -> Terms:
+        """Return the terms of the bound for every row, after `forward`."""
+        log_px = self.likelihood.log_prob(self.params["likelihood"], self.decoder.out, _repeated(x, self.z.shape[1]))
+        kl = 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
+        log_ratio = 0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]
+        return Terms(log_px.sum(-1).view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
+
+    def gradient(self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool):
+        """Write the slopes of minus the weighted objective; return the weighted objective of each model if `measured`.  # (m,)
+
+        `weight` (m, n) belongs to the rows, `kl_weight` (m, 1, 1) to the models. A component that only fills up has no noise.
+        """
+        self.forward(x, noise)
+        sampled = isinstance(objective, IWAE) or objective.kl == "monte_carlo"
+        terms = self.terms(x, noise) if measured or isinstance(objective, IWAE) else None
+        value = None if terms is None else bound(objective, terms, kl_weight)
+        w = self._draw_weights(objective, terms, weight)  # (m, s, n, 1)
+        self._decoder_slopes(x, w)
+        row_weight = weight[..., None] * kl_weight  # (m, n, 1)
+        if sampled:
+            self.z_delta.addcmul_(self.z, w * kl_weight[..., None])
+            self.mean_delta.copy_(self.z_delta.sum(1))
+            self.log_scale_delta.copy_(self.z_delta.mul_(self.spread).sum(1))
+            self.log_scale_delta.sub_(row_weight * (noise != 0).any(1))
+        else:
+            self._analytic_deltas(row_weight)
+        _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
+        self.encoder.backward(x, self.encoder_delta)
+        return (value * weight).sum(-1) if measured else None
+
+    def _draw_weights(self, objective, terms, weight):
+        """Return how much every draw counts.  # (m, s, n, 1)"""
+        n_samples = self.z.shape[1]
+        if isinstance(objective, IWAE):
+            return (weight[:, None] * torch.softmax(terms.log_px - terms.log_ratio, 1))[..., None]
+        return weight[:, None, :, None] if n_samples == 1 else (weight / n_samples)[:, None, :, None].expand(*self.z.shape[:3], 1)
+
+    def _decoder_slopes(self, x, w):
+        """Write the slopes of decoder and likelihood, and those by z, for draws of weight w."""
+        m, s, n, _ = w.shape
+        eta, slopes = self.decoder.out, self.slopes["likelihood"]
+        by_eta, by_params = self.likelihood.derivative(self.params["likelihood"], eta, _repeated(x, s), -w.reshape(m, s * n, 1))
+        for name, slope in by_params.items():
+            slopes[name].copy_(slope)
+        self.decoder.backward(self.codes, by_eta, self.z_delta.view(m, s * n, -1))
+
+    def _analytic_deltas(self, row_weight):
+        """Write the slopes by mean and log scale for the KL in closed form."""
+        by_z, spread = self.z_delta, self.spread
+        by_mean, by_log_scale = (by_z[:, 0], torch.mul(by_z, spread)[:, 0]) if by_z.shape[1] == 1 else (by_z.sum(1), (by_z * spread).sum(1))
+        torch.addcmul(by_mean, self.mean, row_weight, out=self.mean_delta)
+        torch.addcmul(by_log_scale, self.scale.square_().sub_(1), row_weight, out=self.log_scale_delta)
+
+
+def bound(objective: Objective, terms: Terms, kl_weight: Tensor) -> Tensor:
+    """Return the objective of every row from its terms; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
+    if isinstance(objective, IWAE):
+        return torch.logsumexp(terms.log_px - terms.log_ratio, 1) - math.log(terms.log_px.shape[1])
+    if objective.kl == "monte_carlo":
+        return (terms.log_px - kl_weight * terms.log_ratio).mean(1)
+    return terms.log_px.mean(1) - kl_weight[..., 0] * terms.kl
+
+
+def _repeated(x: Tensor, n_samples: int) -> Tensor:
+    """Return the rows once per draw.  # (m, r, d)"""
+    return x if n_samples == 1 else x.repeat(1, n_samples, 1)
