@@ -1,18 +1,31 @@
-"""The training loop, written once."""
+"""The training loop, written once: the course of one model's training, and the epochs that several models take together."""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, zip_longest
 
+import torch
 from torch import Tensor
 
+from skvae import _kernels as kernels
 from skvae._batch import Batch
+from skvae._devices import threads_for
+from skvae._inference import true_elbo, value_of_rows, weighted_mean
+from skvae._model import nested
 from skvae._random import generator, normal
+from skvae.objectives import ELBO
+from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
 
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
+_WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
+_WINDOW_CELLS = 2_000_000  # cells of such a window, at most
+_MEASURED_CELLS = 1_000_000  # numbers per call when the bound is measured
+_MEASURED_BATCHES = 32  # of an epoch, from which the history takes the objective
+_TIDY_STEPS = 64
 
 
 class DivergenceError(ValueError):
@@ -32,6 +45,10 @@ class Plan:
     n_iter_no_change: int  # evaluations without one before the schedule acts
     evaluate_every: int  # epochs
     max_time: float | None = None  # seconds
+
+    def measures_after(self, epoch: int) -> bool:
+        """Tell whether the bound is measured at the end of the epoch that makes this number of them."""
+        return epoch % self.evaluate_every == 0 or epoch == self.max_iter
 
 
 HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
@@ -54,53 +71,88 @@ class Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in HISTORY})
 
 
-Evaluate = Callable[[Tensor], tuple[float, float]]
 Callback = Callable[[Progress, SolverState], bool]
 
 
-def train(
-    problem: Problem,
-    solver: Solver,
-    state: SolverState,
-    data: Batch,
-    plan: Plan,
-    progress: Progress,
-    best: Tensor,
-    evaluate: Evaluate | None,
-    callbacks: Iterable[Callback],
-    restart: "Restart",
-) -> None:
-    """Run epochs until the objective has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
+@dataclass
+class Trainee:
+    """One model in training: what it learns from, how it is judged, and where it stands.
 
-    `evaluate` gives, for a parameter vector, the objective at full strength by which training is judged and the ELBO that the
-    history shows, in nats per row of the watched rows (None: the training mean serves as both); `best` receives the parameters
-    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True. `restart`
-    always holds the last point from which training can go on.
+    Vectors come in the layout of the model; while `train` is at work, and afterwards, they lie as `state.arrangement` says.
     """
+
+    problem: Problem
+    solver: Solver
+    plan: Plan
+    progress: Progress
+    data: Batch
+    watched: Batch  # rows on which training is judged
+    noise: Tensor  # (s, 1, k) with which it is
+    params: Tensor
+    best: Tensor
+    slots: Slots | None
+    is_judged: bool = True  # False: the mean over the training batches has to do
+    callbacks: Iterable[Callback] = ()
+    error: BaseException | None = None
+    state: SolverState = field(init=False)
+    row: int = field(init=False)  # of the state
+    restart: "Restart" = field(init=False)
+
+    def join(self, state: SolverState, row: int) -> None:
+        """Become one of the models of a state."""
+        self.state, self.row = state, row
+
+    def own(self, vector: Tensor) -> Tensor:
+        """Return a vector in the layout of the model."""
+        return self.state.arrangement.extract(self.row, vector)
+
+    def result(self) -> Tensor:
+        """Return the parameters that training would give if it ended here."""
+        return self.solver.result(self.state, self.row)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the present epoch."""
+        return learning_rate(self.plan, self.progress, self.progress.epoch)
+
+
+# --- the course of one model -----------------------------------------------------------------------------------------
+
+MEASURE, EPOCH, MEASURED_EPOCH = "measure", "epoch", "epoch whose objective is wanted"
+
+
+def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
+    """Train one model until its objective has stopped rising or the budget is spent: asks for epochs and measurements.
+
+    A measurement is answered by the objective at full strength, by which training is judged, and by the ELBO, which the history
+    shows, both in nats per row of the watched rows; an epoch by the mean of the objective over its rows, twice. `trainee.best`
+    receives the parameters that reached the highest. Callbacks are called after every epoch; training ends when one of them
+    returns True.
+    """
+    plan, progress, restart = trainee.plan, trainee.progress, trainee.restart
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
-    if evaluate is not None and not progress.history["epoch"]:
-        value, bound = evaluate(solver.result(state))
+    if trainee.is_judged and not progress.history["epoch"]:
+        value, bound = yield MEASURE
         _record(progress, plan, value, bound)
         progress.best_value = progress.reference_value = value
-        restart.keep(state, best, progress)
-    total, n_epochs, n_measured = 0.0, 0, 0
+        restart.keep(trainee)
+    n_measured = 0
     while progress.epoch < plan.max_iter and not progress.converged:
-        total += run_epoch(problem, solver, state, data, plan, progress)
-        n_epochs += 1
+        measures = plan.measures_after(progress.epoch + 1)
+        mean, bound = yield MEASURED_EPOCH if measures else EPOCH
         progress.epoch += 1
-        if progress.epoch % plan.evaluate_every == 0 or progress.epoch == plan.max_iter:
-            mean = total / n_epochs
-            value, bound = (mean, mean) if evaluate is None else evaluate(solver.result(state))
-            if math.isfinite(total) and math.isfinite(value):
+        if measures:
+            value = mean
+            if trainee.is_judged:
+                value, bound = yield MEASURE
+            if math.isfinite(mean) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
                 n_measured += 1
-                if _is_stale(progress, plan, solver.result(state), best, value):
-                    _shorten_steps(progress, plan, problem, solver, state, best)
+                if _is_stale(trainee, value):
+                    _shorten_steps(trainee)
             else:
-                _roll_back(progress, restart, state)
-            restart.keep(state, best, progress)
-            total, n_epochs = 0.0, 0
-        told_to_stop = [callback(progress, state) for callback in callbacks]  # a list: every callback sees every epoch
+                _roll_back(trainee)
+            restart.keep(trainee)
+        told_to_stop = [callback(progress, trainee.state) for callback in trainee.callbacks]  # a list: all see every epoch
         if any(told_to_stop) or time.monotonic() > deadline:
             progress.stopped = True
             break
@@ -108,24 +160,8 @@ def train(
         raise divergence(progress)
 
 
-def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Batch, plan: Plan, progress: Progress) -> float:
-    """Take one pass over the data; return the mean of the objective over its rows, in nats."""
-    rate = _learning_rate(plan, progress, progress.epoch)
-    annealing = problem.objective.annealing(progress.epoch)
-    order = generator(plan.seed, "order", progress.epoch, device=data.x.device)
-    total: Tensor | float = 0.0
-    for rows, sizes in data.epoch(plan.batch_size, order, 64):
-        start = 0
-        for size in sizes:
-            batch, start = rows.slice(start, start + size), start + size
-            stream = generator(plan.seed, "noise", progress.epoch, progress.n_steps, device=data.x.device)
-            noise = normal((problem.objective.n_samples, size, problem.model.n_components), stream, data.x.dtype)
-            total = total + solver.step(problem, state, batch, noise, rate, annealing)
-            progress.n_steps += 1
-    return float(total) / len(data)
-
-
-def _learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
+def learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
+    """Return the learning rate of an epoch."""
     rate = plan.learning_rate_init * progress.learning_rate_factor
     if plan.learning_rate == "cosine":
         rate *= 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * epoch / plan.max_iter))
@@ -133,16 +169,17 @@ def _learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
 
 
 def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> None:
-    rate = _learning_rate(plan, progress, max(progress.epoch - 1, 0))
+    rate = learning_rate(plan, progress, max(progress.epoch - 1, 0))
     for name, value in zip(HISTORY, (progress.epoch, objective, bound, rate), strict=True):
         progress.history[name].append(value)
 
 
-def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, value: float) -> bool:
+def _is_stale(trainee: Trainee, value: float) -> bool:
     """Keep the best parameters; tell whether they have stood for too long."""
+    progress, plan = trainee.progress, trainee.plan
     if value > progress.best_value:
         progress.best_value = value
-        best.copy_(result)
+        trainee.best.copy_(trainee.result())
     if value > progress.reference_value + plan.tol:
         progress.reference_value = value
         progress.n_stale = 0
@@ -151,13 +188,14 @@ def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, valu
     return progress.n_stale >= plan.n_iter_no_change
 
 
-def _shorten_steps(progress: Progress, plan: Plan, problem: Problem, solver: Solver, state: SolverState, best: Tensor) -> None:
+def _shorten_steps(trainee: Trainee) -> None:
     """Go on from the best parameters with a quarter of the step; after three times, call it converged."""
+    progress, plan = trainee.progress, trainee.plan
     progress.n_stale = 0
     if plan.learning_rate == "adaptive" and progress.n_reductions < _MAX_REDUCTIONS:
         progress.n_reductions += 1
         progress.learning_rate_factor /= 4
-        solver.start_over(problem, state, best)
+        trainee.solver.start_over(trainee.state, trainee.row, trainee.best)
     else:
         progress.converged = plan.learning_rate != "cosine"
 
@@ -168,21 +206,23 @@ class Restart:
     The copy is replaced in one assignment, so an interruption at any moment finds it whole.
     """
 
-    def __init__(self, state: SolverState, best: Tensor, progress: Progress):
-        self.keep(state, best, progress)
+    def __init__(self, trainee: Trainee):
+        self.keep(trainee)
 
-    def keep(self, state: SolverState, best: Tensor, progress: Progress) -> None:
+    def keep(self, trainee: Trainee) -> None:
         """Make this moment the one to return to."""
-        history = {k: list(v) for k, v in progress.history.items()}
-        slots = {k: v.clone() for k, v in state.slots.items()}
-        self.kept = (state.params.clone(), slots, best.clone(), replace(progress, history=history))
+        history = {k: list(v) for k, v in trainee.progress.history.items()}
+        params, _, slots = trainee.state.member(trainee.row)
+        slots = {k: v.clone() for k, v in slots.items()}
+        self.kept = (params.clone(), slots, trainee.best.clone(), replace(trainee.progress, history=history))
 
-    def restore(self, state: SolverState) -> None:
-        """Write the parameters and the optimizer's memory of that moment into `state`."""
-        params, slots, _, _ = self.kept
-        state.params.copy_(params)
-        for k, v in slots.items():
-            state.slots[k].copy_(v)
+    def restore(self, trainee: Trainee) -> None:
+        """Write the parameters and the optimizer's memory of that moment into the state."""
+        kept_params, kept_slots, _, _ = self.kept
+        params, _, slots = trainee.state.member(trainee.row)
+        params.copy_(kept_params)
+        for k, v in kept_slots.items():
+            slots[k].copy_(v)
 
 
 def divergence(progress: Progress) -> DivergenceError:
@@ -194,10 +234,285 @@ def divergence(progress: Progress) -> DivergenceError:
     )
 
 
-def _roll_back(progress: Progress, restart: Restart, state: SolverState) -> None:
+def _roll_back(trainee: Trainee) -> None:
     """Return to the last finite state and halve the steps; give up after a few times."""
+    progress = trainee.progress
     if progress.n_rollbacks == _MAX_ROLLBACKS:
         raise divergence(progress)
-    restart.restore(state)
+    trainee.restart.restore(trainee)
     progress.n_rollbacks += 1
     progress.learning_rate_factor *= 0.5
+
+
+# --- several models together -----------------------------------------------------------------------------------------
+
+
+def train(trainees: Sequence[Trainee]) -> None:
+    """Train models of one structure together, each on a course of its own; alone is a company of one.
+
+    Progress, best parameters and state of each change in place. What goes wrong for one model is its `error`, and does not
+    touch the others; alone it is raised.
+    """
+    with threads_for(work_of_step(trainees)):
+        cohort = Cohort(assemble(trainees))
+        courses = {id(trainee): course(trainee) for trainee in trainees}
+        wishes: dict[int, str] = {}
+
+        def go_on(trainee, answer):
+            try:
+                wishes[id(trainee)] = courses[id(trainee)].send(answer)
+            except StopIteration:
+                cohort.leave(trainee)
+            except Exception as error:
+                if len(trainees) == 1:
+                    raise
+                trainee.error = error
+                cohort.leave(trainee)
+
+        for trainee in list(cohort.trainees):
+            go_on(trainee, None)
+        while cohort.trainees:
+            measured = [trainee for trainee in cohort.trainees if wishes[id(trainee)] == MEASURE]
+            if measured:
+                answers = cohort.measure(measured)
+            else:
+                measured = list(cohort.trainees)
+                means = cohort.run_epoch(any(wishes[id(trainee)] == MEASURED_EPOCH for trainee in measured))
+                answers = [(mean, mean) for mean in means]
+            for trainee, answer in zip(measured, answers, strict=True):
+                go_on(trainee, answer)
+
+
+def work_of_step(trainees: Sequence[Trainee]) -> float:
+    """Return the floating point operations of one step."""
+    return sum(6.0 * t.problem.model.layout.size * t.plan.batch_size * t.problem.objective.n_samples for t in trainees)
+
+
+def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
+    """Put the models into one state, those with the most batches first, so that the ones in a step are always the first."""
+    trainees = sorted(trainees, key=lambda t: -math.ceil(len(t.data) / t.plan.batch_size))
+    solver, problems = trainees[0].solver, [trainee.problem for trainee in trainees]
+    arrangement = solver.arrange(problems)
+    place = arrangement.place
+    params = [place(i, t.params) for i, t in enumerate(trainees)]
+    slots = [t.slots and {name: place(i, slot) for name, slot in t.slots.items()} for i, t in enumerate(trainees)]
+    state = solver.init(problems, arrangement, params, slots)
+    for i, trainee in enumerate(trainees):
+        trainee.join(state, i)
+        trainee.best = place(i, trainee.best)
+        trainee.restart = Restart(trainee)
+    return trainees
+
+
+class Cohort:
+    """Models in training together, in the rows of one solver state."""
+
+    def __init__(self, trainees: list[Trainee]):
+        self.trainees, self.state = trainees, trainees[0].state
+        self.solver = trainees[0].solver
+        self.leavers: list[Trainee] = []
+        self.judges: dict = {}
+
+    def leave(self, trainee: Trainee) -> None:
+        """Let a model go, whose training has ended."""
+        self.trainees = [other for other in self.trainees if other is not trainee]
+
+    def _close_ranks(self) -> None:
+        """Copy the remaining models into a state of their own, if some have left."""
+        if len(self.trainees) < len(self.state.problems):
+            self.state = self.state.only([trainee.row for trainee in self.trainees])
+            self.judges = {}
+            for i, trainee in enumerate(self.trainees):
+                trainee.join(self.state, i)
+
+    def run_epoch(self, measured: bool) -> list[float]:
+        """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`."""
+        self._close_ranks()
+        rates = [t.learning_rate() for t in self.trainees]
+        annealing = [t.problem.objective.annealing(t.progress.epoch) for t in self.trainees]
+        n_batches = max(math.ceil(len(t.data) / t.plan.batch_size) for t in self.trainees)
+        stride = math.ceil(n_batches / _MEASURED_BATCHES)
+        mean = Mean(len(self.trainees), self.state.params.device)
+        for j, (batch, noise, sizes) in enumerate(self._batches()):
+            m, looks = len(sizes), measured and j % stride == 0
+            value = self.solver.step(self.state, batch, noise, rates[:m], annealing[:m], looks)
+            if value is not None and looks:
+                mean.add(value, sizes)
+            for trainee in self.trainees[:m]:
+                trainee.progress.n_steps += 1
+            if j % _TIDY_STEPS == _TIDY_STEPS - 1:
+                self.solver.tidy(self.state)
+        if self.trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
+            self.solver.tidy(self.state)
+        return mean.result()
+
+    def _batches(self) -> Iterator[tuple[Batch, Tensor, list[int]]]:
+        """Yield the batches of an epoch, each with its noise and the number of rows of every model in it."""
+        arrangement = self.state.arrangement
+        for window in self._windows():
+            if arrangement.places is None:
+                yield from one_after_another(*window[0])
+            else:
+                yield from side_by_side(window, arrangement.wide.n_components)
+
+    def _windows(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
+        """Yield, for every model that still has some, the rows of the next batches, the size of each, and noise (s, n, k)."""
+        streams = []
+        for t in self.trainees:
+            cells = t.plan.batch_size * max(t.problem.model.n_columns, 1)
+            n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // cells))  # the same for all models of a cohort
+            order = generator(t.plan.seed, "order", t.progress.epoch, device=t.params.device)
+            streams.append(t.data.epoch(t.plan.batch_size, order, n_batches))
+        for number, parts in enumerate(zip_longest(*streams)):
+            present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
+            yield [(rows, sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
+
+    def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
+        """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs."""
+        if self.state.arrangement.places is None:
+            return [judged_alone(trainee) for trainee in trainees]
+        found: dict[int, tuple[float, float]] = {}
+        for _, group in groupby(sorted(trainees, key=lambda t: len(t.noise)), lambda t: len(t.noise)):
+            chosen = list(group)
+            key = tuple(trainee.row for trainee in chosen)
+            if key not in self.judges:
+                self.judges[key] = Judge(chosen, self.state)
+            values, bounds = self.judges[key].measure(chosen)
+            found.update({id(t): pair for t, pair in zip(chosen, zip(values, bounds))})
+        return [found[id(trainee)] for trainee in trainees]
+
+
+def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
+    """Return the noise of a window of rows.  # (s, n, k)"""
+    stream = generator(trainee.plan.seed, "noise", trainee.progress.epoch, window, device=x.device)
+    return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_components), stream, x.dtype)
+
+
+def one_after_another(rows: Batch, sizes: list[int], noise: Tensor) -> Iterator[tuple[Batch, Tensor, list[int]]]:
+    """Yield the batches of one model as they are."""
+    start = 0
+    for size in sizes:
+        here, start = slice(start, start + size), start + size
+        weight = rows.x.new_ones(size) if rows.weight is None else rows.weight[here]
+        yield Batch(rows.x[None, here], weight[None] / size), noise[None, :, here], [size]
+
+
+def side_by_side(window: list[tuple[Batch, list[int], Tensor]], k: int) -> Iterator[tuple[Batch, Tensor, list[int]]]:
+    """Yield batches (m, n, ...) of several models: as many rows for each, those that only fill up of weight zero.
+
+    Noise (s, n, k) gets `k` components; what only fills up has no noise.
+    """
+    x, noise = window[0][0].x, window[0][2]
+    m, n_batches = len(window), max(len(sizes) for _, sizes, _ in window)
+    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in window), x.shape[1])
+    fits = m == 1 and all(size == n for size in window[0][1])
+    xs = x.view(1, n_batches, n, -1) if fits else x.new_zeros((m, n_batches, n, x.shape[1]))
+    weights = x.new_zeros((m, n_batches, n))
+    noises = x.new_zeros((m, n_batches, n, len(noise), k))
+    for i, (rows, sizes, draws) in enumerate(window):
+        if not fits:
+            _cut(rows.x, sizes, xs[i])
+        share = (
+            torch.tensor(sizes, device="cpu")
+            .reciprocal()
+            .to(x)
+            .repeat_interleave(torch.tensor(sizes, device="cpu").to(x.device))
+        )
+        _cut(share if rows.weight is None else share * rows.weight, sizes, weights[i])
+        _cut(draws.movedim(0, 1), sizes, noises[i, ..., : draws.shape[-1]])
+    views = zip(xs.unbind(1), weights.unbind(1), noises.movedim(3, 2).unbind(1), strict=True)
+    for j, (x, weight, noise) in enumerate(views):
+        sizes = [sizes[j] for _, sizes, _ in window if j < len(sizes)]
+        yield Batch(x[: len(sizes)], weight[: len(sizes)]), noise[: len(sizes)], sizes
+
+
+def _cut(values: Tensor, sizes: list[int], into: Tensor) -> None:
+    """Write rows, batch after batch, into the first places of every batch: (sum of sizes, ...) -> (n_batches, n, ...)."""
+    first, start = 0, 0
+    for size, run in groupby(sizes):
+        count = len(list(run))
+        into[first : first + count, :size] = values[start : start + count * size].unflatten(0, (count, size))
+        first, start = first + count, start + count * size
+
+
+class Mean:
+    """Running means over rows, one per model, without waiting for the device."""
+
+    def __init__(self, m: int, device: torch.device):
+        self.total, self.count = (torch.zeros(m, dtype=torch.float64, device=device) for _ in range(2))
+
+    def add(self, values: Tensor, sizes: list[int]) -> None:
+        """Count means over batches of these sizes, for the first models."""
+        n = torch.tensor(sizes, dtype=torch.float64, device=self.total.device)
+        self.total[: len(sizes)] += values * n
+        self.count[: len(sizes)] += n
+
+    def result(self) -> list[float]:
+        """Return the means; nan where nothing was counted."""
+        return (self.total / self.count).tolist()
+
+
+# --- measurements ----------------------------------------------------------------------------------------------------
+
+
+def judged_alone(trainee: Trainee) -> tuple[float, float]:
+    """Return objective and ELBO of one model on its watched rows."""
+    problem, rows = trainee.problem, trainee.watched
+    params = problem.model.unpack(trainee.own(trainee.result()))
+
+    def mean_of(function) -> float:
+        return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
+
+    bound = mean_of(true_elbo(problem.model).bound)
+    return (bound if is_elbo(problem) else mean_of(problem.objective)), bound
+
+
+def is_elbo(problem: Problem) -> bool:
+    """Tell whether the objective at full strength is the bound itself."""
+    return isinstance(problem.objective, ELBO) and problem.objective.beta == 1
+
+
+class Judge:
+    """Measures several models at once by the closed forms, on the watched rows of each."""
+
+    def __init__(self, trainees: list[Trainee], state: SolverState):
+        self.problems = [trainee.problem for trainee in trainees]
+        wide, layout, like = state.arrangement.wide, state.arrangement.layout, state.params
+        n = max(len(t.watched) for t in trainees)
+        self.tile = self._rows_per_call(wide, n, len(trainees) * len(trainees[0].noise))
+        n += -n % self.tile
+        self.x = like.new_zeros((len(trainees), n, wide.n_columns))
+        self.weight = like.new_zeros((len(trainees), n), dtype=torch.float64)
+        self.noise = like.new_zeros((len(trainees), len(trainees[0].noise), 1, wide.n_components))
+        for i, t in enumerate(trainees):
+            self.x[i, : len(t.watched)] = t.watched.x
+            self.weight[i, : len(t.watched)] = 1.0 if t.watched.weight is None else t.watched.weight
+            self.noise[i, ..., : t.noise.shape[-1]] = t.noise
+        self.params = torch.zeros_like(like[: len(trainees)])
+        self.kernel = kernels.Kernel(wide, nested(layout.views(self.params)), None, self.tile, len(trainees[0].noise))
+        betas = [getattr(problem.objective, "beta", 1.0) for problem in self.problems]
+        self.kl_weight = torch.tensor(betas, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+    @staticmethod
+    def _rows_per_call(wide, n, n_draws):
+        widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
+        room = max(1, _MEASURED_CELLS // (n_draws * max(widths)))
+        return kernels.padded_rows(min(n, room), wide.n_columns)
+
+    def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
+        """Return objectives and ELBOs."""
+        objective = self.problems[0].objective
+        values, bounds = [], []
+        with torch.inference_mode():
+            torch.stack([trainee.result() for trainee in trainees], out=self.params)
+            for x in self.x.split(self.tile, 1):
+                self.kernel.forward(x, self.noise)
+                terms = self.kernel.terms(x, self.noise)
+                bounds.append(kernels.bound(ELBO(), terms, torch.ones_like(self.kl_weight)))
+                judged_by_bound = all(map(is_elbo, self.problems))
+                values.append(bounds[-1] if judged_by_bound else kernels.bound(objective, terms, self.kl_weight))
+            return self._means(values), self._means(bounds)
+
+    def _means(self, parts: list[Tensor]) -> list[float]:
+        rows = torch.cat(parts, 1).double()
+        return ((rows * self.weight).sum(1) / self.weight.sum(1)).tolist()

@@ -13,9 +13,11 @@ and with the weight :math:`\beta` of the KL the objective of a row is
 
 ===============  =====================================================================================================
 ELBO, analytic   mean of :math:`\ell` over the draws, less :math:`\beta\,(\frac12(\mu^2 + \sigma^2 - 1) - \log\sigma)`
-ELBO, sampled    mean of :math:`\ell - \beta\kappa`, where :math:`\kappa = \log q - \log p = \frac12(z^2 - \epsilon^2) - \log\sigma`
+ELBO, sampled    mean of :math:`\ell - \beta\kappa` over the draws
 IWAE             log of the mean of :math:`\exp(\ell - \kappa)`
 ===============  =====================================================================================================
+
+where :math:`\kappa = \log q(z|x) - \log p(z) = \frac12(z^2 - \epsilon^2) - \log\sigma`.
 
 Going backward, a draw counts with :math:`w = c/s`, in IWAE with :math:`w = c\,\mathrm{softmax}(\ell - \kappa)`. The likelihood
 gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it into :math:`\delta_z`, and
@@ -42,7 +44,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae._model import Layout, Model, Params, nested
+from skvae._model import Layout, Model, Params
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE, Objective
@@ -114,7 +116,7 @@ def padded_rows(n_rows: int, n_columns: int) -> int:
 
 
 class Layer(NamedTuple):
-    """An affine map and its slopes; `slopes` are None where nothing is learnt."""
+    """An affine map, and where its slopes go; they are None where nothing is learnt."""
 
     weight: Tensor  # (m, n_in, n_out)
     bias: Tensor  # (m, 1, n_out)
@@ -128,7 +130,7 @@ def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
 
 
 def affine_slopes(layer: Layer, x: Tensor, delta: Tensor, ones: Tensor) -> None:
-    """Write the slopes of an affine map: every row adds the outer product of input and `delta`."""
+    """Write the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
     torch.bmm(x.mT, delta, out=layer.weight_slope)
     torch.bmm(ones, delta, out=layer.bias_slope)
 
@@ -139,56 +141,57 @@ def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
 
 
 class Activation(NamedTuple):
-    """A function of single numbers that maps 0 to 0, and the slope by its input."""
+    """A function of single numbers that maps 0 to 0, and how it takes a slope back to its input."""
 
     forward: Callable  # (x, out=)
     backward: Callable  # (delta, x or f(x), grad_input=)
-    of_output: bool  # whether the slope is a function of f(x), which may then overwrite x
+    of_output: bool  # whether `backward` needs f(x), which may then overwrite x
 
 
 _aten = torch.ops.aten
+_clamp_backward = _aten.hardtanh_backward.grad_input
+_relu_backward = _aten.threshold_backward.grad_input
+
 ACTIVATIONS = {
-    "relu": Activation(_aten.relu.out, lambda d, y, grad_input: _threshold(d, y, 0, grad_input=grad_input), True),
-    "tanh": Activation(_aten.tanh.out, _aten.tanh_backward.grad_input, True),
+    "relu": Activation(_aten.relu.out, lambda delta, y, grad_input: _relu_backward(delta, y, 0, grad_input=grad_input), True),
+    "tanh": Activation(torch.tanh, _aten.tanh_backward.grad_input, True),
     "silu": Activation(_aten.silu.out, _aten.silu_backward.grad_input, False),
     "gelu": Activation(_aten.gelu.out, _aten.gelu_backward.grad_input, False),
 }
-_threshold = _aten.threshold_backward.grad_input
-_clamp_backward = _aten.hardtanh_backward.grad_input
 
 
 class Network:
     """An MLP bound to its parameters, their slopes, and buffers for `n` rows."""
 
-    def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor] | None, n: int):
-        self.layers = [_layer(params, slopes, f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
-        self.skip = params.get("skip")
-        self.skip_slope = None if slopes is None else slopes.get("skip")
-        self.activation = ACTIVATIONS.get(network.activation)
-        *hidden, self.out = [_buffer(layer.bias, n) for layer in self.layers]
-        self.sums = hidden  # before the activation
+    def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor], n: int):
+        names = [(f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
+        self.layers = [Layer(params[w], params[b], slopes.get(w), slopes.get(b)) for w, b in names]
+        self.skip, self.skip_slope = params.get("skip"), slopes.get("skip")
+        self.activation = ACTIVATIONS.get(network.activation)  # None: the identity
+        m, like = len(params["bias0"]), params["bias0"]
+        self.ones = like.new_ones((m, 1, n))
+        *self.sums, self.out = [like.new_zeros((m, n, layer.bias.shape[-1])) for layer in self.layers]
         in_place = self.activation is None or self.activation.of_output
-        self.hidden = hidden if in_place else [torch.zeros_like(buffer) for buffer in hidden]
-        self.deltas = [torch.zeros_like(buffer) for buffer in hidden] if slopes is not None else []
-        self.ones = _buffer(params["bias0"], n)[..., :1].mT.fill_(1.0).contiguous()  # (m, 1, n)
+        self.hidden = self.sums if in_place else [torch.zeros_like(total) for total in self.sums]
+        self.deltas = [torch.zeros_like(total) for total in self.sums] if slopes else []
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (m, n, n_in) to (m, n, n_out)."""
-        above = x
+        below = x
         for layer, total, hidden in zip(self.layers, self.sums, self.hidden):
-            above = affine(layer, above, total)
-            if self.activation is not None:
-                above = self.activation.forward(total, out=hidden)
-        affine(self.layers[-1], above, self.out)
+            below = affine(layer, below, total)
+            if self.activation:
+                below = self.activation.forward(total, out=hidden)
+        affine(self.layers[-1], below, self.out)
         return self.out if self.skip is None else self.out.baddbmm_(x, self.skip)
 
     def backward(self, x: Tensor, delta: Tensor, out: Tensor | None = None) -> None:
-        """Write the slopes of all parameters, and the slope by x into `out`, given the slope `delta` by the output."""
+        """Write the slopes of all parameters, and those by x into `out`, given the slopes `delta` by the output."""
         above = delta
         for i in range(len(self.layers) - 1, 0, -1):
             affine_slopes(self.layers[i], self.hidden[i - 1], above, self.ones)
             above = affine_delta(self.layers[i], above, self.deltas[i - 1])
-            if self.activation is not None:
+            if self.activation:
                 kept = self.hidden if self.activation.of_output else self.sums
                 self.activation.backward(above, kept[i - 1], grad_input=above)
         affine_slopes(self.layers[0], x, above, self.ones)
@@ -200,20 +203,11 @@ class Network:
                 out.baddbmm_(delta, self.skip.mT)
 
 
-def _layer(params, slopes, weight, bias) -> Layer:
-    return Layer(params[weight], params[bias], *((None, None) if slopes is None else (slopes[weight], slopes[bias])))
-
-
-def _buffer(bias: Tensor, n: int) -> Tensor:
-    m, _, width = bias.shape
-    return torch.zeros((m, n, width), dtype=bias.dtype, device=bias.device)
-
-
 # --- the bound -------------------------------------------------------------------------------------------------------
 
 
 class Terms(NamedTuple):
-    """What bounds are made of, in nats per row."""
+    """What bounds are made of, in nats."""
 
     log_px: Tensor  # (m, s, n)
     kl: Tensor  # (m, n) in closed form
@@ -221,22 +215,21 @@ class Terms(NamedTuple):
 
 
 class Kernel:
-    """The bound of `m` models and its gradient, bound to parameters and to the shape of a batch."""
+    """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
 
     def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
-        k, s, n = wide.n_components, n_samples, n_rows
-        self.likelihood, self.params, self.slopes = wide.likelihood, params, slopes
-        self.encoder = Network(wide.encoder, params["encoder"], slopes and slopes["encoder"], n)
-        self.decoder = Network(wide.decoder, params["decoder"], slopes and slopes["decoder"], s * n)
+        self.likelihood = wide.likelihood
+        self.params, self.slopes = params["likelihood"], slopes["likelihood"] if slopes else {}
+        s, n, k = n_samples, n_rows, wide.n_components
+        self.encoder = Network(wide.encoder, params["encoder"], slopes["encoder"] if slopes else {}, n)
+        self.decoder = Network(wide.decoder, params["decoder"], slopes["decoder"] if slopes else {}, s * n)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
-        m = len(self.mean)
-        self.scale = torch.zeros((m, n, k), dtype=self.mean.dtype, device=self.mean.device)
-        self.spread, self.z = (self.mean.new_zeros((m, s, n, k)) for _ in range(2))
-        self.codes = self.z.view(m, s * n, k)
-        if slopes is not None:
-            self.z_delta = torch.zeros_like(self.z)
-            self.encoder_delta = torch.zeros_like(self.encoder.out)
-            self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
+        m, new_zeros = len(self.mean), self.mean.new_zeros
+        self.scale = new_zeros((m, n, k))
+        self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
+        self.codes, self.codes_delta = self.z.view(m, s * n, k), self.z_delta.view(m, s * n, k)
+        self.encoder_delta = torch.zeros_like(self.encoder.out)
+        self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode.  # (m, r, n_outputs)"""
@@ -249,67 +242,71 @@ class Kernel:
 
     def terms(self, x: Tensor, noise: Tensor) -> Terms:
         """Return the terms of the bound for every row, after `forward`."""
-        log_px = self.likelihood.log_prob(self.params["likelihood"], self.decoder.out, _repeated(x, self.z.shape[1]))
+        log_px = self.likelihood.log_prob(self.params, self.decoder.out, _per_draw(x, self.z.shape[1])).sum(-1)
         kl = 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
         log_ratio = 0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]
-        return Terms(log_px.sum(-1).view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
+        return Terms(log_px.view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
 
-    def gradient(self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool):
+    def gradient(
+        self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool
+    ) -> Tensor | None:
         """Write the slopes of minus the weighted objective; return the weighted objective of each model if `measured`.  # (m,)
 
-        `weight` (m, n) belongs to the rows, `kl_weight` (m, 1, 1) to the models. A component that only fills up has no noise.
+        `weight` (m, n, 1) is of the rows, `kl_weight` (m, 1, 1) of the models. A component that only fills up has no noise.
         """
         self.forward(x, noise)
-        sampled = isinstance(objective, IWAE) or objective.kl == "monte_carlo"
-        terms = self.terms(x, noise) if measured or isinstance(objective, IWAE) else None
-        value = None if terms is None else bound(objective, terms, kl_weight)
-        w = self._draw_weights(objective, terms, weight)  # (m, s, n, 1)
-        self._decoder_slopes(x, w)
-        row_weight = weight[..., None] * kl_weight  # (m, n, 1)
-        if sampled:
-            self.z_delta.addcmul_(self.z, w * kl_weight[..., None])
-            self.mean_delta.copy_(self.z_delta.sum(1))
-            self.log_scale_delta.copy_(self.z_delta.mul_(self.spread).sum(1))
-            self.log_scale_delta.sub_(row_weight * (noise != 0).any(1))
+        is_importance_weighted = not isinstance(objective, ELBO)
+        terms = self.terms(x, noise) if measured or is_importance_weighted else None
+        value = (bound(objective, terms, kl_weight) * weight[..., 0]).sum(-1) if terms and measured else None
+        w = self._weight_of_draws(weight, terms if is_importance_weighted else None)  # (m, r, 1)
+        by_eta, by_params = self.likelihood.derivative(self.params, self.decoder.out, _per_draw(x, self.z.shape[1]), -w)
+        for name, slope in by_params.items():
+            self.slopes[name].copy_(slope)
+        self.decoder.backward(self.codes, by_eta, self.codes_delta)
+        if is_importance_weighted or objective.kl == "monte_carlo":
+            self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:
-            self._analytic_deltas(row_weight)
+            self._deltas_by_closed_kl(weight * kl_weight)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(x, self.encoder_delta)
-        return (value * weight).sum(-1) if measured else None
+        return value
 
-    def _draw_weights(self, objective, terms, weight):
-        """Return how much every draw counts.  # (m, s, n, 1)"""
-        n_samples = self.z.shape[1]
-        if isinstance(objective, IWAE):
-            return (weight[:, None] * torch.softmax(terms.log_px - terms.log_ratio, 1))[..., None]
-        return weight[:, None, :, None] if n_samples == 1 else (weight / n_samples)[:, None, :, None].expand(*self.z.shape[:3], 1)
+    def _weight_of_draws(self, weight: Tensor, importance: Terms | None) -> Tensor:
+        """Return how much every draw of a row counts: all the same, or by its importance.  # (m, r, 1)"""
+        s = self.z.shape[1]
+        if importance is not None:
+            share = torch.softmax(importance.log_px - importance.log_ratio, 1)
+            return (weight[:, None, :, 0] * share).flatten(1)[..., None]
+        return weight if s == 1 else (weight / s).repeat(1, s, 1)
 
-    def _decoder_slopes(self, x, w):
-        """Write the slopes of decoder and likelihood, and those by z, for draws of weight w."""
-        m, s, n, _ = w.shape
-        eta, slopes = self.decoder.out, self.slopes["likelihood"]
-        by_eta, by_params = self.likelihood.derivative(self.params["likelihood"], eta, _repeated(x, s), -w.reshape(m, s * n, 1))
-        for name, slope in by_params.items():
-            slopes[name].copy_(slope)
-        self.decoder.backward(self.codes, by_eta, self.z_delta.view(m, s * n, -1))
+    def _deltas_by_closed_kl(self, w: Tensor) -> None:
+        """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1)."""
+        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
+        torch.addcmul(_sum_of_draws(self.z_delta), self.mean, w, out=self.mean_delta)
+        torch.addcmul(by_log_scale, self.scale.square_().sub_(1), w, out=self.log_scale_delta)
 
-    def _analytic_deltas(self, row_weight):
-        """Write the slopes by mean and log scale for the KL in closed form."""
-        by_z, spread = self.z_delta, self.spread
-        by_mean, by_log_scale = (by_z[:, 0], torch.mul(by_z, spread)[:, 0]) if by_z.shape[1] == 1 else (by_z.sum(1), (by_z * spread).sum(1))
-        torch.addcmul(by_mean, self.mean, row_weight, out=self.mean_delta)
-        torch.addcmul(by_log_scale, self.scale.square_().sub_(1), row_weight, out=self.log_scale_delta)
+    def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
+        """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""
+        self.codes_delta.addcmul_(self.codes, w_draws)
+        self.mean_delta.copy_(_sum_of_draws(self.z_delta))
+        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
+        torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
 
 
 def bound(objective: Objective, terms: Terms, kl_weight: Tensor) -> Tensor:
     """Return the objective of every row from its terms; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
-    if isinstance(objective, IWAE):
+    if not isinstance(objective, ELBO):
         return torch.logsumexp(terms.log_px - terms.log_ratio, 1) - math.log(terms.log_px.shape[1])
     if objective.kl == "monte_carlo":
         return (terms.log_px - kl_weight * terms.log_ratio).mean(1)
     return terms.log_px.mean(1) - kl_weight[..., 0] * terms.kl
 
 
-def _repeated(x: Tensor, n_samples: int) -> Tensor:
-    """Return the rows once per draw.  # (m, r, d)"""
+def _sum_of_draws(values: Tensor) -> Tensor:
+    """Return sums over the draws.  # (m, s, n, k) -> (m, n, k)"""
+    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+
+
+def _per_draw(x: Tensor, n_samples: int) -> Tensor:
+    """Return the rows once for every draw.  # (m, r, d)"""
     return x if n_samples == 1 else x.repeat(1, n_samples, 1)

@@ -103,16 +103,10 @@ class Model:
         """Return the parameters by piece and name, as views of the vector."""
         return nested(self.layout.views(flat))
 
-    def weight_matrices(self, dtype: torch.dtype) -> Tensor:
-        """Return a vector of ones at the networks' weight matrices and zeros elsewhere.  # (size,)"""
+    def is_weight_matrix(self, piece: str, name: str) -> bool:
+        """Tell whether a parameter multiplies activations of a network."""
         networks = {"encoder": self.encoder, "decoder": self.decoder}
-        marked = {
-            (piece, name): torch.full(
-                shape, float(piece in networks and networks[piece].is_weight_matrix(name, shape)), device="cpu"
-            )
-            for (piece, name), shape in self.layout.shapes.items()
-        }
-        return self.layout.flatten(marked, dtype)
+        return piece in networks and networks[piece].is_weight_matrix(name, self.layout.shapes[piece, name])
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""

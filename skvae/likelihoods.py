@@ -58,9 +58,7 @@ class Likelihood(Settings):
         """Return log p(x|z) in nats, one value per column."""
         raise NotImplementedError
 
-    def derivative(
-        self, params: dict[str, Tensor], eta: Tensor, x: Tensor, weight: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def derivative(self, params: dict[str, Tensor], eta: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the derivatives of `sum(weight * log_prob)` by `eta` and by the likelihood's own parameters.
 
         Optional: a likelihood that has it trains without autograd, several times faster on small tables. `weight` has the shape

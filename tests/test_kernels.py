@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skvae import _kernels as kernels
 from skvae._batch import Batch
-from skvae._model import Model, Pieces
+from skvae._model import Model, Pieces, nested
 from skvae._random import generator, normal
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
@@ -58,10 +58,9 @@ def by_hand(models, objective, flats, x, noise, weight, kl_weight):
     for i, (model, place) in enumerate(zip(models, places)):
         params[i, place] = flats[i]
         padded[i, ..., : model.n_components] = noise[i]
-    nested = kernels.nested(layout.views(params)), kernels.nested(layout.views(slopes))
-    kernel = kernels.Kernel(wide, *nested, n, objective.n_samples)
+    kernel = kernels.Kernel(wide, nested(layout.views(params)), nested(layout.views(slopes)), n, objective.n_samples)
     for _ in range(2):  # twice: nothing may be left over from one batch to the next
-        value = kernel.gradient(objective, x, padded, weight, kl_weight, measured=True)
+        value = kernel.gradient(objective, x, padded, weight[..., None], kl_weight, measured=True)
     inside = torch.zeros_like(slopes, dtype=torch.bool)
     for i, place in enumerate(places):
         inside[i, place] = True
@@ -72,7 +71,9 @@ def by_hand(models, objective, flats, x, noise, weight, kl_weight):
 def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
     m, d = len(models), models[0].n_columns
     x = rows_for(models[0].likelihood, (m, n, d), seed)
-    noise = [normal((objective.n_samples, n, model.n_components), generator(seed, "e", i), F64) for i, model in enumerate(models)]
+    noise = [
+        normal((objective.n_samples, n, model.n_components), generator(seed, "e", i), F64) for i, model in enumerate(models)
+    ]
     weight = torch.full((m, n), 1 / n, dtype=F64) if weights is None else weights
     betas = [getattr(objective, "beta", 1.0)] * m if betas is None else betas
     flats = [flat_params(model, seed=seed + i) for i, model in enumerate(models)]
@@ -142,7 +143,9 @@ def test_derivatives_of_likelihoods_are_those_of_autograd():
     for likelihood in LIKELIHOODS:
         x = rows_for(likelihood, (2, 6, 4))
         eta = normal((2, 6, likelihood.n_outputs(4)), generator(0, "eta"), F64).requires_grad_()
-        params = {name: normal((2, *shape), generator(0, name), F64).requires_grad_() for name, shape in likelihood.shapes(4).items()}
+        params = {
+            name: normal((2, *shape), generator(0, name), F64).requires_grad_() for name, shape in likelihood.shapes(4).items()
+        }
         weight = torch.rand((2, 6, 1), generator=generator(0, "w"), dtype=F64, device="cpu")
         (weight * likelihood.log_prob(params, eta, x)).sum().backward()
         with torch.no_grad():
