@@ -71,6 +71,13 @@ def supports(model: Model, objective: Objective) -> bool:
     )
 
 
+def structure(model: Model, objective: Objective) -> tuple:
+    """Return what models and objectives must have in common to share a batch; widths and the weight of the KL may differ."""
+    networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
+    estimator = (type(objective), objective.n_samples, getattr(objective, "kl", None))
+    return (*networks, repr(model.likelihood), model.n_columns, estimator)
+
+
 def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
     encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in ("encoder", "decoder"))

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._devices import threads_for
-from skvae._engine import Callback, Plan, Progress, Trainee, divergence, train
+from skvae._engine import Callback, Plan, Progress, Trainee, divergence
 from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
+from skvae._population import train_in_company
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
 from skvae._table import TableCodec, data_hash, training_order
@@ -215,7 +216,7 @@ class Run:
     def go(self, callbacks: Iterable[Callback] = ()) -> None:
         """Train to the end."""
         self.trainee.callbacks = callbacks
-        train([self.trainee])
+        train_in_company(self.trainee)
 
     def rewind(self) -> None:
         """Take back what has happened since the last measurement, of which an interruption leaves a part."""

@@ -89,9 +89,9 @@ class SolverState:
 class Solver(Settings):
     """Base of the solvers."""
 
-    def can_share(self, problem: Problem) -> bool:
-        """Tell whether several problems of this kind can be solved in one state."""
-        return False
+    def structure(self, problem: Problem) -> tuple | None:
+        """Return what problems must have in common to be solved in one state; None for a problem that is solved alone."""
+        return None
 
     def arrange(self, problems: list[Problem]) -> Arrangement:
         """Decide how the parameters of the models lie in training."""
@@ -153,11 +153,13 @@ class AEVB(Solver):
     def __init__(self, *, averaging=0.99):
         self.averaging = averaging
 
-    def can_share(self, problem):
-        return kernels.supports(problem.model, problem.objective)
+    def structure(self, problem):
+        if not kernels.supports(problem.model, problem.objective):
+            return None
+        return (self.averaging, type(problem.optimizer), *kernels.structure(problem.model, problem.objective))
 
     def arrange(self, problems):
-        if not all(self.can_share(problem) for problem in problems):
+        if self.structure(problems[0]) is None:
             return super().arrange(problems)
         models = [problem.model for problem in problems]
         wide = kernels.widened(models)
