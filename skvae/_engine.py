@@ -24,7 +24,7 @@ _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
 _WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
 _WINDOW_CELLS = 2_000_000  # cells of such a window, at most
 _MEASURED_CELLS = 1_000_000  # numbers per call when the bound is measured
-_MEASURED_BATCHES = 32  # of an epoch, from which the history takes the objective
+_MEASURED_BATCHES = 8  # of an epoch, about, from which the history takes the objective
 _TIDY_STEPS = 64
 
 
@@ -333,17 +333,18 @@ class Cohort:
         n_batches = max(math.ceil(len(t.data) / t.plan.batch_size) for t in self.trainees)
         stride = math.ceil(n_batches / _MEASURED_BATCHES)
         mean = Mean(len(self.trainees), self.state.params.device)
-        for j, (batch, noise, sizes) in enumerate(self._batches()):
-            m, looks = len(sizes), measured and j % stride == 0
-            value = self.solver.step(self.state, batch, noise, rates[:m], annealing[:m], looks)
-            if value is not None and looks:
-                mean.add(value, sizes)
-            for trainee in self.trainees[:m]:
-                trainee.progress.n_steps += 1
-            if j % _TIDY_STEPS == _TIDY_STEPS - 1:
+        with torch.inference_mode(self.state.arrangement.places is not None):
+            for j, (batch, noise, sizes) in enumerate(self._batches()):
+                m, looks = len(sizes), measured and j % stride == 0
+                value = self.solver.step(self.state, batch, noise, rates[:m], annealing[:m], looks)
+                if value is not None and looks:
+                    mean.add(value, sizes)
+                if j % _TIDY_STEPS == _TIDY_STEPS - 1:
+                    self.solver.tidy(self.state)
+            if self.trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(self.state)
-        if self.trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
-            self.solver.tidy(self.state)
+        for t in self.trainees:
+            t.progress.n_steps += math.ceil(len(t.data) / t.plan.batch_size)
         return mean.result()
 
     def _batches(self) -> Iterator[tuple[Batch, Tensor, list[int]]]:
@@ -405,34 +406,31 @@ def side_by_side(window: list[tuple[Batch, list[int], Tensor]], k: int) -> Itera
     x, noise = window[0][0].x, window[0][2]
     m, n_batches = len(window), max(len(sizes) for _, sizes, _ in window)
     n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in window), x.shape[1])
-    fits = m == 1 and all(size == n for size in window[0][1])
+    fits = m == 1 and set(window[0][1]) == {n}
     xs = x.view(1, n_batches, n, -1) if fits else x.new_zeros((m, n_batches, n, x.shape[1]))
     weights = x.new_zeros((m, n_batches, n))
     noises = x.new_zeros((m, n_batches, n, len(noise), k))
     for i, (rows, sizes, draws) in enumerate(window):
-        if not fits:
-            _cut(rows.x, sizes, xs[i])
-        share = (
-            torch.tensor(sizes, device="cpu")
-            .reciprocal()
-            .to(x)
-            .repeat_interleave(torch.tensor(sizes, device="cpu").to(x.device))
-        )
-        _cut(share if rows.weight is None else share * rows.weight, sizes, weights[i])
-        _cut(draws.movedim(0, 1), sizes, noises[i, ..., : draws.shape[-1]])
+        for size, batches, here in runs_of(sizes):
+            cut = (batches.stop - batches.start, size)
+            weights[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
+            noises[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+            if not fits:
+                xs[i, batches, :size] = rows.x[here].unflatten(0, cut)
     views = zip(xs.unbind(1), weights.unbind(1), noises.movedim(3, 2).unbind(1), strict=True)
     for j, (x, weight, noise) in enumerate(views):
         sizes = [sizes[j] for _, sizes, _ in window if j < len(sizes)]
-        yield Batch(x[: len(sizes)], weight[: len(sizes)]), noise[: len(sizes)], sizes
+        here = slice(len(sizes))
+        yield (Batch(x, weight), noise, sizes) if len(sizes) == m else (Batch(x[here], weight[here]), noise[here], sizes)
 
 
-def _cut(values: Tensor, sizes: list[int], into: Tensor) -> None:
-    """Write rows, batch after batch, into the first places of every batch: (sum of sizes, ...) -> (n_batches, n, ...)."""
-    first, start = 0, 0
+def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
+    """Yield runs of batches of equal size: the size, the batches, and their rows."""
+    batch, row = 0, 0
     for size, run in groupby(sizes):
         count = len(list(run))
-        into[first : first + count, :size] = values[start : start + count * size].unflatten(0, (count, size))
-        first, start = first + count, start + count * size
+        yield size, slice(batch, batch + count), slice(row, row + count * size)
+        batch, row = batch + count, row + count * size
 
 
 class Mean:

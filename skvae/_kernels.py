@@ -127,6 +127,7 @@ class Layer(NamedTuple):
 
     weight: Tensor  # (m, n_in, n_out)
     bias: Tensor  # (m, 1, n_out)
+    transposed: Tensor  # (m, n_out, n_in) a view of the weight
     weight_slope: Tensor | None
     bias_slope: Tensor | None
 
@@ -136,34 +137,38 @@ def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
     return torch.baddbmm(layer.bias, x, layer.weight, out=out)
 
 
-def affine_slopes(layer: Layer, x: Tensor, delta: Tensor, ones: Tensor) -> None:
+def affine_slopes(layer: Layer, x_transposed: Tensor, delta: Tensor, ones: Tensor) -> None:
     """Write the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
-    torch.bmm(x.mT, delta, out=layer.weight_slope)
+    torch.bmm(x_transposed, delta, out=layer.weight_slope)
     torch.bmm(ones, delta, out=layer.bias_slope)
 
 
 def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
     """Return the slope by the input of an affine map."""
-    return torch.bmm(delta, layer.weight.mT, out=out)
+    return torch.bmm(delta, layer.transposed, out=out)
 
 
 class Activation(NamedTuple):
-    """A function of single numbers that maps 0 to 0, and how it takes a slope back to its input."""
+    """A function of single numbers that maps 0 to 0, and how it takes slopes back to its input, in place."""
 
-    forward: Callable  # (x, out=)
-    backward: Callable  # (delta, x or f(x), grad_input=)
+    forward: Callable[[Tensor, Tensor], object]  # (x, out)
+    backward: Callable[[Tensor, Tensor], object]  # (delta, x or f(x)), both of which may be overwritten
     of_output: bool  # whether `backward` needs f(x), which may then overwrite x
 
 
 _aten = torch.ops.aten
 _clamp_backward = _aten.hardtanh_backward.grad_input
-_relu_backward = _aten.threshold_backward.grad_input
+_tanh_backward, _silu_backward, _gelu_backward = (
+    getattr(_aten, f"{name}_backward").grad_input for name in ("tanh", "silu", "gelu")
+)
+_silu, _gelu = (getattr(torch._C._nn, name) for name in ("silu", "gelu"))  # of torch.nn.functional, with an argument `out`
 
 ACTIVATIONS = {
-    "relu": Activation(_aten.relu.out, lambda delta, y, grad_input: _relu_backward(delta, y, 0, grad_input=grad_input), True),
-    "tanh": Activation(torch.tanh, _aten.tanh_backward.grad_input, True),
-    "silu": Activation(_aten.silu.out, _aten.silu_backward.grad_input, False),
-    "gelu": Activation(_aten.gelu.out, _aten.gelu_backward.grad_input, False),
+    "relu": Activation(lambda x, out: x.relu_(), lambda delta, y: delta.mul_(y.sign_()), True),
+    "tanh": Activation(lambda x, out: x.tanh_(), lambda delta, y: _tanh_backward(delta, y, grad_input=delta), True),
+    "silu": Activation(lambda x, out: _silu(x, out=out), lambda delta, x: _silu_backward(delta, x, grad_input=delta), False),
+    "gelu": Activation(lambda x, out: _gelu(x, out=out), lambda delta, x: _gelu_backward(delta, x, grad_input=delta), False),
+    "identity": Activation(lambda x, out: None, lambda delta, y: None, True),
 }
 
 
@@ -172,40 +177,39 @@ class Network:
 
     def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor], n: int):
         names = [(f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
-        self.layers = [Layer(params[w], params[b], slopes.get(w), slopes.get(b)) for w, b in names]
+        self.layers = [Layer(params[w], params[b], params[w].mT, slopes.get(w), slopes.get(b)) for w, b in names]
         self.skip, self.skip_slope = params.get("skip"), slopes.get("skip")
-        self.activation = ACTIVATIONS.get(network.activation)  # None: the identity
+        self.activation = ACTIVATIONS[network.activation]
         m, like = len(params["bias0"]), params["bias0"]
         self.ones = like.new_ones((m, 1, n))
         *self.sums, self.out = [like.new_zeros((m, n, layer.bias.shape[-1])) for layer in self.layers]
-        in_place = self.activation is None or self.activation.of_output
-        self.hidden = self.sums if in_place else [torch.zeros_like(total) for total in self.sums]
+        self.hidden = self.sums if self.activation.of_output else [torch.zeros_like(total) for total in self.sums]
+        self.hidden_transposed = [hidden.mT for hidden in self.hidden]
         self.deltas = [torch.zeros_like(total) for total in self.sums] if slopes else []
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (m, n, n_in) to (m, n, n_out)."""
         below = x
         for layer, total, hidden in zip(self.layers, self.sums, self.hidden):
-            below = affine(layer, below, total)
-            if self.activation:
-                below = self.activation.forward(total, out=hidden)
+            affine(layer, below, total)
+            self.activation.forward(total, hidden)
+            below = hidden
         affine(self.layers[-1], below, self.out)
         return self.out if self.skip is None else self.out.baddbmm_(x, self.skip)
 
     def backward(self, x: Tensor, delta: Tensor, out: Tensor | None = None) -> None:
         """Write the slopes of all parameters, and those by x into `out`, given the slopes `delta` by the output."""
-        above = delta
+        kept = self.hidden if self.activation.of_output else self.sums
+        above, x_transposed = delta, x.mT
         for i in range(len(self.layers) - 1, 0, -1):
-            affine_slopes(self.layers[i], self.hidden[i - 1], above, self.ones)
+            affine_slopes(self.layers[i], self.hidden_transposed[i - 1], above, self.ones)
             above = affine_delta(self.layers[i], above, self.deltas[i - 1])
-            if self.activation:
-                kept = self.hidden if self.activation.of_output else self.sums
-                self.activation.backward(above, kept[i - 1], grad_input=above)
-        affine_slopes(self.layers[0], x, above, self.ones)
+            self.activation.backward(above, kept[i - 1])
+        affine_slopes(self.layers[0], x_transposed, above, self.ones)
         if out is not None:
             affine_delta(self.layers[0], above, out)
         if self.skip is not None:
-            torch.bmm(x.mT, delta, out=self.skip_slope)
+            torch.bmm(x_transposed, delta, out=self.skip_slope)
             if out is not None:
                 out.baddbmm_(delta, self.skip.mT)
 
@@ -235,6 +239,7 @@ class Kernel:
         self.scale = new_zeros((m, n, k))
         self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
         self.codes, self.codes_delta = self.z.view(m, s * n, k), self.z_delta.view(m, s * n, k)
+        self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
         self.encoder_delta = torch.zeros_like(self.encoder.out)
         self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
 
@@ -243,8 +248,8 @@ class Kernel:
         self.encoder.forward(x)
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         torch.exp(self.log_scale, out=self.scale)
-        torch.mul(self.scale[:, None], noise, out=self.spread)
-        torch.add(self.mean[:, None], self.spread, out=self.z)
+        torch.mul(self.scale_per_draw, noise, out=self.spread)
+        torch.add(self.mean_per_draw, self.spread, out=self.z)
         return self.decoder.forward(self.codes)
 
     def terms(self, x: Tensor, noise: Tensor) -> Terms:

@@ -21,10 +21,12 @@ class Optimizer(Settings):
         """Move `params` against `grad` in place and update the memory in place."""
         raise NotImplementedError
 
-    def step_many(self, members: list[tuple[Tensor, Tensor, Slots]], learning_rate: float) -> None:
-        """Take a step for several models, each given by its parameters, gradient and memory."""
-        for params, grad, slots in members:
-            self.step(params, grad, slots, learning_rate)
+    def step_many(
+        self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate: float
+    ) -> None:
+        """Take a step for several models."""
+        for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
+            self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
 
     def tidy(self, slots: Slots) -> None:
         """Do what keeps the memory in good order; called now and then, between steps."""
@@ -63,16 +65,14 @@ class Adam(Optimizer):
         return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params), "step": step}
 
     def step(self, params, grad, slots, learning_rate):
-        self.step_many([(params, grad, slots)], learning_rate)
+        self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
 
-    def step_many(self, members, learning_rate):
-        params, grads, slots = zip(*members)
-        mean, square, step = ([one[name] for one in slots] for name in ("mean", "square", "step"))
-        for count in step:
-            count.add_(1)
+    def step_many(self, params, grads, slots, learning_rate):
+        torch._foreach_add_(slots["step"], 1)
         torch._fused_adam_(
-            params, grads, mean, square, [], step, lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1],
-            weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
+            params, grads, slots["mean"], slots["square"], [], slots["step"], lr=learning_rate, beta1=self.betas[0],
+            beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None,
+            found_inf=None,
         )  # fmt: skip
 
     def tidy(self, slots):

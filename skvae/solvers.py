@@ -176,15 +176,13 @@ class AEVB(Solver):
         if state.arrangement.places is None:
             value = self._gradient_by_autograd(state, batch, noise, annealing[0])
         else:
-            with torch.inference_mode():
-                value = self._gradient_by_hand(state, batch, noise, tuple(annealing), measured)
-        with torch.inference_mode():
-            m = len(batch.x)
-            self._add_penalty(state, m)
-            for optimizer, rate, members in state.reuse((m, *rates), lambda: _update_groups(state, rates)):
-                optimizer.step_many(members, rate)
+            value = self._gradient_by_hand(state, batch, noise, annealing, measured)
+        with torch.no_grad():
+            self._add_penalty(state, len(rates))
+            for optimizer, rate, members in state.reuse(("updates", *rates), lambda: _update_groups(state, rates)):
+                optimizer.step_many(*members, rate)
             if self.averaging:
-                self._average(state, m)
+                self._average(state, len(rates))
         return value
 
     def _gradient_by_hand(self, state, batch, noise, annealing, measured):
@@ -192,7 +190,7 @@ class AEVB(Solver):
         m, n, _ = batch.x.shape
         n_samples = noise.shape[1]
         kernel = state.reuse((m, n, n_samples), lambda: _kernel(state, m, n, n_samples))
-        kl_weight = state.reuse(annealing, lambda: _kl_weights(state, annealing))
+        kl_weight = state.reuse(("kl", *annealing), lambda: _kl_weights(state, annealing))
         return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight[..., None], kl_weight, measured)
 
     def _gradient_by_autograd(self, state, batch, noise, annealing):
@@ -226,20 +224,25 @@ class AEVB(Solver):
         return (state.slots["average"] if self.averaging else state.params)[i]
 
     def tidy(self, state):
-        with torch.inference_mode():
+        with torch.no_grad():
             state.problems[0].optimizer.tidy(state.slots)
 
 
 def _update_groups(state: SolverState, rates: list[float]):
-    """Return the models that one call of an optimizer can update, as (optimizer, learning rate, members)."""
-    groups: list[tuple[Optimizer, float, list]] = []
+    """Return what one call of an optimizer updates, as (optimizer, learning rate, (parameters, gradients, slots))."""
+    groups: list[tuple[Optimizer, float, list[int]]] = []
     for i, rate in enumerate(rates):
         optimizer = state.problems[i].optimizer
         same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
         if same is None:
             groups.append((optimizer, rate, same := []))
-        same.append(state.member(i))
-    return groups
+        same.append(i)
+    return [(optimizer, rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
+
+
+def _members(state: SolverState, chosen: list[int]) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
+    slots = {name: [slot[i] for i in chosen] for name, slot in state.slots.items()}
+    return [state.params[i] for i in chosen], [state.grad[i] for i in chosen], slots
 
 
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
@@ -248,7 +251,7 @@ def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kerne
     return kernels.Kernel(state.arrangement.wide, params, slopes, n, n_samples)
 
 
-def _kl_weights(state: SolverState, annealing: tuple[float, ...]) -> Tensor:
+def _kl_weights(state: SolverState, annealing: list[float]) -> Tensor:
     """Return the weight of the KL in training for every model.  # (m, 1, 1)"""
     betas = [getattr(problem.objective, "beta", 1.0) for problem in state.problems]
     weights = [beta * share for beta, share in zip(betas, annealing)]
