@@ -405,7 +405,7 @@ def side_by_side(window: list[tuple[Batch, list[int], Tensor]], k: int) -> Itera
     """
     x, noise = window[0][0].x, window[0][2]
     m, n_batches = len(window), max(len(sizes) for _, sizes, _ in window)
-    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in window), x.shape[1])
+    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in window))
     fits = m == 1 and set(window[0][1]) == {n}
     xs = x.view(1, n_batches, n, -1) if fits else x.new_zeros((m, n_batches, n, x.shape[1]))
     weights = x.new_zeros((m, n_batches, n))
@@ -495,7 +495,7 @@ class Judge:
     def _rows_per_call(wide, n, n_draws):
         widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
         room = max(1, _MEASURED_CELLS // (n_draws * max(widths)))
-        return kernels.padded_rows(min(n, room), wide.n_columns)
+        return kernels.padded_rows(min(n, room))
 
     def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
         """Return objectives and ELBOs."""

@@ -52,6 +52,7 @@ from skvae.posteriors import LOG_SCALE_RANGE, Normal
 from skvae.priors import StandardNormal
 
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
+_FEWEST_ROWS = 4  # below which products take another way
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 
 
@@ -95,15 +96,24 @@ def _line(width: int) -> int:
 
 
 def aligned_layout(wide: Model) -> Layout:
-    """Return the layout of a widened model, in which every parameter begins on a whole vector."""
-    return Layout(wide.layout.shapes, _VECTOR)
+    """Return the layout of a widened model: outputs fill whole lines, and every parameter begins on a whole vector."""
+    to_columns = _parameters_of_output(wide.decoder)
+    shapes = {
+        (piece, name): (shape[0], _line(shape[1])) if piece == "decoder" and name in to_columns else shape
+        for (piece, name), shape in wide.layout.shapes.items()
+    }
+    return Layout(shapes, _VECTOR)
+
+
+def _parameters_of_output(network: MLP) -> set[str]:
+    return {"skip", f"weight{network.n_hidden()}", f"bias{network.n_hidden()}"}
 
 
 def positions(model: Model, wide: Model) -> Tensor:
     """Return where each parameter of `model` lies in the aligned vector of a widened model.  # (model.layout.size,)"""
     layout = aligned_layout(wide)
     places = layout.views(torch.arange(layout.size, device="cpu"))
-    to_posterior = {"skip", f"weight{model.encoder.n_hidden()}", f"bias{model.encoder.n_hidden()}"}
+    to_posterior = _parameters_of_output(model.encoder)
     chosen = []
     for (piece, name), (n_rows, n_columns) in model.layout.shapes.items():
         place = places[piece, name][:n_rows]
@@ -113,10 +123,9 @@ def positions(model: Model, wide: Model) -> Tensor:
     return torch.cat(chosen)
 
 
-def padded_rows(n_rows: int, n_columns: int) -> int:
-    """Return the number of rows of a batch in which single numbers fill whole vectors, in every layer."""
-    step = _VECTOR // math.gcd(_VECTOR, n_columns, _LINE)
-    return n_rows + -n_rows % step
+def padded_rows(n_rows: int) -> int:
+    """Return the number of rows of a batch in which the numbers of every layer fill whole vectors."""
+    return max(n_rows + n_rows % (_VECTOR // _LINE), _FEWEST_ROWS)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -235,6 +244,7 @@ class Kernel:
         self.encoder = Network(wide.encoder, params["encoder"], slopes["encoder"] if slopes else {}, n)
         self.decoder = Network(wide.decoder, params["decoder"], slopes["decoder"] if slopes else {}, s * n)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         m, new_zeros = len(self.mean), self.mean.new_zeros
         self.scale = new_zeros((m, n, k))
         self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
@@ -243,18 +253,18 @@ class Kernel:
         self.encoder_delta = torch.zeros_like(self.encoder.out)
         self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode.  # (m, r, n_outputs)"""
+    def forward(self, x: Tensor, noise: Tensor) -> None:
+        """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
         self.encoder.forward(x)
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         torch.exp(self.log_scale, out=self.scale)
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
-        return self.decoder.forward(self.codes)
+        self.decoder.forward(self.codes)
 
     def terms(self, x: Tensor, noise: Tensor) -> Terms:
         """Return the terms of the bound for every row, after `forward`."""
-        log_px = self.likelihood.log_prob(self.params, self.decoder.out, _per_draw(x, self.z.shape[1])).sum(-1)
+        log_px = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
         kl = 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
         log_ratio = 0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]
         return Terms(log_px.view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
@@ -271,10 +281,12 @@ class Kernel:
         terms = self.terms(x, noise) if measured or is_importance_weighted else None
         value = (bound(objective, terms, kl_weight) * weight[..., 0]).sum(-1) if terms and measured else None
         w = self._weight_of_draws(weight, terms if is_importance_weighted else None)  # (m, r, 1)
-        by_eta, by_params = self.likelihood.derivative(self.params, self.decoder.out, _per_draw(x, self.z.shape[1]), -w)
+        by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, self.z.shape[1]), -w)
+        if by_eta is not self.eta:
+            self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
-        self.decoder.backward(self.codes, by_eta, self.codes_delta)
+        self.decoder.backward(self.codes, self.decoder.out, self.codes_delta)
         if is_importance_weighted or objective.kl == "monte_carlo":
             self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:

@@ -179,27 +179,24 @@ class Gaussian(Likelihood):
         residual = torch.sub(x, eta, out=eta)
         if not params:
             return residual.mul_(weight * self.noise**-2), {}
-        # In double precision, because torch rounds a function of float32 in a way that depends on what stands beside it.
-        share, precision = self._share_and_precision(self._RATE * params["log_scale"].double())
-        squares = weight.mT @ residual.square()  # (..., 1, d)
-        by_log_scale = precision * squares - weight.sum(-2, keepdim=True)
+        # In double precision, because torch rounds in ways that depend on what else a call has to do.
+        above_floor = 2 * self._RATE * params["log_scale"].double() - 2 * math.log(self.floor)
+        share, precision = above_floor.sigmoid(), (-above_floor).sigmoid() / self.floor**2
+        squares = (residual.square() * weight).sum(-2, keepdim=True, dtype=torch.float64)  # (..., 1, d)
+        by_log_scale = precision * squares - weight.sum(-2, keepdim=True, dtype=torch.float64)
         if self.noise == "shared":
             by_log_scale = by_log_scale.sum(-1, keepdim=True)
-        by_raw = self._RATE * share * by_log_scale
-        return residual.mul_(precision.to(eta.dtype)).mul_(weight), {"log_scale": by_raw}
+        return residual.mul_(precision.to(eta.dtype)).mul_(weight), {"log_scale": self._RATE * share * by_log_scale}
 
     def _derivative_with_network(self, eta, x, weight):
         mean, log_scale = eta.chunk(2, -1)
-        share, precision = self._share_and_precision(log_scale)
+        above_floor = log_scale.mul_(2).sub_(2 * math.log(self.floor))
+        share = above_floor.sigmoid()  # of the variance, floor**2 + exp(2 * log_scale), that is learnt
+        precision = above_floor.neg_().sigmoid() / self.floor**2
         residual = x - mean
         torch.mul(residual * precision, weight, out=mean)
         torch.mul(share * (residual.square() * precision - 1), weight, out=log_scale)
         return eta
-
-    def _share_and_precision(self, log_scale):
-        """Return what share of the variance, floor**2 + exp(2 * log_scale), is learnt, and the inverse of the variance."""
-        above_floor = 2 * log_scale - 2 * math.log(self.floor)
-        return above_floor.sigmoid(), (-above_floor).sigmoid() / self.floor**2
 
     def mean(self, params, eta):
         return self._mean_and_log_scale(params, eta)[0]
