@@ -2,16 +2,18 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skvae import _kernels as kernels
 from skvae._batch import Batch
-from skvae._devices import threads_for
+from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import true_elbo, value_of_rows, weighted_mean
 from skvae._model import nested
 from skvae._random import generator, normal
@@ -24,7 +26,7 @@ _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
 _WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
 _WINDOW_CELLS = 2_000_000  # cells of such a window, at most
 _MEASURED_CELLS = 1_000_000  # numbers per call when the bound is measured
-_MEASURED_BATCHES = 8  # of an epoch, about, from which the history takes the objective
+_MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
 
 
@@ -45,6 +47,7 @@ class Plan:
     n_iter_no_change: int  # evaluations without one before the schedule acts
     evaluate_every: int  # epochs
     max_time: float | None = None  # seconds
+    matmul_precision: str = "highest"  # of products of float32 numbers, as torch names it
 
     def measures_after(self, epoch: int) -> bool:
         """Tell whether the bound is measured at the end of the epoch that makes this number of them."""
@@ -253,7 +256,7 @@ def train(trainees: Sequence[Trainee]) -> None:
     Progress, best parameters and state of each change in place. What goes wrong for one model is its `error`, and does not
     touch the others; alone it is raised.
     """
-    with threads_for(work_of_step(trainees)):
+    with threads_for(work_of_step(trainees)), matmul_precision(trainees[0].plan.matmul_precision):
         cohort = Cohort(assemble(trainees))
         courses = {id(trainee): course(trainee) for trainee in trainees}
         wishes: dict[int, str] = {}
@@ -310,8 +313,14 @@ class Cohort:
     def __init__(self, trainees: list[Trainee]):
         self.trainees, self.state = trainees, trainees[0].state
         self.solver = trainees[0].solver
-        self.leavers: list[Trainee] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare what belongs to the present state."""
         self.judges: dict = {}
+        self.recordings: dict = {}
+        self.mean = Mean(len(self.trainees), self.state.params.device)
+        self.records = self.state.stays_on_device and self.solver.is_capturable(self.state)
 
     def leave(self, trainee: Trainee) -> None:
         """Let a model go, whose training has ended."""
@@ -321,40 +330,67 @@ class Cohort:
         """Copy the remaining models into a state of their own, if some have left."""
         if len(self.trainees) < len(self.state.problems):
             self.state = self.state.only([trainee.row for trainee in self.trainees])
-            self.judges = {}
             for i, trainee in enumerate(self.trainees):
                 trainee.join(self.state, i)
+            self._begin()
 
     def run_epoch(self, measured: bool) -> list[float]:
-        """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`."""
-        self._close_ranks()
-        rates = [t.learning_rate() for t in self.trainees]
-        annealing = [t.problem.objective.annealing(t.progress.epoch) for t in self.trainees]
-        n_batches = max(math.ceil(len(t.data) / t.plan.batch_size) for t in self.trainees)
-        stride = math.ceil(n_batches / _MEASURED_BATCHES)
-        mean = Mean(len(self.trainees), self.state.params.device)
-        with torch.inference_mode(self.state.arrangement.places is not None):
-            for j, (batch, noise, sizes) in enumerate(self._batches()):
-                m, looks = len(sizes), measured and j % stride == 0
-                value = self.solver.step(self.state, batch, noise, rates[:m], annealing[:m], looks)
-                if value is not None and looks:
-                    mean.add(value, sizes)
-                if j % _TIDY_STEPS == _TIDY_STEPS - 1:
-                    self.solver.tidy(self.state)
-            if self.trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
-                self.solver.tidy(self.state)
-        for t in self.trainees:
-            t.progress.n_steps += math.ceil(len(t.data) / t.plan.batch_size)
-        return mean.result()
+        """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`.
 
-    def _batches(self) -> Iterator[tuple[Batch, Tensor, list[int]]]:
-        """Yield the batches of an epoch, each with its noise and the number of rows of every model in it."""
-        arrangement = self.state.arrangement
-        for window in self._windows():
-            if arrangement.places is None:
-                yield from one_after_another(*window[0])
-            else:
-                yield from side_by_side(window, arrangement.wide.n_components)
+        The mean is over every fourth batch: the value of the objective costs extra.
+        """
+        self._close_ranks()
+        trainees, state = self.trainees, self.state
+        state.begin_epoch(
+            [t.learning_rate() for t in trainees], [t.problem.objective.annealing(t.progress.epoch) for t in trainees]
+        )
+        self.mean.reset()
+        n_batches = 0
+        by_hand = state.arrangement.places is not None
+        with torch.inference_mode(by_hand):
+            for window in self._windows():
+                self._run_window(
+                    side_by_side(window, state.arrangement.wide.n_components) if by_hand else BatchesOfOne(*window[0]), measured
+                )
+                if n_batches // _TIDY_STEPS < (n_batches + len(window[0][1])) // _TIDY_STEPS:
+                    self.solver.tidy(state)
+                n_batches += len(window[0][1])
+            if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
+                self.solver.tidy(state)
+        for t in trainees:
+            t.progress.n_steps += math.ceil(len(t.data) / t.plan.batch_size)
+        return self.mean.result()
+
+    def _run_window(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+        """Take the steps of a window, as a recording where that is possible."""
+        if self.records and isinstance(window, Window):
+            recording = self._recording(window, measured)
+            if recording is not None:
+                recording.replay_with(window)
+                return
+        self._take_steps(window, measured)
+
+    def _recording(self, window: "Window", measured: bool) -> "Recording | None":
+        """Return the recorded steps of windows of this shape; None, with a warning, where they cannot be recorded."""
+        key = (measured, *window.shape())
+        if key not in self.recordings:
+            changed = [self.state.params, self.state.grad, *self.state.slots.values(), self.mean.total, self.mean.count]
+            try:
+                self.recordings[key] = Recording(window.copy(), lambda own: self._take_steps(own, measured), changed)
+            except RuntimeError as error:
+                self.records = False
+                warnings.warn(
+                    f"The training step was not recorded as a CUDA graph, so it runs call by call: {error}", stacklevel=2
+                )
+                return None
+        return self.recordings[key]
+
+    def _take_steps(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+        for j, (batch, noise, count) in enumerate(window.batches()):
+            looks = measured and j % _MEASURED_EVERY == 0
+            value = self.solver.step(self.state, batch, noise, looks)
+            if looks and value is not None:
+                self.mean.add(value, count)
 
     def _windows(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
         """Yield, for every model that still has some, the rows of the next batches, the size of each, and noise (s, n, k)."""
@@ -389,39 +425,85 @@ def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
     return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_components), stream, x.dtype)
 
 
-def one_after_another(rows: Batch, sizes: list[int], noise: Tensor) -> Iterator[tuple[Batch, Tensor, list[int]]]:
-    """Yield the batches of one model as they are."""
-    start = 0
-    for size in sizes:
-        here, start = slice(start, start + size), start + size
-        weight = rows.x.new_ones(size) if rows.weight is None else rows.weight[here]
-        yield Batch(rows.x[None, here], weight[None] / size), noise[None, :, here], [size]
+class Window(NamedTuple):
+    """Some batches of every model, side by side: as many rows in each, those that only fill up of weight zero."""
+
+    x: Tensor  # (m, n_batches, n, d)
+    weight: Tensor  # (m, n_batches, n), divided by the number of rows that count
+    noise: Tensor  # (m, n_batches, s, n, k)
+    counts: Tensor  # (n_batches, m) rows that count
+    n_models: list[int]  # that have a batch, of each batch
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (m, n, ...), noise (m, s, n, k) and counts (m,) of the models that have one."""
+        m = len(self.x)
+        parts = zip(self.x.unbind(1), self.weight.unbind(1), self.noise.unbind(1), self.counts.unbind(0), self.n_models)
+        for x, weight, noise, count, present in parts:
+            if present < m:
+                x, weight, noise, count = x[:present], weight[:present], noise[:present], count[:present]
+            yield Batch(x, weight), noise, count
+
+    def shape(self) -> tuple:
+        """Return what two windows must have in common to take the same steps."""
+        return (*self.x.shape, *self.noise.shape, *self.n_models)
+
+    def copy(self) -> "Window":
+        """Return a window of its own memory."""
+        return Window(self.x.clone(), self.weight.clone(), self.noise.clone(), self.counts.clone(), self.n_models)
+
+    def become(self, other: "Window") -> None:
+        """Take over the numbers of another window."""
+        for mine, theirs in zip(self[:4], other[:4]):
+            mine.copy_(theirs)
 
 
-def side_by_side(window: list[tuple[Batch, list[int], Tensor]], k: int) -> Iterator[tuple[Batch, Tensor, list[int]]]:
-    """Yield batches (m, n, ...) of several models: as many rows for each, those that only fill up of weight zero.
+class Recording:
+    """Steps over a window, recorded on the device: other windows of the same shape replay them."""
 
-    Noise (s, n, k) gets `k` components; what only fills up has no noise.
-    """
-    x, noise = window[0][0].x, window[0][2]
-    m, n_batches = len(window), max(len(sizes) for _, sizes, _ in window)
-    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in window))
-    fits = m == 1 and set(window[0][1]) == {n}
-    xs = x.view(1, n_batches, n, -1) if fits else x.new_zeros((m, n_batches, n, x.shape[1]))
-    weights = x.new_zeros((m, n_batches, n))
-    noises = x.new_zeros((m, n_batches, n, len(noise), k))
-    for i, (rows, sizes, draws) in enumerate(window):
+    def __init__(self, window: Window, take_steps: Callable[[Window], None], changed: list[Tensor]):
+        self.window = window
+        self.replay = capture(lambda: take_steps(window), changed)
+
+    def replay_with(self, window: Window) -> None:
+        """Take the recorded steps over the numbers of another window."""
+        self.window.become(window)
+        self.replay()
+
+
+class BatchesOfOne(NamedTuple):
+    """Some batches of one model as they are, without any row that fills up."""
+
+    rows: Batch
+    sizes: list[int]
+    noise: Tensor  # (s, n, k)
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (1, n, ...), noise (1, s, n, k) and counts (1,)."""
+        start = 0
+        for size in self.sizes:
+            here, start = slice(start, start + size), start + size
+            weight = self.rows.x.new_ones(size) if self.rows.weight is None else self.rows.weight[here]
+            yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
+
+
+def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int) -> Window:
+    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none."""
+    like, s = parts[0][0].x, len(parts[0][2])
+    m, n_batches = len(parts), max(len(sizes) for _, sizes, _ in parts)
+    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in parts))
+    fits = m == 1 and set(parts[0][1]) == {n}
+    x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
+    weight, noise = like.new_zeros((m, n_batches, n)), like.new_zeros((m, n_batches, n, s, k))
+    for i, (rows, sizes, draws) in enumerate(parts):
         for size, batches, here in runs_of(sizes):
             cut = (batches.stop - batches.start, size)
-            weights[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
-            noises[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+            weight[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
+            noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
             if not fits:
-                xs[i, batches, :size] = rows.x[here].unflatten(0, cut)
-    views = zip(xs.unbind(1), weights.unbind(1), noises.movedim(3, 2).unbind(1), strict=True)
-    for j, (x, weight, noise) in enumerate(views):
-        sizes = [sizes[j] for _, sizes, _ in window if j < len(sizes)]
-        here = slice(len(sizes))
-        yield (Batch(x, weight), noise, sizes) if len(sizes) == m else (Batch(x[here], weight[here]), noise[here], sizes)
+                x[i, batches, :size] = rows.x[here].unflatten(0, cut)
+    counts = [[sizes[j] if j < len(sizes) else 0 for _, sizes, _ in parts] for j in range(n_batches)]
+    n_models = [sum(count > 0 for count in row) for row in counts]
+    return Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like), n_models)
 
 
 def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
@@ -439,11 +521,15 @@ class Mean:
     def __init__(self, m: int, device: torch.device):
         self.total, self.count = (torch.zeros(m, dtype=torch.float64, device=device) for _ in range(2))
 
-    def add(self, values: Tensor, sizes: list[int]) -> None:
-        """Count means over batches of these sizes, for the first models."""
-        n = torch.tensor(sizes, dtype=torch.float64, device=self.total.device)
-        self.total[: len(sizes)] += values * n
-        self.count[: len(sizes)] += n
+    def reset(self) -> None:
+        """Begin anew."""
+        self.total.zero_()
+        self.count.zero_()
+
+    def add(self, values: Tensor, counts: Tensor) -> None:
+        """Count means over so many rows, for the first models."""
+        self.total[: len(counts)] += values * counts
+        self.count[: len(counts)] += counts
 
     def result(self) -> list[float]:
         """Return the means; nan where nothing was counted."""

@@ -100,7 +100,8 @@ def _structure(trainee: Trainee) -> tuple | None:
     if structure is None or type(trainee.data) is not Batch:
         return None
     x = trainee.data.x
-    return (type(trainee.solver), x.dtype, x.device, trainee.plan.batch_size, *structure)
+    plan = trainee.plan
+    return (type(trainee.solver), x.dtype, x.device, plan.batch_size, plan.matmul_precision, *structure)
 
 
 def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[Trainee]]:

@@ -49,6 +49,7 @@ class Recipe:
     early_stopping: bool | str
     validation_fraction: float
     init: str
+    matmul_precision: str
 
 
 def default_n_components(n_columns: int) -> int:
@@ -127,6 +128,7 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
         n_iter_no_change=recipe.n_iter_no_change,
         evaluate_every=max(1, round(_UPDATES_PER_EVALUATION * batch_size / n)),
         max_time=recipe.max_time,
+        matmul_precision=recipe.matmul_precision,
     )
 
 

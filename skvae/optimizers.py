@@ -13,6 +13,9 @@ Slots = dict[str, Tensor]
 class Optimizer(Settings):
     """Base of the optimizers: update rules that ascend or descend in place and keep their memory in named vectors."""
 
+    #: whether a step never looks at a number on the device and takes its learning rate from there, so that it can be recorded
+    is_capturable: bool = False
+
     def init(self, params: Tensor) -> Slots:
         """Return the memory at the start of training."""
         raise NotImplementedError
@@ -21,10 +24,8 @@ class Optimizer(Settings):
         """Move `params` against `grad` in place and update the memory in place."""
         raise NotImplementedError
 
-    def step_many(
-        self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate: float
-    ) -> None:
-        """Take a step for several models."""
+    def step_many(self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate) -> None:
+        """Take a step for several models; with a capturable optimizer the learning rate may be a tensor."""
         for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
             self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
 
@@ -48,6 +49,7 @@ class Adam(Optimizer):
     Kingma & Ba, *Adam: A Method for Stochastic Optimization*, 2015.
     """
 
+    is_capturable = True
     _parameter_constraints = {"betas": [tuple], "epsilon": [Interval(Real, 0, None, closed="left")]}
 
     def __init__(self, betas=(0.9, 0.999), *, epsilon=1e-8):

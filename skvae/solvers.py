@@ -14,7 +14,7 @@ from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 
 _MAX_PRECISION = 1e12  # of the prior per row, when rows weigh next to nothing: its square stays finite in float32
-_MAX_KERNELS = 8  # shapes of batches whose buffers are kept
+_MAX_KEPT = 8  # shapes of batches whose buffers are kept
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,20 @@ class SolverState:
     arrangement: Arrangement
     params: Tensor  # (m, size)
     slots: Slots  # named vectors (m, size) and numbers (m,) of the optimizer and the solver
+    rates: list[float] = field(init=False)  # learning rates of the present epoch
+    annealing: list[float] = field(init=False)  # share of the KL that counts in it
     grad: Tensor = field(init=False)  # (m, size)
-    kept: dict = field(init=False, default_factory=dict)  # what steps of the same kind use again: views and buffers
+    rate: Tensor = field(init=False)  # (m,) `rates` on the device
+    kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
+    stays_on_device: bool = field(init=False)  # whether a step must not look at a number on the device
+    n_parts: int = field(init=False, default=1)  # in which a batch is taken, for want of memory
+    kept: dict = field(init=False, default_factory=dict)  # what steps use again: views and buffers
 
     def __post_init__(self):
+        m = len(self.params)
         self.grad = torch.zeros_like(self.params)
+        self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
+        self.stays_on_device = self.params.is_cuda
 
     def member(self, i: int) -> tuple[Tensor, Tensor, Slots]:
         """Return views of the parameters, the gradient and the memory of model `i`."""
@@ -77,13 +86,29 @@ class SolverState:
         problems = [self.problems[i] for i in chosen]
         return SolverState(problems, self.arrangement.only(chosen), self.params[chosen], slots)
 
-    def reuse(self, key, make):
-        """Return what `make` gave when it was last called for `key`."""
-        if key not in self.kept:
-            if len(self.kept) >= _MAX_KERNELS * 4:
-                self.kept.clear()
-            self.kept[key] = make()
-        return self.kept[key]
+    def begin_epoch(self, rates: list[float], annealing: list[float]) -> None:
+        """Set what is the same in all steps of an epoch."""
+        if not hasattr(self, "rates") or self.rates != rates:
+            self.rates = rates
+            self.rate.copy_(torch.tensor(rates, dtype=torch.float64, device="cpu"))
+            self.forget("updates")
+        if not hasattr(self, "annealing") or self.annealing != annealing:
+            self.annealing = annealing
+            weights = [getattr(p.objective, "beta", 1.0) * share for p, share in zip(self.problems, annealing)]
+            self.kl_weight[:, 0, 0] = torch.tensor(weights, dtype=self.params.dtype, device="cpu")
+
+    def reuse(self, kind: str, key, make):
+        """Return what `make` gave when it was last called for this kind and key."""
+        kept = self.kept.setdefault(kind, {})
+        if key not in kept:
+            if len(kept) >= _MAX_KEPT:
+                kept.clear()
+            kept[key] = make()
+        return kept[key]
+
+    def forget(self, kind: str) -> None:
+        """Drop what was kept of this kind."""
+        self.kept.pop(kind, None)
 
 
 class Solver(Settings):
@@ -119,15 +144,17 @@ class Solver(Settings):
         """Return the parameters that training would give model `i` if it ended here.  # (size,)"""
         return state.params[i]
 
-    def step(
-        self, state: SolverState, batch: Batch, noise: Tensor, rates: list[float], annealing: list[float], measured: bool = True
-    ) -> Tensor | None:
+    def step(self, state: SolverState, batch: Batch, noise: Tensor, measured: bool = True) -> Tensor | None:
         """Change the first models of the state by one batch each; return their weighted objective if `measured`.  # (m,)
 
         The batch has rows x (m, n, d) and weights (m, n), which contain the division by the number of rows; noise is
         (m, s, n, k).
         """
         raise NotImplementedError
+
+    def is_capturable(self, state: SolverState) -> bool:
+        """Tell whether a step is a fixed sequence of work on the device, which can be recorded and replayed."""
+        return False
 
     def tidy(self, state: SolverState) -> None:
         """Do what has to be done now and then; called a few times in a thousand steps."""
@@ -169,36 +196,57 @@ class AEVB(Solver):
         slots = problem.optimizer.init(params)
         if self.averaging:
             slots["average"] = params.clone()
-            slots["n_averaged"] = torch.zeros((), device="cpu", dtype=torch.float32)
+            slots["n_averaged"] = torch.zeros((), device=params.device, dtype=torch.float32)
         return slots
 
-    def step(self, state, batch, noise, rates, annealing, measured=True):
-        if state.arrangement.places is None:
-            value = self._gradient_by_autograd(state, batch, noise, annealing[0])
-        else:
-            value = self._gradient_by_hand(state, batch, noise, annealing, measured)
+    def step(self, state, batch, noise, measured=True):
+        m = batch.x.shape[0]
+        value = self._gradient(state, batch, noise, measured)
         with torch.no_grad():
-            self._add_penalty(state, len(rates))
-            for optimizer, rate, members in state.reuse(("updates", *rates), lambda: _update_groups(state, rates)):
+            self._add_penalty(state, m)
+            for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
                 optimizer.step_many(*members, rate)
             if self.averaging:
-                self._average(state, len(rates))
+                self._average(state, m)
         return value
 
-    def _gradient_by_hand(self, state, batch, noise, annealing, measured):
+    def _gradient(self, state, batch, noise, measured):
+        """Fill the gradient; where the memory does not suffice, from parts of the batch, twice as many as before."""
+        while True:
+            try:
+                return self._gradient_of_parts(state, batch, noise, measured)
+            except torch.OutOfMemoryError:
+                if state.n_parts >= batch.x.shape[1]:
+                    raise
+                state.n_parts *= 2
+                state.kept.clear()
+
+    def _gradient_of_parts(self, state, batch, noise, measured):
+        way = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
+        if state.n_parts == 1:
+            return way(state, batch, noise, measured)
+        size = -(-batch.x.shape[1] // state.n_parts)
+        values, total = [], torch.zeros_like(state.grad)
+        for x, weight, eps in zip(batch.x.split(size, 1), batch.weight.split(size, 1), noise.split(size, 2), strict=True):
+            values.append(way(state, Batch(x, weight), eps, measured))
+            total += state.grad
+        state.grad.copy_(total)
+        return sum(values) if measured else None
+
+    def _gradient_by_hand(self, state, batch, noise, measured):
         """Fill the gradient by the closed forms."""
         m, n, _ = batch.x.shape
-        n_samples = noise.shape[1]
-        kernel = state.reuse((m, n, n_samples), lambda: _kernel(state, m, n, n_samples))
-        kl_weight = state.reuse(("kl", *annealing), lambda: _kl_weights(state, annealing))
-        return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight[..., None], kl_weight, measured)
+        key = (m, n, noise.shape[1])
+        kernel = state.reuse("kernel", key, lambda: _kernel(state, *key))
+        objective, weight = state.problems[0].objective, batch.weight[..., None]
+        return kernel.gradient(objective, batch.x, noise, weight, state.kl_weight[:m], measured)
 
-    def _gradient_by_autograd(self, state, batch, noise, annealing):
+    def _gradient_by_autograd(self, state, batch, noise, measured):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
         (problem,) = state.problems
-        leaves = state.reuse("leaves", lambda: _leaves(state))
+        leaves = state.reuse("leaves", 1, lambda: _leaves(state))
         state.grad.zero_()
-        value = problem.objective(problem.model, leaves, Batch(batch.x[0]), noise[0], annealing)  # (n,)
+        value = problem.objective(problem.model, leaves, Batch(batch.x[0]), noise[0], state.annealing[0])  # (n,)
         total = (value * batch.weight[0]).sum()
         (-total).backward()
         return total.detach()[None]
@@ -206,19 +254,26 @@ class AEVB(Solver):
     def _add_penalty(self, state, m):
         for i, problem in enumerate(state.problems[:m]):
             if problem.alpha:
-                matrices = state.reuse("matrices", lambda: _weight_matrices(state))
+                matrices = state.reuse("matrices", 1, lambda: _weight_matrices(state))
                 precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
                 state.grad[i].addcmul_(matrices, state.params[i], value=precision)
 
     def _average(self, state, m):
-        ages = state.slots["n_averaged"][:m].add_(1).tolist()
-        shares = [1 - min(self.averaging, age / (age + 9)) for age in ages]  # young averages forget faster
-        average, params = state.slots["average"], state.params
+        """Move the averages towards the parameters; young averages forget faster."""
+        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(1)
+        if state.stays_on_device:
+            share = 1 - (age / (age + 9)).clamp(max=self.averaging)
+            average[:m].lerp_(params[:m], share.to(params.dtype)[:, None])
+            return
+        shares = [1 - min(self.averaging, t / (t + 9)) for t in age.tolist()]
         if len(set(shares)) == 1:
             average[:m].lerp_(params[:m], shares[0])
         else:
             for i, share in enumerate(shares):
                 average[i].lerp_(params[i], share)
+
+    def is_capturable(self, state):
+        return state.arrangement.places is not None and all(p.optimizer.is_capturable for p in state.problems)
 
     def result(self, state, i):
         return (state.slots["average"] if self.averaging else state.params)[i]
@@ -228,11 +283,13 @@ class AEVB(Solver):
             state.problems[0].optimizer.tidy(state.slots)
 
 
-def _update_groups(state: SolverState, rates: list[float]):
+def _update_groups(state: SolverState, m: int):
     """Return what one call of an optimizer updates, as (optimizer, learning rate, (parameters, gradients, slots))."""
+    optimizers = [problem.optimizer for problem in state.problems[:m]]
+    if state.stays_on_device:  # the rate is a number on the device, which can change under a recorded step
+        return [(optimizer, state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
     groups: list[tuple[Optimizer, float, list[int]]] = []
-    for i, rate in enumerate(rates):
-        optimizer = state.problems[i].optimizer
+    for i, (optimizer, rate) in enumerate(zip(optimizers, state.rates)):
         same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
         if same is None:
             groups.append((optimizer, rate, same := []))
@@ -249,13 +306,6 @@ def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kerne
     views = state.arrangement.layout.views
     params, slopes = nested(views(state.params[:m])), nested(views(state.grad[:m]))
     return kernels.Kernel(state.arrangement.wide, params, slopes, n, n_samples)
-
-
-def _kl_weights(state: SolverState, annealing: list[float]) -> Tensor:
-    """Return the weight of the KL in training for every model.  # (m, 1, 1)"""
-    betas = [getattr(problem.objective, "beta", 1.0) for problem in state.problems]
-    weights = [beta * share for beta, share in zip(betas, annealing)]
-    return torch.tensor(weights, dtype=state.params.dtype, device=state.params.device).view(-1, 1, 1)
 
 
 def _leaves(state: SolverState) -> Params:

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from conftest import SmallNet
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from skvae import _engine
 from skvae._batch import Batch
-from skvae._engine import DivergenceError, Mean, Plan, Progress, Trainee, divergence, one_after_another, side_by_side, train
+from skvae._engine import BatchesOfOne, DivergenceError, Mean, Plan, Progress, Trainee, divergence, side_by_side, train
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae.likelihoods import Gaussian
@@ -16,9 +18,10 @@ from skvae.objectives import ELBO
 from skvae.optimizers import Adam
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
-from skvae.solvers import AEVB, Problem
+from skvae.solvers import AEVB, Problem, SolverState
 
 F32 = torch.float32
+post_init, replay_with = SolverState.__post_init__, _engine.Recording.replay_with
 
 
 def make_trainee(n=50, k=2, network=None, seed=0, x=None, **plan):
@@ -46,30 +49,32 @@ def assert_same_course(one, other):
 
 def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero():
     x = torch.arange(7.0)[:, None].expand(7, 2)
-    windows = [(Batch(x), [3, 2, 2], torch.ones(1, 7, 3)), (Batch(-x[:4], torch.arange(4.0)), [2, 2], torch.ones(1, 4, 1))]
-    batches = list(side_by_side(windows, 16))
-    assert [sizes for _, _, sizes in batches] == [[3, 2], [2, 2], [2]]
-    first, noise, _ = batches[0]
+    parts = [(Batch(x), [3, 2, 2], torch.ones(1, 7, 3)), (Batch(-x[:4], torch.arange(4.0)), [2, 2], torch.ones(1, 4, 1))]
+    window = side_by_side(parts, 16)
+    assert window.n_models == [2, 2, 1] and window.counts.tolist() == [[3, 2], [2, 2], [2, 0]]
+    (first, noise, count), _, (last, _, _) = window.batches()
     assert first.x[0, :4, 0].tolist() == [0.0, 1.0, 2.0, 0.0] and first.x[1, :3, 0].tolist() == [0.0, -1.0, 0.0]
     torch.testing.assert_close(first.weight[0, :4], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]))
     torch.testing.assert_close(first.weight[1, :3], torch.tensor([0.0, 0.5, 0.0]))
-    assert noise.shape == (2, 1, len(first.x[0]), 16)
+    assert noise.shape == (2, 1, len(first.x[0]), 16) and count.tolist() == [3, 2]
     assert noise[1, 0].sum() == 2 and noise[0, 0, :3, :3].eq(1).all() and noise[0, 0, :, 3:].eq(0).all()
+    assert len(last.x) == 1
 
 
 def test_batches_of_one_model_are_as_they_are():
     rows = Batch(torch.arange(5.0)[:, None], torch.arange(5.0))
-    (first, noise, sizes), (second, _, _) = one_after_another(rows, [3, 2], torch.arange(10.0).view(2, 5, 1))
-    assert sizes == [3] and first.x.shape == (1, 3, 1) and noise.shape == (1, 2, 3, 1)
+    (first, noise, count), (second, _, _) = BatchesOfOne(rows, [3, 2], torch.arange(10.0).view(2, 5, 1)).batches()
+    assert count.tolist() == [3] and first.x.shape == (1, 3, 1) and noise.shape == (1, 2, 3, 1)
     torch.testing.assert_close(second.weight, torch.tensor([[1.5, 2.0]]))
 
 
 def test_means_count_rows():
     mean = Mean(2, torch.device("cpu"))
-    mean.add(torch.tensor([1.0, 5.0]), [3, 1])
-    mean.add(torch.tensor([2.0]), [1])
+    mean.add(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 1.0]))
+    mean.add(torch.tensor([2.0]), torch.tensor([1.0]))
     assert mean.result() == [1.25, 5.0]
-    assert math.isnan(Mean(1, torch.device("cpu")).result()[0])
+    mean.reset()
+    assert math.isnan(mean.result()[0])
 
 
 @pytest.mark.parametrize("hidden", [(16,), (48, 16), (7,)])
@@ -122,6 +127,76 @@ def test_a_module_of_the_user_learns_through_autograd():
     train([trainee])
     bounds = trainee.progress.history["lower_bound"]
     assert trainee.state.arrangement.places is None and max(bounds) > bounds[0]
+
+
+class Tape(TorchDispatchMode):
+    """A stand-in for CUDA graphs: notes every operation with its arguments, and can do the same again on the same memory.
+
+    As in a graph, what is not an operation on tensors is not repeated, and to look at a number is an error.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number was looked at while recording")
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        with torch.inference_mode():
+            for func, args, kwargs, result in self.calls:
+                again = func(*args, **kwargs)
+                if isinstance(again, torch.Tensor) and again.data_ptr() != result.data_ptr():
+                    result.copy_(again)
+
+
+def record_on_cpu(work, changed):
+    before = [tensor.clone() for tensor in changed]
+    work()
+    with Tape() as tape:
+        work()
+    for tensor, kept in zip(changed, before):
+        tensor.copy_(kept)
+    return tape.replay
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "cosine"])
+def test_recorded_steps_are_the_steps(monkeypatch, learning_rate):
+    """What CUDA graphs do on a device, as far as a CPU can show it."""
+
+    def make():
+        kinds = [{"n": 170}, {"n": 100, "k": 3, "learning_rate_init": 0.03}]
+        return [make_trainee(seed=i, learning_rate=learning_rate, **kind) for i, kind in enumerate(kinds)]
+
+    eager, recorded = make(), make()
+    train(eager)
+    windows = []
+    monkeypatch.setattr(_engine, "capture", record_on_cpu)
+    monkeypatch.setattr(SolverState, "__post_init__", lambda self: (post_init(self), setattr(self, "stays_on_device", True)))
+    monkeypatch.setattr(_engine.Recording, "replay_with", lambda self, w: (windows.append(w), replay_with(self, w)))
+    train(recorded)
+    assert len(windows) >= 6, "every epoch must have replayed its windows"
+    for one, other in zip(eager, recorded):
+        torch.testing.assert_close(what_it_learnt(one)[1], what_it_learnt(other)[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.progress.history, other.progress.history, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_that_cannot_be_recorded_run_call_by_call_with_one_warning(monkeypatch):
+    def fail(work, changed):
+        raise RuntimeError("no graphs here")
+
+    eager, other = make_trainee(), make_trainee()
+    train([eager])
+    monkeypatch.setattr(_engine, "capture", fail)
+    monkeypatch.setattr(SolverState, "__post_init__", lambda self: (post_init(self), setattr(self, "stays_on_device", True)))
+    with pytest.warns(UserWarning, match="was not recorded as a CUDA graph.*no graphs here") as told:
+        train([other])
+    assert len(told) == 1
+    torch.testing.assert_close(what_it_learnt(eager)[1], what_it_learnt(other)[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_restart_point_is_a_copy():

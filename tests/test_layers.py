@@ -63,7 +63,7 @@ def test_private_names_of_scikit_learn_stand_in_one_place(module):
     assert not {name for name in theirs if any(part.startswith("_") for part in name.split("."))}
 
 
-@pytest.mark.parametrize("module", sorted(set(ORDER) - {"solvers", "optimizers"}))
+@pytest.mark.parametrize("module", sorted(set(ORDER) - {"solvers", "optimizers", "_kernels"}))
 def test_gradients_are_taken_by_solvers_alone(module):
     assert not names_called(SOURCES[module]) & {"backward", "grad", "_fused_adam_"}
 
@@ -109,11 +109,12 @@ def test_devices_are_looked_up_in_one_place(module):
 
 @pytest.mark.parametrize("module", ORDER)
 def test_nothing_global_is_set(module):
+    scoped = {"set_float32_matmul_precision"} if module == "_devices" else set()  # which sets it back
     forbidden = {
         "set_num_threads", "set_default_dtype", "set_default_device", "set_float32_matmul_precision", "set_flush_denormal",
         "use_deterministic_algorithms", "set_grad_enabled", "set_default_tensor_type", "set_config",
     }  # fmt: skip
-    assert not names_called(SOURCES[module]) & forbidden
+    assert not names_called(SOURCES[module]) & (forbidden - scoped)
 
 
 @pytest.mark.parametrize("module", sorted(set(ORDER) - {"persistence", "displays", "_demo", "__main__"}))

@@ -49,7 +49,8 @@ def start(solver, problem, params):
 def take_step(solver, problem, params, weight=None, rate=0.1):
     """Return the state after one step from `params`."""
     state = start(solver, problem, params)
-    solver.step(state, make_batch(weight), make_noise(problem, state)[0], [rate], [1.0])
+    state.begin_epoch([rate], [1.0])
+    solver.step(state, make_batch(weight), make_noise(problem, state)[0])
     return state
 
 
@@ -98,8 +99,9 @@ def test_the_result_is_a_running_average_that_forgets_its_beginning():
     solver, problem = AEVB(averaging=0.5), make_problem(optimizer=Adam())
     state = start(solver, problem, make_params(problem))
     average = state.params[0].clone()
+    state.begin_epoch([0.05], [1.0])
     for t in range(1, 30):
-        solver.step(state, make_batch(), make_noise(problem, state)[0], [0.05], [1.0])
+        solver.step(state, make_batch(), make_noise(problem, state)[0])
         average = average + (1 - min(0.5, t / (t + 9))) * (state.params[0] - average)
         torch.testing.assert_close(solver.result(state, 0), average)
     assert AEVB(averaging=0.0).result(state, 0).data_ptr() == state.params.data_ptr()
@@ -110,15 +112,17 @@ def test_starting_over_empties_the_memory():
     params = make_params(problem)
     state, fresh = start(solver, problem, params), start(solver, problem, params)
     noise = make_noise(problem, state)[0]
+    for each in (state, fresh):
+        each.begin_epoch([0.05], [1.0])
     for _ in range(5):
-        solver.step(state, make_batch(), noise, [0.05], [1.0])
+        solver.step(state, make_batch(), noise)
     solver.start_over(state, 0, fresh.params[0])
     torch.testing.assert_close(state.params, fresh.params)
     assert state.slots.keys() == fresh.slots.keys()
     for name, value in fresh.slots.items():
         torch.testing.assert_close(state.slots[name], value)
     for each in (state, fresh):
-        solver.step(each, make_batch(), noise, [0.05], [1.0])
+        solver.step(each, make_batch(), noise)
     torch.testing.assert_close(state.params, fresh.params)
 
 
@@ -133,7 +137,7 @@ def test_the_memory_of_another_optimizer_is_not_used():
 def test_leaves_share_the_storage_of_the_vectors():
     problem = make_problem(network=NETWORKS[1])
     state = take_step(AEVB(), problem, make_params(problem))
-    leaves = state.kept["leaves"]
+    leaves = state.kept["leaves"][1]
     with torch.no_grad():
         state.params.fill_(2.0)
         state.grad.fill_(3.0)
@@ -157,9 +161,33 @@ def test_models_of_different_width_share_a_step_and_change_nothing_for_each_othe
     noise = torch.zeros((3, 1, 9, arrangement.wide.n_components), dtype=F64)
     for i, problem in enumerate(problems):
         noise[i, ..., : problem.model.n_components] = make_noise(problem, state)[1]
-    solver.step(state, Batch(batch.x.expand(3, -1, -1), batch.weight.expand(3, -1)), noise, rates, [1.0] * 3)
+    state.begin_epoch(rates, [1.0] * 3)
+    solver.step(state, Batch(batch.x.expand(3, -1, -1), batch.weight.expand(3, -1)), noise)
     for i, expected in enumerate(alone):
         torch.testing.assert_close(arrangement.extract(i, state.params[i]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=repr)
+def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch, network):
+    problem = make_problem(network=network)
+    params = make_params(problem)
+    whole = take_step(AEVB(), problem, params)
+    name = "_gradient_by_hand" if network is NETWORKS[0] else "_gradient_by_autograd"
+    original, sizes = getattr(AEVB, name), []
+
+    def limited(self, state, batch, *rest):
+        sizes.append(batch.x.shape[1])
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, state, batch, *rest)
+
+    monkeypatch.setattr(AEVB, name, limited)
+    parts = take_step(AEVB(), problem, params)
+    assert sizes == [9, 5, 3, 3, 3]
+    torch.testing.assert_close(parts.params, whole.params, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(AEVB, name, lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory at all")))
+    with pytest.raises(torch.OutOfMemoryError, match="no memory at all"):
+        take_step(AEVB(), problem, params)
 
 
 @pytest.mark.parametrize("averaging", [-0.1, 1.0, "yes"])
