@@ -23,8 +23,10 @@ from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
 from skvae._state import ROLES, Fitted
-from skvae._table import TableCodec, array_of_tensor, canonical_rows, column_statistics, explain_columns
-from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_rows
+from skvae._stream import StreamedTable, checked_pieces, frame
+from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
+from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_table
+from skvae.data import Source, as_source
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
@@ -212,6 +214,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _validated(self, X, *, reset):
         if isinstance(X, torch.Tensor):
             X = array_of_tensor(X)
+        if isinstance(X, Source):
+            raise TypeError(
+                f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
+                "parts, the arrays that the source's stream(block) yields."
+            )
         try:
             return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         except (TypeError, ValueError) as error:
@@ -260,10 +267,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         with self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
-            X = self._validated(X, reset=not goes_on)
-            rows, weight = self._canonical(X, sample_weight)
-            fitted = self._fitted_for_more() if goes_on else self._new_fitted(X, rows, weight)
-            self._train(X, y, sample_weight, fitted, rows, weight)
+            table = self._table(X, sample_weight, reset=not goes_on)
+            fitted = self._fitted_for_more() if goes_on else self._new_fitted(table)
+            self._train(table, y, sample_weight, fitted)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -291,24 +297,32 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         with self._all_or_nothing(), gradients():
             goes_on = hasattr(self, "_fitted")
-            X = self._validated(X, reset=not goes_on)
-            rows, weight = self._canonical(X, sample_weight)
-            fitted = self._fitted_for_more() if goes_on else self._new_fitted(X, rows, weight, drop_constant=False)
-            self._train(X, y, sample_weight, fitted, rows, weight, one_epoch=True)
+            table = self._table(X, sample_weight, reset=not goes_on)
+            fitted = self._fitted_for_more() if goes_on else self._new_fitted(table, drop_constant=False)
+            self._train(table, y, sample_weight, fitted, one_epoch=True)
         return self
 
-    def _canonical(self, X, sample_weight):
-        """Return the distinct rows of X and their weights."""
+    def _table(self, X, sample_weight, reset):
+        """Return the rows of X to train on: the distinct ones of an array, or those of a source that reads them in blocks."""
+        source = as_source(X)
+        if source is None:
+            X = self._validated(X, reset=reset)
+        else:
+            self._check_columns(source, reset=reset)
         if sample_weight is not None:
             sample_weight = _checked_weight(sample_weight, X)
-        return canonical_rows(X, sample_weight)
+        return Table.of(X, sample_weight) if source is None else StreamedTable(source, sample_weight)
 
-    def _new_fitted(self, X, rows, weight, drop_constant=True):
-        """Return an untrained state for X: its units, and a model with initial parameters."""
-        pieces = self._pieces()
-        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
-        codec = TableCodec.learn(column_statistics(X, rows, weight), pieces.likelihood, names, drop_constant)
-        n_components = int(self.n_components or default_n_components(X.shape[1]))
+    def _check_columns(self, source, *, reset):
+        """Check the number and the names of a source's columns, as of an array."""
+        self._validated(frame(source, np.zeros((1, source.n_features))), reset=reset)
+
+    def _new_fitted(self, table, drop_constant=True):
+        """Return an untrained state for a table: its units, and a model with initial parameters."""
+        pieces, d = self._pieces(), table.n_features
+        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
+        codec = TableCodec.learn(table.statistics, pieces.likelihood, names, drop_constant)
+        n_components = int(self.n_components or default_n_components(d))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
 
@@ -347,10 +361,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
         return Recipe(**chosen, **{name: getattr(self, name) for name in plain})
 
-    def _train(self, X, y, sample_weight, fitted, rows, weight, one_epoch=False):
-        """Train the state on the distinct rows and commit what comes out, in one assignment."""
+    def _train(self, table, y, sample_weight, fitted, one_epoch=False):
+        """Train the state on the rows of a table and commit what comes out, in one assignment."""
         recipe = self._recipe()
-        split = split_rows(fitted, X, rows, weight, recipe, resolve_device(self.device), one_epoch)
+        split = split_table(fitted, table, recipe, resolve_device(self.device), one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         run = Run(fitted, split, recipe, so_far, one_epoch)
 
@@ -363,7 +377,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         task = self._init_callback_context(max_subtasks=max(run.plan.max_iter - run.progress.epoch, 0))
-        told = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        told = {"estimator": self, "X": table.X, "y": y, "metadata": metadata}
         task.call_on_fit_task_begin(**told)
         watchers = [callbacks.tell_tasks(task, told, outcome)]
         if self.verbose:
@@ -409,6 +423,15 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         fitted, params, device = self._ready()
         return fitted, params, fitted.codec.encode(X, dtype=fitted.dtype).to(device), X.dtype
 
+    def _by_parts(self, X, function):
+        """Return what `function` gives for the rows of X, part by part where X is a source."""
+        source = as_source(X)
+        if source is None:
+            return function(X)
+        check_is_fitted(self)
+        self._check_columns(source, reset=False)
+        return np.concatenate([function(frame(source, part)) for part, _ in checked_pieces(source)])
+
     def _ready(self):
         """Return the fitted state, its parameters and the device, ready to compute."""
         fitted, device = self._fitted, resolve_device(self.device)
@@ -428,6 +451,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             A lower bound on log p(x) in nats, in the units of the data (for columns with a density), measured as
             `score_method` says with noise that is the same for every row. The lower, the odder the row.
         """
+        return self._by_parts(X, self._scores)
+
+    def _scores(self, X):
+        """Return the bound of every row of an array."""
         fitted, params, rows, _ = self._encoded(X)
         model = fitted.model
         method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
@@ -559,6 +586,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _latents(self, X):
         """Return the posterior mean of every row as an array."""
+        return self._by_parts(X, self._latents_of_array)
+
+    def _latents_of_array(self, X):
         fitted, params, rows, dtype = self._encoded(X)
         return _to_array(fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,21 @@ class Batch:
 
     def __len__(self) -> int:
         return self.x.shape[-2]
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that the model sees."""
+        return self.x.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the rows."""
+        return self.x.dtype
 
     def _map(self, function) -> "Batch":
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
@@ -35,16 +51,7 @@ class Batch:
 
         A window comes with the number of rows of each of its batches, which follow each other in it.
         """
-        sizes = batch_sizes(len(self), batch_size)
-        if len(sizes) == 1:
-            yield self, sizes
-            return
-        permutation = torch.randperm(len(self), generator=order, device=order.device)
-        start = 0
-        for first in range(0, len(sizes), window):
-            part = sizes[first : first + window]
-            yield self.take(permutation[start : start + sum(part)]), part
-            start += sum(part)
+        return shuffled_windows(self, batch_size, order, window)
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Return rows `start` to `stop` without a copy."""
@@ -57,6 +64,49 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
         """Return the rows on `device`."""
         return self._map(lambda t: t.to(device=device, dtype=dtype))
+
+
+class Rows(Protocol):
+    """What training needs of its rows: a `Batch` has it, and so have rows that are encoded or read on the way."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_columns(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def head(self, n_rows: int) -> Batch: ...
+
+    def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]: ...
+
+
+class Takes(Protocol):
+    """Rows of which any can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def head(self, n_rows: int) -> Batch: ...
+
+    def take(self, rows: Tensor) -> Batch: ...
+
+
+def shuffled_windows(data: Takes, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
+    """Yield the windows of `Batch.epoch`, each taken from `data` by the numbers of its rows."""
+    sizes = batch_sizes(len(data), batch_size)
+    if len(sizes) == 1:
+        yield data.head(len(data)), sizes
+        return
+    permutation = torch.randperm(len(data), generator=order, device=order.device)
+    start = 0
+    for first in range(0, len(sizes), window):
+        part = sizes[first : first + window]
+        yield data.take(permutation[start : start + sum(part)]), part
+        start += sum(part)
 
 
 def batch_sizes(n_rows: int, batch_size: int) -> list[int]:

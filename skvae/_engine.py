@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skvae import _kernels as kernels
-from skvae._batch import Batch
+from skvae._batch import Batch, Rows
 from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import true_elbo, value_of_rows, weighted_mean
 from skvae._model import nested
@@ -88,7 +88,7 @@ class Trainee:
     solver: Solver
     plan: Plan
     progress: Progress
-    data: Batch
+    data: Rows
     watched: Batch  # rows on which training is judged
     noise: Tensor  # (s, 1, k) with which it is
     params: Tensor
@@ -345,8 +345,7 @@ class Cohort:
             [t.learning_rate() for t in trainees], [t.problem.objective.annealing(t.progress.epoch) for t in trainees]
         )
         self.mean.reset()
-        n_batches = 0
-        by_hand = state.arrangement.places is not None
+        n_batches, by_hand = 0, state.arrangement.places is not None
         with torch.inference_mode(by_hand):
             for window in self._windows():
                 self._run_window(
@@ -357,8 +356,6 @@ class Cohort:
                 n_batches += len(window[0][1])
             if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(state)
-        for t in trainees:
-            t.progress.n_steps += math.ceil(len(t.data) / t.plan.batch_size)
         return self.mean.result()
 
     def _run_window(self, window: "Window | BatchesOfOne", measured: bool) -> None:
@@ -398,10 +395,12 @@ class Cohort:
         for t in self.trainees:
             cells = t.plan.batch_size * max(t.problem.model.n_columns, 1)
             n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // cells))  # the same for all models of a cohort
-            order = generator(t.plan.seed, "order", t.progress.epoch, device=t.params.device)
+            order = generator(t.plan.seed, "order", t.progress.epoch, device=t.data.device)
             streams.append(t.data.epoch(t.plan.batch_size, order, n_batches))
         for number, parts in enumerate(zip_longest(*streams)):
             present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
+            for t, _, sizes in present:
+                t.progress.n_steps += len(sizes)
             yield [(rows, sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
 
     def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:

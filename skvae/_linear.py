@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch
+from skvae._batch import Batch, Rows
 from skvae._model import Model
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
@@ -112,9 +112,9 @@ def can_start_linearly(model: Model) -> bool:
     )
 
 
-def start_linearly(model: Model, flat: Tensor, data: Batch) -> None:
-    """Write the linear solution for `data` into a fresh parameter vector."""
-    likelihood = model.likelihood
+def start_linearly(model: Model, flat: Tensor, rows: Rows) -> None:
+    """Write the linear solution for (at most 20,000 of) the rows into a fresh parameter vector."""
+    likelihood, data = model.likelihood, rows.head(_MAX_ROWS)
     mean, S = covariance(data)
     if not S.isfinite().all():  # cells whose squares overflow: training will say so
         return

@@ -97,11 +97,11 @@ def groups_of(trainees: list[Trainee]) -> list[list[Trainee]]:
 
 def _structure(trainee: Trainee) -> tuple | None:
     structure = trainee.solver.structure(trainee.problem)
-    if structure is None or type(trainee.data) is not Batch:
+    data = trainee.data
+    if structure is None or not isinstance(data, Batch):
         return None
-    x = trainee.data.x
     plan = trainee.plan
-    return (type(trainee.solver), x.dtype, x.device, plan.batch_size, plan.matmul_precision, *structure)
+    return (type(trainee.solver), data.dtype, data.device, plan.batch_size, plan.matmul_precision, *structure)
 
 
 def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[Trainee]]:
@@ -116,8 +116,8 @@ def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[
 
 def bytes_of(trainee: Trainee) -> int:
     """Return about how much memory a model needs in training: its data, and its parameters some ten times."""
-    x, model = trainee.data.x, trainee.problem.model
-    return x.element_size() * (2 * x.numel() + 10 * model.layout.size)
+    data, model = trainee.data, trainee.problem.model
+    return data.dtype.itemsize * (2 * len(data) * data.n_columns + 10 * model.layout.size)
 
 
 def train_groups(trainees: list[Trainee], max_bytes: int, n_threads: int) -> None:

@@ -1,7 +1,7 @@
 """The table's codec: arrays and frames of cells to tensors in the model's units, and back. numpy becomes torch here, once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch
+from skvae._batch import Batch, shuffled_windows
 from skvae.likelihoods import Likelihood
 
-_CHUNK_CELLS = 4_000_000  # cells converted at a time, 32 MB of float64
+_CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
 
 
 def array_of_tensor(X: Tensor) -> np.ndarray:
@@ -103,28 +103,41 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     Rows of weight zero are dropped and equal rows merged, so a row of weight 3 and three copies of it are the same data, down
     to the order of minibatches. The order is that of a 64-bit hash of the row: it does not depend on the order in X.
     """
-    rows = np.arange(len(X)) if weight is None else np.flatnonzero(weight > 0)
-    weight = np.ones(len(X)) if weight is None else weight
-    hashed = _row_hashes(X)[rows]
-    order = np.argsort(hashed, kind="stable")
-    rows, hashed = rows[order], hashed[order]
-    first = np.empty(len(rows), dtype=bool)
-    first[0] = True
-    np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
+    hashed = row_hashes(X)
+    rows = None if weight is None else np.flatnonzero(weight > 0)
+    order = np.argsort(hashed if rows is None else hashed[rows], kind="stable")
+    rows = _small_integers(order if rows is None else rows[order], len(X))
+    del order
+    first = np.ones(len(rows), dtype=bool)
+    for part in _chunks_of(len(rows) - 1):
+        first[1:][part] = hashed[rows[1:][part]] != hashed[rows[:-1][part]]
+    del hashed
+    if first.all():
+        return rows, np.broadcast_to(1.0, len(rows)) if weight is None else weight[rows]
     if not _equal_within_groups(X, rows, first):
         rows, first = _sort_by_value(X, rows)
     group = np.cumsum(first) - 1
-    return rows[first], np.bincount(group, weights=weight[rows])
+    return rows[first], np.bincount(group, weights=None if weight is None else weight[rows]).astype(np.float64, copy=False)
 
 
-def _row_hashes(X: np.ndarray) -> np.ndarray:
+def _small_integers(numbers: np.ndarray, limit: int) -> np.ndarray:
+    """Return whole numbers below `limit` in half the memory where they fit."""
+    return numbers.astype(np.int32 if limit <= np.iinfo(np.int32).max else np.int64, copy=False)
+
+
+def row_hashes(X: np.ndarray) -> np.ndarray:
     """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0."""
-    salt = _mix(np.arange(1, X.shape[1] + 1, dtype=np.uint64))
+    salt = _salt(X.shape[1])
     hashed = np.empty(len(X), dtype=np.uint64)
     for part in _chunks(X):
         bits = np.add(X[part], 0.0, dtype=np.float64, order="C").view(np.uint64)
         np.sum(_mix(bits ^ salt), axis=1, out=hashed[part])
     return hashed
+
+
+def _salt(n_columns: int) -> np.ndarray:
+    """Return one word per column, so that cells which change places change the hash."""
+    return _mix(np.arange(1, n_columns + 1, dtype=np.uint64))
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
@@ -138,15 +151,18 @@ def _mix(bits: np.ndarray) -> np.ndarray:
 
 def _chunks(X: np.ndarray, n_rows: int | None = None) -> list[slice]:
     """Cut rows of X into slices of bounded memory."""
-    n_rows = len(X) if n_rows is None else n_rows
-    step = max(1, _CHUNK_CELLS // max(X.shape[1], 1))
+    return _chunks_of(len(X) if n_rows is None else n_rows, X.shape[1])
+
+
+def _chunks_of(n_rows: int, n_columns: int = 1) -> list[slice]:
+    step = max(1, _CHUNK_CELLS // max(n_columns, 1))
     return [slice(start, start + step) for start in range(0, n_rows, step)]
 
 
 def _equal_within_groups(X: np.ndarray, rows: np.ndarray, first: np.ndarray) -> bool:
     """Tell whether rows of equal hash really are equal: a collision has a chance of about n**2 / 2**65."""
     repeated = np.flatnonzero(~first)
-    return bool(np.array_equal(X[rows[repeated]], X[rows[repeated - 1]]))
+    return all(np.array_equal(X[rows[repeated[p]]], X[rows[repeated[p] - 1]]) for p in _chunks(X, len(repeated)))
 
 
 def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,19 +175,35 @@ def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
     """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow."""
-    share = weight / weight.max()
-    share = share / share.sum()
+    heaviest = weight.max()
+    total = (weight / heaviest).sum()
+    share = lambda p: weight[p] / heaviest / total  # noqa: E731
     parts = _chunks(X, len(rows))
     low = np.min([X[rows[p]].min(axis=0) for p in parts], axis=0).astype(np.float64)
     high = np.max([X[rows[p]].max(axis=0) for p in parts], axis=0).astype(np.float64)
     largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
     unit = np.ldexp(1.0, np.frexp(largest)[1] - 1)  # a power of two, so that dividing by it rounds nothing
-    mean = sum(share[p] @ (X[rows[p]] / unit) for p in parts)
+    mean = sum(share(p) @ (X[rows[p]] / unit) for p in parts)
     centred = lambda p: X[rows[p]] / unit - mean  # noqa: E731
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    variance = sum(share[p] @ np.square(centred(p) / spread) for p in parts)
+    variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts)
     return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high)
+
+
+def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatistics, other_weight: float) -> ColumnStatistics:
+    """Return the statistics of two sets of rows together, given each set's statistics and total weight."""
+    share = other_weight / (weight + other_weight)
+    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    with np.errstate(over="ignore"):
+        step = other.mean - one.mean
+        unit = np.maximum(
+            np.maximum(one.std, other.std), np.abs(step)
+        )  # of the squares, which then neither overflow nor vanish
+    unit = np.where((unit > 0) & np.isfinite(unit), unit, 1.0)
+    within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
+    between = share * (1 - share) * np.square(step / unit)
+    return ColumnStatistics(one.mean + share * step, np.sqrt(within + between) * unit, low, high)
 
 
 @dataclass(frozen=True)
@@ -229,7 +261,9 @@ class TableCodec:
         for part in _chunks(X, n):
             cells = X[part] if rows is None else X[rows[part]]
             with np.errstate(over="ignore"):
-                target[part] = self._within_support((cells[:, columns] - loc) / scale)
+                scaled = np.subtract(cells[:, columns], loc, dtype=np.float64)
+                np.divide(scaled, scale, out=scaled)
+                target[part] = self._within_support(scaled)
             if not (self.clips or np.isfinite(target[part]).all()):
                 raise ValueError(f"X has values that are too large for {target.dtype}. Rescale or standardize its columns.")
         return Batch(out)
@@ -237,7 +271,7 @@ class TableCodec:
     def _within_support(self, cells: np.ndarray) -> np.ndarray:
         low, high = self.support
         if self.clips:
-            return np.clip(cells, low, high)
+            return np.clip(cells, low, high, out=cells)
         outside = (cells < low) | (cells > high)
         if outside.any():
             raise ValueError(self._outside_message(cells, outside))
@@ -279,12 +313,90 @@ class TableCodec:
         return cls(schema, loc, scale, varying, tuple(packed["support"]), packed["is_density"], packed["clips"])
 
 
-def training_order(data: Batch) -> np.ndarray:
-    """Return an order of the encoded rows that does not depend on the units of the columns."""
-    return np.argsort(_row_hashes(data.x.numpy()), kind="stable")
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An array and its distinct rows, ready to train on."""
+
+    X: np.ndarray
+    rows: np.ndarray  # numbers of the distinct rows
+    weight: np.ndarray  # of each of them
+
+    @classmethod
+    def of(cls, X: np.ndarray, weight: np.ndarray | None) -> "Table":
+        """Find the distinct rows of X."""
+        return cls(X, *canonical_rows(X, weight))
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return self.X.shape[1]
+
+    @property
+    def statistics(self) -> ColumnStatistics:
+        """Moments and limits of the columns."""
+        return column_statistics(self.X, self.rows, self.weight)
 
 
-def data_hash(data: Batch) -> int:
-    """Return a fingerprint of rows and weights, below 2**63."""
-    cells = data.x.numpy() if data.weight is None else np.column_stack([data.x.numpy(), data.weight.numpy()])
-    return int(_mix(_row_hashes(cells)).sum(dtype=np.uint64) >> np.uint64(1))
+@dataclass(frozen=True, eq=False)
+class LazyRows:
+    """Rows of a table that are encoded when they are needed; to training they are the Batch of them all, without its memory."""
+
+    codec: TableCodec
+    X: np.ndarray  # the user's, never copied
+    rows: np.ndarray  # numbers of the rows, in their order
+    weight: Tensor | None
+    dtype: torch.dtype
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that the model sees."""
+        return self.codec.n_columns
+
+    def encoded(self) -> Batch:
+        """Return all of them, encoded once and for all."""
+        x = torch.empty((len(self), self.n_columns), dtype=self.dtype, device=self.device)
+        for part in _chunks_of(len(self), self.n_columns):
+            x[part] = self.codec.encode(self.X, self.rows[part], self.dtype).x
+        return Batch(x, None if self.weight is None else self.weight.to(self.device))
+
+    def take(self, rows: Tensor) -> Batch:
+        """Return the chosen rows, encoded."""
+        x = self.codec.encode(self.X, self.rows[rows.cpu().numpy()], self.dtype).x
+        return Batch(x, None if self.weight is None else self.weight[rows.cpu()]).to(self.device)
+
+    def head(self, n_rows: int) -> Batch:
+        """Return the first rows, as many as there are up to `n_rows`, encoded."""
+        x = self.codec.encode(self.X, self.rows[:n_rows], self.dtype).x
+        return Batch(x, None if self.weight is None else self.weight[:n_rows]).to(self.device)
+
+    def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield every row once, as `Batch.epoch` does."""
+        return shuffled_windows(self, batch_size, order, window)
+
+
+def hashes_of_encoded(codec: TableCodec, X: np.ndarray, rows: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """Return a hash of each of the rows as the model sees it, which gives them an order that no change of units changes."""
+    hashed = np.empty(len(rows), dtype=np.uint64)
+    for part in _chunks(X, len(rows)):
+        hashed[part] = row_hashes(codec.encode(X, rows[part], dtype).x.numpy())
+    return hashed
+
+
+def hash_sum(hashed: np.ndarray, weight: Tensor | None, n_columns: int) -> int:
+    """Return a number that tells rows, given by their hashes, and weights from others, whatever their order: sums add up."""
+    total = 0
+    for part in _chunks_of(len(hashed)):
+        row = hashed[part].copy()
+        if weight is not None:  # as one column more
+            row += _mix(weight[part].numpy().astype(np.float64).view(np.uint64) ^ _salt(n_columns + 1)[-1])
+        total += int(_mix(row).sum(dtype=np.uint64))
+    return total
+
+
+def fingerprint(total: int) -> int:
+    """Return a sum of hashes as a number below 2**63."""
+    return total % 2**64 >> 1

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch
+from skvae._batch import Batch, Rows
 from skvae._devices import threads_for
 from skvae._engine import Callback, Plan, Progress, Trainee, divergence
 from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
@@ -18,7 +18,8 @@ from skvae._model import Model
 from skvae._population import train_in_company
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
-from skvae._table import TableCodec, data_hash, training_order
+from skvae._stream import StreamedTable, split_source
+from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
@@ -28,6 +29,8 @@ _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
+_MAX_ENCODED_CELLS = 2**23  # 32 MB of float32, beyond which rows are encoded anew in every epoch rather than kept
+_MAX_ENCODED_CELLS_ON_DEVICE = 2**30  # the same for memory that is not the CPU's
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
 
@@ -72,41 +75,63 @@ def default_max_iter(n_rows: int, batch_size: int) -> int:
 class Split:
     """The rows that train and the rows on which training is judged, on the device."""
 
-    train: Batch
+    train: Rows
     watched: Batch
     total_weight: float
     data_hash: int
 
 
-def split_rows(
-    fitted: Fitted, X: np.ndarray, rows: np.ndarray, weight: np.ndarray, recipe: Recipe, device, one_epoch: bool
-) -> Split:
-    """Encode the distinct rows, put them in their canonical order and set the validation rows aside."""
-    data = fitted.codec.encode(X, rows, fitted.dtype)
-    order = training_order(data)
-    weight = weight[order]
-    relative = weight / weight.max()
-    even = bool((weight == weight[0]).all())
-    data = Batch(data.x[torch.from_numpy(order)], None if even else torch.from_numpy(relative).to(fitted.dtype))
-    fingerprint = data_hash(data)
-    n = len(data)
-    shuffled = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")
+def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
+    """Set the validation rows aside."""
+    split = split_rows if isinstance(table, Table) else split_streamed_rows
+    return split(fitted, table, recipe, device, one_epoch)  # type: ignore[arg-type]
+
+
+def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
+    """Set validation rows aside from those of a source that are held; the others are read while training."""
+    survey = table.survey
+    n_validation = min(_n_validation(recipe, round(survey.n_distinct), one_epoch), len(survey.held.hashed) // 2)
+    train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
+    return Split(train, watched if n_validation else train.head(_WATCHED_ROWS), total, survey.data_hash)
+
+
+def _n_validation(recipe: Recipe, n: int, one_epoch: bool) -> int:
+    """Return how many of n distinct rows to set aside; none where training is judged on the training rows."""
     stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
-    stops_early = stops_early and not one_epoch
-    wanted = max(round(recipe.validation_fraction * n), min(10, n // 5), 1)
-    n_validation = min(wanted, _WATCHED_ROWS, n - 1) if stops_early else 0
-    train_rows = shuffled[n_validation:].sort().values
-    watched = shuffled[:n_validation] if stops_early else train_rows[:_WATCHED_ROWS]
+    if one_epoch or not stops_early:
+        return 0
+    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), _WATCHED_ROWS, n - 1)
+
+
+def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
+    """Put the distinct rows in their canonical order, which no change of units changes, and set the validation rows aside."""
+    codec, dtype, rows, weight = fitted.codec, fitted.dtype, table.rows, table.weight
+    even = bool((weight == weight[0]).all())
+    relative = None if even else torch.from_numpy(weight / weight.max()).to(dtype)
+    hashed = hashes_of_encoded(codec, table.X, rows, dtype)
+    data_hash = fingerprint(hash_sum(hashed, relative, codec.n_columns))
+    order = np.argsort(hashed, kind="stable")
+    rows, weight = rows[order], weight if even else weight[order]
+    data = LazyRows(codec, table.X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
+    del hashed, order, relative
+    n = len(data)
+    n_validation = _n_validation(recipe, n, one_epoch)
+    validation = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")[:n_validation].clone()
+    trains = np.ones(n, dtype=bool)
+    trains[validation.numpy()] = False
+    train = replace(data, rows=rows[trains], weight=_mean_one(data.weight, torch.from_numpy(trains)))
+    limit = _MAX_ENCODED_CELLS if device.type == "cpu" else _MAX_ENCODED_CELLS_ON_DEVICE
     return Split(
-        _mean_one(data.take(train_rows)).to(device),
-        data.take(watched).to(device),
-        float(weight[train_rows.numpy()].sum()),
-        fingerprint,
+        train.encoded() if len(train) * train.n_columns <= limit else train,
+        data.take(validation) if n_validation else data.head(_WATCHED_ROWS),
+        float(weight[trains].sum()),
+        data_hash,
     )
 
 
-def _mean_one(data: Batch) -> Batch:
-    return data if data.weight is None else replace(data, weight=data.weight / data.weight.mean())
+def _mean_one(weight: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return the weights of the chosen rows, relative to their mean."""
+    return None if weight is None else weight[rows] / weight[rows].mean()
 
 
 def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
@@ -157,11 +182,11 @@ def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
 
 def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -> tuple[Tensor, Tensor, Slots | None]:
     """Return the parameters from which training starts, the best so far, and the optimizer's memory if there is one."""
-    device = split.train.x.device
+    device = split.train.device
     earlier = fitted.training if one_epoch else earlier_training(fitted, split)
     params = torch.tensor(fitted.params if earlier is None else earlier.params, device=device)
     if fitted.is_new and _is_linear_start(recipe.init, fitted.model):
-        n, d = split.train.x.shape
+        n, d = len(split.train), split.train.n_columns
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
@@ -191,7 +216,7 @@ class Run:
 
     def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool):
         self.fitted, self.split, self.one_epoch = fitted, split, one_epoch
-        model, device = fitted.model, split.train.x.device
+        model, device = fitted.model, split.train.device
         progress = start_progress(fitted, split, so_far, one_epoch)
         params, best, slots = start_state(fitted, split, recipe, one_epoch)
         draws = _n_draws(model, _WATCHED_DRAWS // len(split.watched))
@@ -248,9 +273,9 @@ class Run:
         return self.trainee.own(vector).cpu().numpy().copy()
 
 
-def report(fitted: Fitted, progress: Progress, rows: Batch) -> dict[str, object]:
+def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
-    rows = rows.slice(0, _WATCHED_ROWS)
+    rows = train.head(_WATCHED_ROWS)
     model = fitted.model
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)

@@ -4,19 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LIKELIHOODS, table_for
+from conftest import LIKELIHOODS, assert_same_training, table_for
+from sklearn.base import clone
 
-from skvae import _table
+from skvae import VAETransformer, _table, _training
 from skvae._batch import Batch
+from skvae._random import generator
 from skvae._table import (
     Column,
     ColumnStatistics,
+    LazyRows,
     Schema,
     TableCodec,
     canonical_rows,
     column_statistics,
-    data_hash,
-    training_order,
+    fingerprint,
+    hash_sum,
+    hashes_of_encoded,
+    merge_statistics,
 )
 from skvae.likelihoods import Bernoulli, Gaussian
 
@@ -101,7 +106,7 @@ def test_rows_whose_hashes_collide_stay_apart(monkeypatch):
     X = rng.integers(3, size=(40, 2)).astype(float)
     weight = rng.integers(3, size=40).astype(float)
     expected = merged(X, weight)
-    monkeypatch.setattr(_table, "_row_hashes", lambda X: (X[:, 0] > 0).astype(np.uint64))
+    monkeypatch.setattr(_table, "row_hashes", lambda X: (X[:, 0] > 0).astype(np.uint64))
     assert merged(X, weight) == expected
     shuffled = rng.permutation(40)
     rows, again = canonical_rows(X, weight)[0], canonical_rows(X[shuffled], weight[shuffled])[0]
@@ -110,7 +115,7 @@ def test_rows_whose_hashes_collide_stay_apart(monkeypatch):
 
 def test_different_rows_have_different_hashes():
     grid = np.stack(np.meshgrid(*[np.arange(40.0)] * 3), axis=-1).reshape(-1, 3)
-    assert len(np.unique(_table._row_hashes(grid))) == len(grid)
+    assert len(np.unique(_table.row_hashes(grid))) == len(grid)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -148,6 +153,21 @@ def test_the_size_of_the_weights_does_not_matter(factor):
     one, other = column_statistics(X, np.arange(10), weight), column_statistics(X, np.arange(10), weight * factor)
     np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12)
     np.testing.assert_allclose(one.std, other.std, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e160, 1e300, 1e-160, 1e-300])
+def test_statistics_merged_by_chunk_are_those_of_all_rows(scale):
+    rng = np.random.default_rng(0)
+    X, weight = (rng.normal(size=(60, 3)) + [0, 5, 0.1]) * scale, rng.random(60)
+    X[:, 2] = scale  # constant
+    whole = column_statistics(X, np.arange(60), weight)
+    merged = column_statistics(X, np.arange(7), weight[:7])
+    for start in range(7, 60, 10):
+        rows = np.arange(start, min(start + 10, 60))
+        merged = merge_statistics(merged, weight[:start].sum(), column_statistics(X, rows, weight[rows]), weight[rows].sum())
+    for name in ("mean", "std", "low", "high"):
+        found, expected = getattr(merged, name) / scale, getattr(whole, name) / scale
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -248,21 +268,27 @@ def test_unpacked_arrays_are_copies():
 # --- order and fingerprint of the training rows ----------------------------------------------------------------------
 
 
-def test_training_order_does_not_depend_on_the_order_of_the_rows():
-    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
-    shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(x[training_order(Batch(x))], x[shuffled][training_order(Batch(x[shuffled]))])
+def test_training_order_depends_neither_on_the_order_of_the_rows_nor_on_their_units():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    shuffled = np.random.default_rng(1).permutation(30)
+    hashed = hashes_of_encoded(codec_for(X), X, np.arange(30), torch.float32)
+    again = hashes_of_encoded(codec_for(4 * X), 4 * X[shuffled], np.arange(30), torch.float32)
+    assert np.array_equal(np.argsort(hashed), shuffled[np.argsort(again)])
 
 
 def test_fingerprint_changes_with_every_cell_and_weight():
+    def of(x, weight=None):
+        return fingerprint(hash_sum(_table.row_hashes(x.numpy()), weight, x.shape[1]))
+
     x, weight = torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 2.0, 3.0])
     moved = x.clone()
     moved[2, 1] += 1
-    batches = [Batch(x), Batch(x, weight), Batch(x, weight.flip(0)), Batch(moved), Batch(x[:2]), Batch(moved, weight)]
-    found = [data_hash(batch) for batch in batches]
+    found = [of(x), of(x, weight), of(x, weight.flip(0)), of(moved), of(x[:2]), of(moved, weight)]
     assert len(set(found)) == len(found)
     assert all(0 <= value < 2**63 for value in found)
-    assert data_hash(Batch(x.clone())) == found[0]
+    assert of(x.clone()) == found[0]
+    assert of(x, weight) == of(torch.cat([x, weight[:, None]], 1)), "a weight counts as one more column"
+    assert of(x.flip(0), weight.flip(0)) == found[1]
 
 
 # --- the schema, and messages ----------------------------------------------------------------------------------------
@@ -303,3 +329,51 @@ def test_columns_with_missing_cells_are_named():
 def test_other_errors_are_left_to_their_sender():
     _table.explain_columns(pd.DataFrame({"a": [1.0]}), ValueError("something else"))
     _table.explain_columns(np.ones((2, 2)), TypeError("something else"))
+
+
+# --- rows that are encoded on the way --------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weight", [None, "uneven"])
+@pytest.mark.parametrize("way", [{}, {"early_stopping": False}, {"likelihood": Bernoulli("observed"), "dtype": "float64"}])
+def test_rows_encoded_on_the_way_train_as_those_encoded_beforehand(monkeypatch, way, weight, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3)).astype(dtype)
+    X[200:] = X[:100]  # copies
+    X = np.column_stack([X, np.ones(300)])  # and a constant column
+    weight = None if weight is None else rng.integers(3, size=300)
+    vae = VAETransformer(2, hidden_layer_sizes=(4,), max_iter=5, random_state=0, warm_start=True, **way)
+    eager = clone(vae).fit(X, sample_weight=weight)
+    monkeypatch.setattr(_training, "_MAX_ENCODED_CELLS", 0)
+    monkeypatch.setattr(_table, "_CHUNK_CELLS", 64)
+    monkeypatch.setattr(TableCodec, "learn", lambda *args: eager._fitted.codec)  # chunks add up in another order
+    lazy = vae.fit(X, sample_weight=weight)
+    assert_same_training(lazy, eager)
+    assert lazy._fitted.training.data_hash == eager._fitted.training.data_hash
+
+
+def test_lazy_rows_give_the_windows_of_a_batch():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    codec, weight = codec_for(X), torch.rand(70, generator=generator(0, "weight"))
+    rows = np.random.default_rng(1).permutation(100)[:70]
+    lazy = LazyRows(codec, X, rows, weight, torch.float32, torch.device("cpu"))
+    batch = Batch(codec.encode(X, rows).x, weight)
+    assert (len(lazy), lazy.n_columns, lazy.dtype, lazy.device) == (len(batch), 3, batch.dtype, batch.device)
+    for size in (16, 100):
+        for mine, theirs in zip(lazy.epoch(size, generator(0), 2), batch.epoch(size, generator(0), 2), strict=True):
+            assert (
+                torch.equal(mine[0].x, theirs[0].x) and torch.equal(mine[0].weight, theirs[0].weight) and mine[1] == theirs[1]
+            )
+    assert torch.equal(lazy.head(5).x, batch.head(5).x) and torch.equal(lazy.encoded().weight, weight)
+
+
+def test_weights_of_rows_without_copies_take_no_memory():
+    _, weight = canonical_rows(np.arange(10.0)[:, None], None)
+    assert weight.tolist() == [1.0] * 10 and weight.strides == (0,)
+
+
+def test_row_numbers_take_four_bytes():
+    assert canonical_rows(np.arange(10.0)[:, None], np.ones(10))[0].dtype == np.int32
+    assert _table._small_integers(np.arange(3), 2**31).dtype == np.int64

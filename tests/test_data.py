@@ -1,0 +1,339 @@
+"""Data sources: what they read, what they refuse, and estimators on them."""
+
+import pickle
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from skvae import VAETransformer, data
+from skvae.data import ArraySource, ParquetSource, Source, as_source
+from skvae.likelihoods import Bernoulli
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def rows(n=300, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, 3)) + 3 * rng.integers(2, size=(n, 1))).astype(dtype)
+
+
+def vae(**params):
+    return VAETransformer(**{"n_components": 2, "max_iter": 3, "hidden_layer_sizes": (4,), "random_state": 0, **params})
+
+
+def write(path, X, names="abc", group=40, **columns):
+    frame = pd.DataFrame(X, columns=list(names)).assign(**columns)
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, row_group_size=group)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three hundred rows in three files and many row groups."""
+    X = rows()
+    for i, name in enumerate(["a.parquet", "b/part.parquet", "c.parquet"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, X[100 * i : 100 * i + 100])
+    return tmp_path
+
+
+def all_of(source):
+    return np.concatenate([source.read(block) for block in range(len(source.block_sizes))])
+
+
+# --- parquet ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_in_the_order_of_its_files(folder):
+    source = ParquetSource(folder)
+    assert source.feature_names == ["a", "b", "c"] and source.n_features == 3 and len(source) == 300
+    assert source.block_sizes == [40, 40, 20] * 3
+    np.testing.assert_array_equal(all_of(source), rows())
+
+
+def test_reading_in_order_gives_the_same_rows(folder, monkeypatch):
+    monkeypatch.setattr(data, "_STREAM_CELLS", 33)
+    source = ParquetSource(folder)
+    parts = [part for block in range(len(source.block_sizes)) for part in source.stream(block)]
+    assert max(map(len, parts)) == 11
+    np.testing.assert_array_equal(np.concatenate(parts), rows())
+
+
+def test_chosen_rows_and_columns_are_read(folder):
+    source = ParquetSource(folder / "c.parquet", columns=["c", "a"])
+    np.testing.assert_array_equal(source.read(1, np.array([3, 7])), rows()[[243, 247]][:, [2, 0]])
+    np.testing.assert_array_equal(next(source.stream(0)), rows()[200:240, [2, 0]])
+
+
+def test_hidden_files_do_not_count(folder):
+    (folder / "_tmp").mkdir()
+    write(folder / "_tmp/x.parquet", rows(10), "xyz")
+    write(folder / ".c.parquet", rows(10), "xyz")
+    assert len(ParquetSource(folder)) == 300
+
+
+def test_the_index_of_a_frame_is_no_column(tmp_path):
+    pd.DataFrame(rows(), columns=list("abc")).iloc[::2].to_parquet(tmp_path / "a.parquet")
+    assert ParquetSource(tmp_path).feature_names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint64", "bool", "float32", "decimal"])
+def test_all_kinds_of_numbers_are_read(tmp_path, kind):
+    cells = np.array([0, 1, 1, 0])
+    column = pa.array(cells).cast(pa.decimal128(30, 2)) if kind == "decimal" else pa.array(cells.astype(kind))
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    source = ParquetSource(tmp_path)
+    X = source.read(0)
+    assert X.dtype == (np.float32 if kind == "float32" else np.float64) == next(source.stream(0)).dtype
+    assert X[:, 0].tolist() == cells.tolist() == next(source.stream(0))[:, 0].tolist()
+
+
+def test_one_column_in_double_precision_makes_all_of_it(tmp_path):
+    write(tmp_path / "a.parquet", rows(10, dtype=np.float32))
+    assert ParquetSource(tmp_path).read(0).dtype == np.float32
+    write(tmp_path / "b.parquet", rows(10))
+    assert {ParquetSource(tmp_path).read(block).dtype for block in (0, 1)} == {np.dtype(np.float64)}
+
+
+def test_paths_without_parquet_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no files that end in \.parquet"):
+        ParquetSource(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ParquetSource(tmp_path / "nothing")
+
+
+def test_files_without_rows_are_refused(tmp_path):
+    write(tmp_path / "a.parquet", rows()[:0])
+    with pytest.raises(ValueError, match="holds no rows"):
+        ParquetSource(tmp_path)
+
+
+def test_files_that_differ_are_named(folder):
+    write(folder / "d.parquet", rows(10), "abx")
+    with pytest.raises(ValueError, match=r"d\.parquet' lacks the column\(s\) \['c'\] and has the column\(s\) \['x'\] more"):
+        ParquetSource(folder)
+    assert len(ParquetSource(folder, columns=["b", "a"])) == 310
+    with pytest.raises(ValueError, match=r"a\.parquet' lacks the column\(s\) \['z'\]"):
+        ParquetSource(folder, columns=["z"])
+
+
+def test_columns_may_come_in_another_order(folder):
+    write(folder / "d.parquet", rows(10)[:, ::-1], "cba")
+    np.testing.assert_array_equal(all_of(ParquetSource(folder))[300:], rows(10))
+
+
+def test_columns_without_numbers_are_named(tmp_path):
+    write(tmp_path / "a.parquet", rows(2), city=["Bern", "Ulm"])
+    with pytest.raises(ValueError, match=r"1 column\(s\) of .*a\.parquet' hold no numbers: \['city'\]"):
+        ParquetSource(tmp_path)
+    assert ParquetSource(tmp_path, columns=["a", "b"]).n_features == 2
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0])], names=["a", "a"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="two of one name"):
+        ParquetSource(tmp_path)
+
+
+def test_without_pyarrow_there_is_a_hint(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r"pip install 'skvae\[parquet\]'"):
+        ParquetSource(folder)
+
+
+def test_a_source_prints_and_pickles(folder):
+    source = ParquetSource(str(folder), columns=["a"])
+    assert repr(source) == f"ParquetSource({str(folder)!r}, columns=['a'])"
+    np.testing.assert_array_equal(all_of(pickle.loads(pickle.dumps(source))), all_of(source))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, np.inf])
+def test_missing_cells_are_named_with_file_and_column(folder, missing):
+    column = [0.0] * 9 + [missing]
+    pq.write_table(pa.table({"a": [1.0] * 10, "b": column, "c": [2.0] * 10}), folder / "d.parquet")
+    model = vae()
+    what = "infinite values" if missing == np.inf else "missing cells"
+    with pytest.raises(ValueError, match=rf"1 column\(s\) have {what}.*d\.parquet': \['b'\]"):
+        model.fit(ParquetSource(folder))
+    assert vars(model) == vars(vae())
+
+
+def test_files_that_vanish_or_change_stop_the_fit_and_leave_the_model(folder):
+    source, model = ParquetSource(folder), vae(warm_start=True)
+    X = pd.DataFrame(rows(), columns=list("abc"))
+    before = model.fit(source).transform(X)
+    write(folder / "c.parquet", rows(10))
+    with pytest.raises(ValueError, match=r"c\.parquet' has changed since"):
+        model.set_params(max_iter=5).fit(source)
+    (folder / "c.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"c\.parquet' is gone"):
+        model.fit(source)
+    np.testing.assert_array_equal(model.transform(X), before)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1000, 3), (70_000, 2), (3, 30_000)])
+def test_blocks_of_an_array_are_its_rows(shape):
+    X = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    source = ArraySource(X)
+    assert len(source) == shape[0]
+    np.testing.assert_array_equal(all_of(source), X)
+    last = len(source.block_sizes) - 1
+    np.testing.assert_array_equal(source.read(last, np.array([0])), X[-source.block_sizes[-1]][None])
+    assert str(shape[0] - 1) in source.name_of(last)
+
+
+def test_what_is_no_table_of_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"rows and columns, got an array of shape \(3,\)"):
+        ArraySource(np.zeros(3))
+    with pytest.raises(ValueError, match="needs numbers, got an array of <U1"):
+        ArraySource(np.array([["a"]]))
+
+
+def test_only_large_memory_maps_are_read_out_of_core(tmp_path, monkeypatch):
+    np.save(tmp_path / "X.npy", rows())
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert as_source(X) is None
+    monkeypatch.setattr(data, "MEMORY_BUDGET", X.nbytes - 1)
+    assert isinstance(as_source(X), ArraySource)
+    assert as_source(np.array(X)) is None and as_source(X[:100]) is None and as_source(X.ravel()) is None
+    source = ArraySource(X)
+    assert as_source(source) is source
+
+
+# --- estimators ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    """A read-only memory map above the budget."""
+    np.save(tmp_path / "X.npy", rows())
+    monkeypatch.setattr(data, "MEMORY_BUDGET", 100)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+def test_a_memory_map_and_parquet_files_train_alike(mapped, folder):
+    one, other = vae().fit(mapped), vae().fit(ParquetSource(folder))
+    assert one.n_features_in_ == other.n_features_in_ == 3
+    assert not hasattr(one, "feature_names_in_") and other.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert [c.name for c in other.schema_] == ["a", "b", "c"]
+    assert one.lower_bound_ == pytest.approx(other.lower_bound_, abs=0.2)
+    assert one.lower_bound_ == pytest.approx(vae().fit(rows()).lower_bound_, abs=0.3)
+
+
+def test_scores_and_latents_of_a_source_are_those_of_its_rows(mapped, folder):
+    source, X = ParquetSource(folder), rows()
+    for model, large in ((vae().fit(X), mapped), (vae().fit(pd.DataFrame(X, columns=list("abc"))), source)):
+        small = X if large is mapped else pd.DataFrame(X, columns=list("abc"))
+        np.testing.assert_array_equal(model.transform(large), model.transform(small))
+        np.testing.assert_array_equal(model.score_samples(large), model.score_samples(small))
+        assert model.score(large, sample_weight=np.arange(300)) == model.score(small, sample_weight=np.arange(300))
+    assert vae().fit_transform(source).shape == (300, 2)
+    assert list(model.set_output(transform="pandas").transform(source).columns) == ["vaetransformer0", "vaetransformer1"]
+
+
+def test_columns_of_a_source_must_be_those_of_the_fit(folder):
+    model = vae().fit(ParquetSource(folder))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.transform(ParquetSource(folder, columns=["a", "c", "b"]))
+    with pytest.raises(ValueError, match="(?s)feature names should match.*missing"):
+        model.score(ParquetSource(folder, columns=["a"]))
+
+
+def test_results_as_large_as_the_data_are_refused(folder):
+    source = ParquetSource(folder)
+    model = vae().fit(source)
+    for method in (model.reconstruct, model.posterior_moments, model.sample_posterior):
+        with pytest.raises(TypeError, match=r"takes an array, not a ParquetSource.*stream\(block\)"):
+            method(source)
+
+
+def test_a_fit_on_a_source_is_a_function_of_the_seed(mapped):
+    before = mapped.tobytes()
+    one, other, third = vae().fit(mapped), vae().fit(mapped), vae(random_state=1).fit(mapped)
+    np.testing.assert_array_equal(one.transform(mapped), other.transform(mapped))
+    assert not np.array_equal(one.transform(mapped), third.transform(mapped))
+    assert mapped.tobytes() == before
+    assert clone(one).get_params() == vae().get_params()
+
+
+def test_warm_start_on_a_source_goes_on_to_the_last_bit(mapped):
+    twice = vae(warm_start=True, learning_rate="constant").fit(mapped).set_params(max_iter=6).fit(mapped)
+    once = vae(learning_rate="constant", max_iter=6).fit(mapped)
+    assert twice.n_iter_ == 6
+    np.testing.assert_array_equal(twice.transform(mapped), once.transform(mapped))
+
+
+def test_partial_fit_takes_one_epoch_over_a_source(mapped):
+    model = vae()
+    bounds = [model.partial_fit(mapped).lower_bound_ for _ in range(20)]
+    assert model.n_iter_ == 20 and bounds[-1] > bounds[0]
+
+
+def test_weights_count_on_a_source(mapped):
+    weight = np.zeros(300)
+    weight[:200] = 2
+    weighted, plain = vae().fit(mapped, sample_weight=weight), vae().fit(mapped[:200])
+    np.testing.assert_allclose(weighted.schema_[0].loc, plain.schema_[0].loc, rtol=1e-12)
+    assert weighted.lower_bound_ == pytest.approx(plain.lower_bound_, abs=0.2)
+    with pytest.raises(ValueError, match="sample_weight"):
+        vae().fit(mapped, sample_weight=weight[:10])
+
+
+def test_cells_outside_the_support_are_refused_before_training(mapped):
+    with pytest.raises(ValueError, match=r"outside \[0, 1\], which the bernoulli likelihood"):
+        vae(likelihood=Bernoulli()).fit(mapped)
+
+
+def test_few_distinct_rows_in_many_copies(mapped, tmp_path):
+    X = np.repeat(np.eye(3), [500, 300, 200], axis=0)
+    np.save(tmp_path / "few.npy", X)
+    model = vae(likelihood="bernoulli", early_stopping=True).fit(np.load(tmp_path / "few.npy", mmap_mode="r"))
+    assert np.isfinite(model.score(X))
+    one = vae(early_stopping=True).fit(ArraySource(np.ones((400, 3))))
+    assert np.isfinite(one.score(np.ones((2, 3))))
+
+
+class Wrong(Source):
+    n_features = 2
+    block_sizes = (4, 4)
+
+    def __init__(self, gives):
+        self.gives = gives
+
+    def read(self, block, rows=None):
+        return self.gives if rows is None else self.gives[rows]
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        (np.arange(6.0).reshape(3, 2), "gave 3 rows, and 4 were announced"),
+        (np.zeros((4, 3)), r"shape \(4, 3\); expected 2 columns"),
+        (np.zeros(4), r"shape \(4,\); expected 2 columns"),
+    ],
+)
+def test_a_source_that_does_not_give_what_it_says_is_refused(gives, message):
+    with pytest.raises(ValueError, match=message):
+        vae().fit(Wrong(gives))
+
+
+def test_a_source_that_changes_while_training_is_noticed():
+    class Shrinking(Wrong):
+        calls = 0
+
+        def read(self, block, rows=None):
+            self.calls += 1
+            return rows_of if self.calls < 4 else rows_of[:3]
+
+    rows_of = np.arange(8.0).reshape(4, 2)
+    with pytest.raises(ValueError, match="changed while it was read"):
+        vae().fit(Shrinking(rows_of))
