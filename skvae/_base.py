@@ -75,6 +75,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "warm_start": ["boolean"],
         "score_method": [StrOptions(set(_SCORE_METHODS)), Objective],
         "dtype": [StrOptions({"float32", "float64"})],
+        "matmul_precision": [StrOptions({"highest", "high", "medium"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -108,6 +109,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         warm_start=False,
         score_method="iwae",
         dtype="float32",
+        matmul_precision="highest",
         device="auto",
         random_state=None,
         verbose=False,
@@ -137,6 +139,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.warm_start = warm_start
         self.score_method = score_method
         self.dtype = dtype
+        self.matmul_precision = matmul_precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -355,7 +358,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}
         plain = (
             "learning_rate", "learning_rate_init", "alpha", "batch_size", "max_iter", "max_time", "tol", "n_iter_no_change",
-            "early_stopping", "validation_fraction", "init",
+            "early_stopping", "validation_fraction", "init", "matmul_precision",
         )  # fmt: skip
         return Recipe(**chosen, **{name: getattr(self, name) for name in plain})
 

@@ -68,3 +68,54 @@ def _mkl_set_num_threads_local() -> Callable[[int], int]:
         return ctypes.CDLL(torch._C.__file__).MKL_Set_Num_Threads_Local
     except (AttributeError, OSError):  # a torch with another BLAS
         return lambda n: 0
+
+
+class _Precision:
+    """The precision of the process, and how many scopes have set it: the first one notes it, the last one sets it back."""
+
+    lock = threading.Lock()
+    n_scopes = 0
+    outside = "highest"
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Let products of float32 matrices be as exact as `name` says, in torch's words.
+
+    torch keeps one precision for the process, so other threads compute with it too while the scope lasts.
+    """
+    with _Precision.lock:
+        if not _Precision.n_scopes:
+            _Precision.outside = torch.get_float32_matmul_precision()
+        _Precision.n_scopes += 1
+        torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        with _Precision.lock:
+            _Precision.n_scopes -= 1
+            if not _Precision.n_scopes:
+                torch.set_float32_matmul_precision(_Precision.outside)
+
+
+def capture(work: Callable[[], None], changed: list[torch.Tensor]) -> Callable[[], None]:
+    """Record `work` on the present CUDA device as a graph; return what replays it.
+
+    `changed` are the tensors that the work changes in place; they are as before when this returns. Raises a RuntimeError where
+    the work cannot be recorded.
+    """
+    before = [tensor.clone() for tensor in changed]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # libraries set themselves up in the first calls
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    finally:
+        for tensor, kept in zip(changed, before):
+            tensor.copy_(kept)
+    return graph.replay

@@ -1,18 +1,33 @@
-"""The training loop, written once."""
+"""The training loop, written once: the course of one model's training, and the epochs that several models take together."""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, zip_longest
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from skvae._batch import Rows
+from skvae import _kernels as kernels
+from skvae._batch import Batch, Rows
+from skvae._devices import capture, matmul_precision, threads_for
+from skvae._inference import true_elbo, value_of_rows, weighted_mean
+from skvae._model import nested
 from skvae._random import generator, normal
+from skvae.objectives import ELBO
+from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
 
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
+_WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
+_WINDOW_CELLS = 2_000_000  # cells of such a window, at most
+_MEASURED_CELLS = 1_000_000  # numbers per call when the bound is measured
+_MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
+_TIDY_STEPS = 64
 
 
 class DivergenceError(ValueError):
@@ -32,6 +47,11 @@ class Plan:
     n_iter_no_change: int  # evaluations without one before the schedule acts
     evaluate_every: int  # epochs
     max_time: float | None = None  # seconds
+    matmul_precision: str = "highest"  # of products of float32 numbers, as torch names it
+
+    def measures_after(self, epoch: int) -> bool:
+        """Tell whether the bound is measured at the end of the epoch that makes this number of them."""
+        return epoch % self.evaluate_every == 0 or epoch == self.max_iter
 
 
 HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
@@ -54,53 +74,88 @@ class Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in HISTORY})
 
 
-Evaluate = Callable[[Tensor], tuple[float, float]]
 Callback = Callable[[Progress, SolverState], bool]
 
 
-def train(
-    problem: Problem,
-    solver: Solver,
-    state: SolverState,
-    data: Rows,
-    plan: Plan,
-    progress: Progress,
-    best: Tensor,
-    evaluate: Evaluate | None,
-    callbacks: Iterable[Callback],
-    restart: "Restart",
-) -> None:
-    """Run epochs until the objective has stopped rising or the budget is spent; `state`, `progress` and `best` change in place.
+@dataclass
+class Trainee:
+    """One model in training: what it learns from, how it is judged, and where it stands.
 
-    `evaluate` gives, for a parameter vector, the objective at full strength by which training is judged and the ELBO that the
-    history shows, in nats per row of the watched rows (None: the training mean serves as both); `best` receives the parameters
-    that reached the highest. Callbacks are called after every epoch; training ends when one of them returns True. `restart`
-    always holds the last point from which training can go on.
+    Vectors come in the layout of the model; while `train` is at work, and afterwards, they lie as `state.arrangement` says.
     """
+
+    problem: Problem
+    solver: Solver
+    plan: Plan
+    progress: Progress
+    data: Rows
+    watched: Batch  # rows on which training is judged
+    noise: Tensor  # (s, 1, k) with which it is
+    params: Tensor
+    best: Tensor
+    slots: Slots | None
+    is_judged: bool = True  # False: the mean over the training batches has to do
+    callbacks: Iterable[Callback] = ()
+    error: BaseException | None = None
+    state: SolverState = field(init=False)
+    row: int = field(init=False)  # of the state
+    restart: "Restart" = field(init=False)
+
+    def join(self, state: SolverState, row: int) -> None:
+        """Become one of the models of a state."""
+        self.state, self.row = state, row
+
+    def own(self, vector: Tensor) -> Tensor:
+        """Return a vector in the layout of the model."""
+        return self.state.arrangement.extract(self.row, vector)
+
+    def result(self) -> Tensor:
+        """Return the parameters that training would give if it ended here."""
+        return self.solver.result(self.state, self.row)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the present epoch."""
+        return learning_rate(self.plan, self.progress, self.progress.epoch)
+
+
+# --- the course of one model -----------------------------------------------------------------------------------------
+
+MEASURE, EPOCH, MEASURED_EPOCH = "measure", "epoch", "epoch whose objective is wanted"
+
+
+def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
+    """Train one model until its objective has stopped rising or the budget is spent: asks for epochs and measurements.
+
+    A measurement is answered by the objective at full strength, by which training is judged, and by the ELBO, which the history
+    shows, both in nats per row of the watched rows; an epoch by the mean of the objective over its rows, twice. `trainee.best`
+    receives the parameters that reached the highest. Callbacks are called after every epoch; training ends when one of them
+    returns True.
+    """
+    plan, progress, restart = trainee.plan, trainee.progress, trainee.restart
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
-    if evaluate is not None and not progress.history["epoch"]:
-        value, bound = evaluate(solver.result(state))
+    if trainee.is_judged and not progress.history["epoch"]:
+        value, bound = yield MEASURE
         _record(progress, plan, value, bound)
         progress.best_value = progress.reference_value = value
-        restart.keep(state, best, progress)
-    total, n_epochs, n_measured = 0.0, 0, 0
+        restart.keep(trainee)
+    n_measured = 0
     while progress.epoch < plan.max_iter and not progress.converged:
-        total += run_epoch(problem, solver, state, data, plan, progress)
-        n_epochs += 1
+        measures = plan.measures_after(progress.epoch + 1)
+        mean, bound = yield MEASURED_EPOCH if measures else EPOCH
         progress.epoch += 1
-        if progress.epoch % plan.evaluate_every == 0 or progress.epoch == plan.max_iter:
-            mean = total / n_epochs
-            value, bound = (mean, mean) if evaluate is None else evaluate(solver.result(state))
-            if math.isfinite(total) and math.isfinite(value):
+        if measures:
+            value = mean
+            if trainee.is_judged:
+                value, bound = yield MEASURE
+            if math.isfinite(mean) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
                 n_measured += 1
-                if _is_stale(progress, plan, solver.result(state), best, value):
-                    _shorten_steps(progress, plan, problem, solver, state, best)
+                if _is_stale(trainee, value):
+                    _shorten_steps(trainee)
             else:
-                _roll_back(progress, restart, state)
-            restart.keep(state, best, progress)
-            total, n_epochs = 0.0, 0
-        told_to_stop = [callback(progress, state) for callback in callbacks]  # a list: every callback sees every epoch
+                _roll_back(trainee)
+            restart.keep(trainee)
+        told_to_stop = [callback(progress, trainee.state) for callback in trainee.callbacks]  # a list: all see every epoch
         if any(told_to_stop) or time.monotonic() > deadline:
             progress.stopped = True
             break
@@ -108,24 +163,8 @@ def train(
         raise divergence(progress)
 
 
-def run_epoch(problem: Problem, solver: Solver, state: SolverState, data: Rows, plan: Plan, progress: Progress) -> float:
-    """Take one pass over the data; return the mean of the objective over its rows, in nats."""
-    rate = _learning_rate(plan, progress, progress.epoch)
-    annealing = problem.objective.annealing(progress.epoch)
-    order = generator(plan.seed, "order", progress.epoch, device=data.device)
-    total: Tensor | float = 0.0
-    for rows, sizes in data.epoch(plan.batch_size, order, 64):
-        start = 0
-        for size in sizes:
-            batch, start = rows.slice(start, start + size), start + size
-            stream = generator(plan.seed, "noise", progress.epoch, progress.n_steps, device=data.device)
-            noise = normal((problem.objective.n_samples, size, problem.model.n_components), stream, data.dtype)
-            total = total + solver.step(problem, state, batch, noise, rate, annealing)
-            progress.n_steps += 1
-    return float(total) / len(data)
-
-
-def _learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
+def learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
+    """Return the learning rate of an epoch."""
     rate = plan.learning_rate_init * progress.learning_rate_factor
     if plan.learning_rate == "cosine":
         rate *= 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * epoch / plan.max_iter))
@@ -133,16 +172,17 @@ def _learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
 
 
 def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> None:
-    rate = _learning_rate(plan, progress, max(progress.epoch - 1, 0))
+    rate = learning_rate(plan, progress, max(progress.epoch - 1, 0))
     for name, value in zip(HISTORY, (progress.epoch, objective, bound, rate), strict=True):
         progress.history[name].append(value)
 
 
-def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, value: float) -> bool:
+def _is_stale(trainee: Trainee, value: float) -> bool:
     """Keep the best parameters; tell whether they have stood for too long."""
+    progress, plan = trainee.progress, trainee.plan
     if value > progress.best_value:
         progress.best_value = value
-        best.copy_(result)
+        trainee.best.copy_(trainee.result())
     if value > progress.reference_value + plan.tol:
         progress.reference_value = value
         progress.n_stale = 0
@@ -151,13 +191,14 @@ def _is_stale(progress: Progress, plan: Plan, result: Tensor, best: Tensor, valu
     return progress.n_stale >= plan.n_iter_no_change
 
 
-def _shorten_steps(progress: Progress, plan: Plan, problem: Problem, solver: Solver, state: SolverState, best: Tensor) -> None:
+def _shorten_steps(trainee: Trainee) -> None:
     """Go on from the best parameters with a quarter of the step; after three times, call it converged."""
+    progress, plan = trainee.progress, trainee.plan
     progress.n_stale = 0
     if plan.learning_rate == "adaptive" and progress.n_reductions < _MAX_REDUCTIONS:
         progress.n_reductions += 1
         progress.learning_rate_factor /= 4
-        solver.start_over(problem, state, best)
+        trainee.solver.start_over(trainee.state, trainee.row, trainee.best)
     else:
         progress.converged = plan.learning_rate != "cosine"
 
@@ -168,21 +209,23 @@ class Restart:
     The copy is replaced in one assignment, so an interruption at any moment finds it whole.
     """
 
-    def __init__(self, state: SolverState, best: Tensor, progress: Progress):
-        self.keep(state, best, progress)
+    def __init__(self, trainee: Trainee):
+        self.keep(trainee)
 
-    def keep(self, state: SolverState, best: Tensor, progress: Progress) -> None:
+    def keep(self, trainee: Trainee) -> None:
         """Make this moment the one to return to."""
-        history = {k: list(v) for k, v in progress.history.items()}
-        slots = {k: v.clone() for k, v in state.slots.items()}
-        self.kept = (state.params.clone(), slots, best.clone(), replace(progress, history=history))
+        history = {k: list(v) for k, v in trainee.progress.history.items()}
+        params, _, slots = trainee.state.member(trainee.row)
+        slots = {k: v.clone() for k, v in slots.items()}
+        self.kept = (params.clone(), slots, trainee.best.clone(), replace(trainee.progress, history=history))
 
-    def restore(self, state: SolverState) -> None:
-        """Write the parameters and the optimizer's memory of that moment into `state`."""
-        params, slots, _, _ = self.kept
-        state.params.copy_(params)
-        for k, v in slots.items():
-            state.slots[k].copy_(v)
+    def restore(self, trainee: Trainee) -> None:
+        """Write the parameters and the optimizer's memory of that moment into the state."""
+        kept_params, kept_slots, _, _ = self.kept
+        params, _, slots = trainee.state.member(trainee.row)
+        params.copy_(kept_params)
+        for k, v in kept_slots.items():
+            slots[k].copy_(v)
 
 
 def divergence(progress: Progress) -> DivergenceError:
@@ -194,10 +237,365 @@ def divergence(progress: Progress) -> DivergenceError:
     )
 
 
-def _roll_back(progress: Progress, restart: Restart, state: SolverState) -> None:
+def _roll_back(trainee: Trainee) -> None:
     """Return to the last finite state and halve the steps; give up after a few times."""
+    progress = trainee.progress
     if progress.n_rollbacks == _MAX_ROLLBACKS:
         raise divergence(progress)
-    restart.restore(state)
+    trainee.restart.restore(trainee)
     progress.n_rollbacks += 1
     progress.learning_rate_factor *= 0.5
+
+
+# --- several models together -----------------------------------------------------------------------------------------
+
+
+def train(trainees: Sequence[Trainee]) -> None:
+    """Train models of one structure together, each on a course of its own; alone is a company of one.
+
+    Progress, best parameters and state of each change in place. What goes wrong for one model is its `error`, and does not
+    touch the others; alone it is raised.
+    """
+    with threads_for(work_of_step(trainees)), matmul_precision(trainees[0].plan.matmul_precision):
+        cohort = Cohort(assemble(trainees))
+        courses = {id(trainee): course(trainee) for trainee in trainees}
+        wishes: dict[int, str] = {}
+
+        def go_on(trainee, answer):
+            try:
+                wishes[id(trainee)] = courses[id(trainee)].send(answer)
+            except StopIteration:
+                cohort.leave(trainee)
+            except Exception as error:
+                if len(trainees) == 1:
+                    raise
+                trainee.error = error
+                cohort.leave(trainee)
+
+        for trainee in list(cohort.trainees):
+            go_on(trainee, None)
+        while cohort.trainees:
+            measured = [trainee for trainee in cohort.trainees if wishes[id(trainee)] == MEASURE]
+            if measured:
+                answers = cohort.measure(measured)
+            else:
+                measured = list(cohort.trainees)
+                means = cohort.run_epoch(any(wishes[id(trainee)] == MEASURED_EPOCH for trainee in measured))
+                answers = [(mean, mean) for mean in means]
+            for trainee, answer in zip(measured, answers, strict=True):
+                go_on(trainee, answer)
+
+
+def work_of_step(trainees: Sequence[Trainee]) -> float:
+    """Return the floating point operations of one step."""
+    return sum(6.0 * t.problem.model.layout.size * t.plan.batch_size * t.problem.objective.n_samples for t in trainees)
+
+
+def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
+    """Put the models into one state, those with the most batches first, so that the ones in a step are always the first."""
+    trainees = sorted(trainees, key=lambda t: -math.ceil(len(t.data) / t.plan.batch_size))
+    solver, problems = trainees[0].solver, [trainee.problem for trainee in trainees]
+    arrangement = solver.arrange(problems)
+    place = arrangement.place
+    params = [place(i, t.params) for i, t in enumerate(trainees)]
+    slots = [t.slots and {name: place(i, slot) for name, slot in t.slots.items()} for i, t in enumerate(trainees)]
+    state = solver.init(problems, arrangement, params, slots)
+    for i, trainee in enumerate(trainees):
+        trainee.join(state, i)
+        trainee.best = place(i, trainee.best)
+        trainee.restart = Restart(trainee)
+    return trainees
+
+
+class Cohort:
+    """Models in training together, in the rows of one solver state."""
+
+    def __init__(self, trainees: list[Trainee]):
+        self.trainees, self.state = trainees, trainees[0].state
+        self.solver = trainees[0].solver
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare what belongs to the present state."""
+        self.judges: dict = {}
+        self.recordings: dict = {}
+        self.mean = Mean(len(self.trainees), self.state.params.device)
+        self.records = self.state.stays_on_device and self.solver.is_capturable(self.state)
+
+    def leave(self, trainee: Trainee) -> None:
+        """Let a model go, whose training has ended."""
+        self.trainees = [other for other in self.trainees if other is not trainee]
+
+    def _close_ranks(self) -> None:
+        """Copy the remaining models into a state of their own, if some have left."""
+        if len(self.trainees) < len(self.state.problems):
+            self.state = self.state.only([trainee.row for trainee in self.trainees])
+            for i, trainee in enumerate(self.trainees):
+                trainee.join(self.state, i)
+            self._begin()
+
+    def run_epoch(self, measured: bool) -> list[float]:
+        """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`.
+
+        The mean is over every fourth batch: the value of the objective costs extra.
+        """
+        self._close_ranks()
+        trainees, state = self.trainees, self.state
+        state.begin_epoch(
+            [t.learning_rate() for t in trainees], [t.problem.objective.annealing(t.progress.epoch) for t in trainees]
+        )
+        self.mean.reset()
+        n_batches, by_hand = 0, state.arrangement.places is not None
+        with torch.inference_mode(by_hand):
+            for window in self._windows():
+                self._run_window(
+                    side_by_side(window, state.arrangement.wide.n_components) if by_hand else BatchesOfOne(*window[0]), measured
+                )
+                if n_batches // _TIDY_STEPS < (n_batches + len(window[0][1])) // _TIDY_STEPS:
+                    self.solver.tidy(state)
+                n_batches += len(window[0][1])
+            if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
+                self.solver.tidy(state)
+        return self.mean.result()
+
+    def _run_window(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+        """Take the steps of a window, as a recording where that is possible."""
+        if self.records and isinstance(window, Window):
+            recording = self._recording(window, measured)
+            if recording is not None:
+                recording.replay_with(window)
+                return
+        self._take_steps(window, measured)
+
+    def _recording(self, window: "Window", measured: bool) -> "Recording | None":
+        """Return the recorded steps of windows of this shape; None, with a warning, where they cannot be recorded."""
+        key = (measured, *window.shape())
+        if key not in self.recordings:
+            changed = [self.state.params, self.state.grad, *self.state.slots.values(), self.mean.total, self.mean.count]
+            try:
+                self.recordings[key] = Recording(window.copy(), lambda own: self._take_steps(own, measured), changed)
+            except RuntimeError as error:
+                self.records = False
+                warnings.warn(
+                    f"The training step was not recorded as a CUDA graph, so it runs call by call: {error}", stacklevel=2
+                )
+                return None
+        return self.recordings[key]
+
+    def _take_steps(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+        for j, (batch, noise, count) in enumerate(window.batches()):
+            looks = measured and j % _MEASURED_EVERY == 0
+            value = self.solver.step(self.state, batch, noise, looks)
+            if looks and value is not None:
+                self.mean.add(value, count)
+
+    def _windows(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
+        """Yield, for every model that still has some, the rows of the next batches, the size of each, and noise (s, n, k)."""
+        streams = []
+        for t in self.trainees:
+            cells = t.plan.batch_size * max(t.problem.model.n_columns, 1)
+            n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // cells))  # the same for all models of a cohort
+            order = generator(t.plan.seed, "order", t.progress.epoch, device=t.data.device)
+            streams.append(t.data.epoch(t.plan.batch_size, order, n_batches))
+        for number, parts in enumerate(zip_longest(*streams)):
+            present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
+            for t, _, sizes in present:
+                t.progress.n_steps += len(sizes)
+            yield [(rows, sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
+
+    def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
+        """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs."""
+        if self.state.arrangement.places is None:
+            return [judged_alone(trainee) for trainee in trainees]
+        found: dict[int, tuple[float, float]] = {}
+        for _, group in groupby(sorted(trainees, key=lambda t: len(t.noise)), lambda t: len(t.noise)):
+            chosen = list(group)
+            key = tuple(trainee.row for trainee in chosen)
+            if key not in self.judges:
+                self.judges[key] = Judge(chosen, self.state)
+            values, bounds = self.judges[key].measure(chosen)
+            found.update({id(t): pair for t, pair in zip(chosen, zip(values, bounds))})
+        return [found[id(trainee)] for trainee in trainees]
+
+
+def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
+    """Return the noise of a window of rows.  # (s, n, k)"""
+    stream = generator(trainee.plan.seed, "noise", trainee.progress.epoch, window, device=x.device)
+    return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_components), stream, x.dtype)
+
+
+class Window(NamedTuple):
+    """Some batches of every model, side by side: as many rows in each, those that only fill up of weight zero."""
+
+    x: Tensor  # (m, n_batches, n, d)
+    weight: Tensor  # (m, n_batches, n), divided by the number of rows that count
+    noise: Tensor  # (m, n_batches, s, n, k)
+    counts: Tensor  # (n_batches, m) rows that count
+    n_models: list[int]  # that have a batch, of each batch
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (m, n, ...), noise (m, s, n, k) and counts (m,) of the models that have one."""
+        m = len(self.x)
+        parts = zip(self.x.unbind(1), self.weight.unbind(1), self.noise.unbind(1), self.counts.unbind(0), self.n_models)
+        for x, weight, noise, count, present in parts:
+            if present < m:
+                x, weight, noise, count = x[:present], weight[:present], noise[:present], count[:present]
+            yield Batch(x, weight), noise, count
+
+    def shape(self) -> tuple:
+        """Return what two windows must have in common to take the same steps."""
+        return (*self.x.shape, *self.noise.shape, *self.n_models)
+
+    def copy(self) -> "Window":
+        """Return a window of its own memory."""
+        return Window(self.x.clone(), self.weight.clone(), self.noise.clone(), self.counts.clone(), self.n_models)
+
+    def become(self, other: "Window") -> None:
+        """Take over the numbers of another window."""
+        for mine, theirs in zip(self[:4], other[:4]):
+            mine.copy_(theirs)
+
+
+class Recording:
+    """Steps over a window, recorded on the device: other windows of the same shape replay them."""
+
+    def __init__(self, window: Window, take_steps: Callable[[Window], None], changed: list[Tensor]):
+        self.window = window
+        self.replay = capture(lambda: take_steps(window), changed)
+
+    def replay_with(self, window: Window) -> None:
+        """Take the recorded steps over the numbers of another window."""
+        self.window.become(window)
+        self.replay()
+
+
+class BatchesOfOne(NamedTuple):
+    """Some batches of one model as they are, without any row that fills up."""
+
+    rows: Batch
+    sizes: list[int]
+    noise: Tensor  # (s, n, k)
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (1, n, ...), noise (1, s, n, k) and counts (1,)."""
+        start = 0
+        for size in self.sizes:
+            here, start = slice(start, start + size), start + size
+            weight = self.rows.x.new_ones(size) if self.rows.weight is None else self.rows.weight[here]
+            yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
+
+
+def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int) -> Window:
+    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none."""
+    like, s = parts[0][0].x, len(parts[0][2])
+    m, n_batches = len(parts), max(len(sizes) for _, sizes, _ in parts)
+    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in parts))
+    fits = m == 1 and set(parts[0][1]) == {n}
+    x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
+    weight, noise = like.new_zeros((m, n_batches, n)), like.new_zeros((m, n_batches, n, s, k))
+    for i, (rows, sizes, draws) in enumerate(parts):
+        for size, batches, here in runs_of(sizes):
+            cut = (batches.stop - batches.start, size)
+            weight[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
+            noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+            if not fits:
+                x[i, batches, :size] = rows.x[here].unflatten(0, cut)
+    counts = [[sizes[j] if j < len(sizes) else 0 for _, sizes, _ in parts] for j in range(n_batches)]
+    n_models = [sum(count > 0 for count in row) for row in counts]
+    return Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like), n_models)
+
+
+def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
+    """Yield runs of batches of equal size: the size, the batches, and their rows."""
+    batch, row = 0, 0
+    for size, run in groupby(sizes):
+        count = len(list(run))
+        yield size, slice(batch, batch + count), slice(row, row + count * size)
+        batch, row = batch + count, row + count * size
+
+
+class Mean:
+    """Running means over rows, one per model, without waiting for the device."""
+
+    def __init__(self, m: int, device: torch.device):
+        self.total, self.count = (torch.zeros(m, dtype=torch.float64, device=device) for _ in range(2))
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.total.zero_()
+        self.count.zero_()
+
+    def add(self, values: Tensor, counts: Tensor) -> None:
+        """Count means over so many rows, for the first models."""
+        self.total[: len(counts)] += values * counts
+        self.count[: len(counts)] += counts
+
+    def result(self) -> list[float]:
+        """Return the means; nan where nothing was counted."""
+        return (self.total / self.count).tolist()
+
+
+# --- measurements ----------------------------------------------------------------------------------------------------
+
+
+def judged_alone(trainee: Trainee) -> tuple[float, float]:
+    """Return objective and ELBO of one model on its watched rows."""
+    problem, rows = trainee.problem, trainee.watched
+    params = problem.model.unpack(trainee.own(trainee.result()))
+
+    def mean_of(function) -> float:
+        return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
+
+    bound = mean_of(true_elbo(problem.model).bound)
+    return (bound if is_elbo(problem) else mean_of(problem.objective)), bound
+
+
+def is_elbo(problem: Problem) -> bool:
+    """Tell whether the objective at full strength is the bound itself."""
+    return isinstance(problem.objective, ELBO) and problem.objective.beta == 1
+
+
+class Judge:
+    """Measures several models at once by the closed forms, on the watched rows of each."""
+
+    def __init__(self, trainees: list[Trainee], state: SolverState):
+        self.problems = [trainee.problem for trainee in trainees]
+        wide, layout, like = state.arrangement.wide, state.arrangement.layout, state.params
+        n = max(len(t.watched) for t in trainees)
+        self.tile = self._rows_per_call(wide, n, len(trainees) * len(trainees[0].noise))
+        n += -n % self.tile
+        self.x = like.new_zeros((len(trainees), n, wide.n_columns))
+        self.weight = like.new_zeros((len(trainees), n), dtype=torch.float64)
+        self.noise = like.new_zeros((len(trainees), len(trainees[0].noise), 1, wide.n_components))
+        for i, t in enumerate(trainees):
+            self.x[i, : len(t.watched)] = t.watched.x
+            self.weight[i, : len(t.watched)] = 1.0 if t.watched.weight is None else t.watched.weight
+            self.noise[i, ..., : t.noise.shape[-1]] = t.noise
+        self.params = torch.zeros_like(like[: len(trainees)])
+        self.kernel = kernels.Kernel(wide, nested(layout.views(self.params)), None, self.tile, len(trainees[0].noise))
+        betas = [getattr(problem.objective, "beta", 1.0) for problem in self.problems]
+        self.kl_weight = torch.tensor(betas, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+    @staticmethod
+    def _rows_per_call(wide, n, n_draws):
+        widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
+        room = max(1, _MEASURED_CELLS // (n_draws * max(widths)))
+        return kernels.padded_rows(min(n, room))
+
+    def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
+        """Return objectives and ELBOs."""
+        objective = self.problems[0].objective
+        values, bounds = [], []
+        with torch.inference_mode():
+            torch.stack([trainee.result() for trainee in trainees], out=self.params)
+            for x in self.x.split(self.tile, 1):
+                self.kernel.forward(x, self.noise)
+                terms = self.kernel.terms(x, self.noise)
+                bounds.append(kernels.bound(ELBO(), terms, torch.ones_like(self.kl_weight)))
+                judged_by_bound = all(map(is_elbo, self.problems))
+                values.append(bounds[-1] if judged_by_bound else kernels.bound(objective, terms, self.kl_weight))
+            return self._means(values), self._means(bounds)
+
+    def _means(self, parts: list[Tensor]) -> list[float]:
+        rows = torch.cat(parts, 1).double()
+        return ((rows * self.weight).sum(1) / self.weight.sum(1)).tolist()

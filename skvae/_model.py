@@ -17,16 +17,19 @@ Params = dict[str, dict[str, Tensor]]
 
 
 class Layout:
-    """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models."""
+    """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models.
 
-    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]]):
+    Slices begin at multiples of `alignment`, and the size of the vector is one.
+    """
+
+    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]], alignment: int = 1):
         self.shapes = shapes
         self.slices: dict[tuple[str, str], slice] = {}
         self.size = 0
         for name, shape in shapes.items():
             stop = self.size + math.prod(shape)
             self.slices[name] = slice(self.size, stop)
-            self.size = stop
+            self.size = stop + -stop % alignment
 
     def views(self, flat: Tensor) -> dict[tuple[str, str], Tensor]:
         """Return every parameter as a view of `flat`: (..., size) -> {(piece, name): (..., *shape)}."""
@@ -100,16 +103,10 @@ class Model:
         """Return the parameters by piece and name, as views of the vector."""
         return nested(self.layout.views(flat))
 
-    def weight_matrices(self, dtype: torch.dtype) -> Tensor:
-        """Return a vector of ones at the networks' weight matrices and zeros elsewhere.  # (size,)"""
+    def is_weight_matrix(self, piece: str, name: str) -> bool:
+        """Tell whether a parameter multiplies activations of a network."""
         networks = {"encoder": self.encoder, "decoder": self.decoder}
-        marked = {
-            (piece, name): torch.full(
-                shape, float(piece in networks and networks[piece].is_weight_matrix(name, shape)), device="cpu"
-            )
-            for (piece, name), shape in self.layout.shapes.items()
-        }
-        return self.layout.flatten(marked, dtype)
+        return piece in networks and networks[piece].is_weight_matrix(name, self.layout.shapes[piece, name])
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from skvae._batch import Batch, Rows
 from skvae._devices import threads_for
-from skvae._engine import Callback, Plan, Progress, Restart, divergence, train
+from skvae._engine import Callback, Plan, Progress, Trainee, divergence
 from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
+from skvae._population import train_in_company
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
-from skvae.objectives import ELBO, Objective
+from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
@@ -51,6 +52,7 @@ class Recipe:
     early_stopping: bool | str
     validation_fraction: float
     init: str
+    matmul_precision: str
 
 
 def default_n_components(n_columns: int) -> int:
@@ -151,6 +153,7 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
         n_iter_no_change=recipe.n_iter_no_change,
         evaluate_every=max(1, round(_UPDATES_PER_EVALUATION * batch_size / n)),
         max_time=recipe.max_time,
+        matmul_precision=recipe.matmul_precision,
     )
 
 
@@ -212,57 +215,62 @@ class Run:
     """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
 
     def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool):
-        self.fitted, self.split, self.recipe, self.one_epoch = fitted, split, recipe, one_epoch
-        self.device = split.train.device
-        self.model = fitted.model
-        self.progress = start_progress(fitted, split, so_far, one_epoch)
-        self.plan = make_plan(recipe, fitted, split, self.progress, one_epoch)
-        self.problem = Problem(self.model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight)
-        params, self.best, slots = start_state(fitted, split, recipe, one_epoch)
-        self.state = recipe.solver.init(self.problem, params, slots)
-        self.restart = Restart(self.state, self.best, self.progress)
-        draws = _n_draws(self.model, _WATCHED_DRAWS // len(split.watched))
-        stream = generator(self.model.seed, "watched", device=self.device)
-        self.noise = matched_normal(draws, self.model.n_components, stream, fitted.dtype)
+        self.fitted, self.split, self.one_epoch = fitted, split, one_epoch
+        model, device = fitted.model, split.train.device
+        progress = start_progress(fitted, split, so_far, one_epoch)
+        params, best, slots = start_state(fitted, split, recipe, one_epoch)
+        draws = _n_draws(model, _WATCHED_DRAWS // len(split.watched))
+        self.trainee = Trainee(
+            Problem(model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight),
+            recipe.solver,
+            make_plan(recipe, fitted, split, progress, one_epoch),
+            progress,
+            split.train,
+            split.watched,
+            matched_normal(draws, model.n_components, generator(model.seed, "watched", device=device), fitted.dtype),
+            params,
+            best,
+            slots,
+            is_judged=not one_epoch,
+        )
+        self.plan = self.trainee.plan
+
+    @property
+    def progress(self) -> Progress:
+        """Where training stands."""
+        return self.trainee.progress
 
     def go(self, callbacks: Iterable[Callback] = ()) -> None:
         """Train to the end."""
-        work = 6.0 * self.model.layout.size * self.plan.batch_size * self.recipe.objective.n_samples
-        with threads_for(work):
-            train(
-                self.problem, self.recipe.solver, self.state, self.split.train, self.plan, self.progress, self.best,
-                None if self.one_epoch else self._evaluate, callbacks, self.restart,
-            )  # fmt: skip
+        self.trainee.callbacks = callbacks
+        train_in_company(self.trainee)
 
     def rewind(self) -> None:
         """Take back what has happened since the last measurement, of which an interruption leaves a part."""
-        params, slots, self.best, self.progress = self.restart.kept
-        self.state = replace(self.state, params=params, slots=slots)
-
-    def _evaluate(self, flat: Tensor) -> tuple[float, float]:
-        """Return objective and ELBO on the watched rows, both without warm-up and with noise common to rows and epochs."""
-        params, rows, objective = self.model.unpack(flat), self.split.watched, self.recipe.objective
-        elbo = true_elbo(self.model)
-        bound = weighted_mean(value_of_rows(self.model, params, rows, elbo.bound, self.noise), rows.weight)
-        if isinstance(objective, ELBO) and objective.beta == 1:
-            return bound, bound
-        return weighted_mean(value_of_rows(self.model, params, rows, objective, self.noise), rows.weight), bound
+        trainee = self.trainee
+        trainee.restart.restore(trainee)
+        _, _, trainee.best, trainee.progress = trainee.restart.kept
 
     def fitted_state(self, keep_training: bool) -> Fitted:
         """Return the state that an estimator keeps if training ends here."""
+        trainee = self.trainee
         reached = self.progress.best_value > -math.inf and not self.one_epoch
         training = None
         if keep_training:  # as of the last measurement: whoever goes on from there repeats the steps since, and nothing differs
-            params, slots, best, progress = self.restart.kept
+            params, slots, best, progress = trainee.restart.kept
             training = Training(
-                slots={k: v.cpu().numpy().copy() for k, v in slots.items()},
-                params=params.cpu().numpy().copy(),
-                best=best.cpu().numpy().copy(),
+                slots={k: self._array(v) for k, v in slots.items()},
+                params=self._array(params),
+                best=self._array(best),
                 progress=asdict(progress),
                 data_hash=0 if self.one_epoch else self.split.data_hash,
             )
-        chosen = (self.best if reached else self.recipe.solver.result(self.state)).cpu().numpy().copy()
+        chosen = self._array(trainee.best if reached else trainee.result())
         return replace(self.fitted, params=chosen, training=training, is_new=False)
+
+    def _array(self, vector: Tensor) -> np.ndarray:
+        """Return a vector of the training in the layout of the model."""
+        return self.trainee.own(vector).cpu().numpy().copy()
 
 
 def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:

@@ -113,6 +113,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     dtype : {"float32", "float64"}, default="float32"
         Precision of the computation. "float64" is slower, and for checks against exact answers.
 
+    matmul_precision : {"highest", "high", "medium"}, default="highest"
+        How exactly products of matrices of float32 are computed in training, in the words of
+        `torch.set_float32_matmul_precision`. "medium" lets processors with tiles of bfloat16 (Intel's AMX) and GPUs multiply
+        with 8 bits of precision, "high" lets GPUs multiply with 11: faster for wide networks, slower for small ones. Training
+        usually does not notice. torch has one setting for the process: while the fit lasts, other threads compute with it.
+
     device : str or torch.device, default="auto"
         Where to compute; "auto" takes a CUDA device if there is one, else the CPU.
 

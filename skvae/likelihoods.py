@@ -58,6 +58,14 @@ class Likelihood(Settings):
         """Return log p(x|z) in nats, one value per column."""
         raise NotImplementedError
 
+    def derivative(self, params: dict[str, Tensor], eta: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the derivatives of `sum(weight * log_prob)` by `eta` and by the likelihood's own parameters.
+
+        Optional: a likelihood that has it trains without autograd, several times faster on small tables. `weight` has the shape
+        (..., n, 1); `eta` may be overwritten and returned; derivatives by parameters have the shapes of the parameters.
+        """
+        raise NotImplementedError
+
     def mean(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
         """Return E[x|z], of shape (..., n, d)."""
         raise NotImplementedError
@@ -165,6 +173,31 @@ class Gaussian(Likelihood):
         mean, log_scale = self._mean_and_log_scale(params, eta)
         return -0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - _HALF_LOG_2PI
 
+    def derivative(self, params, eta, x, weight):
+        if self.noise == "network":
+            return self._derivative_with_network(eta, x, weight), {}
+        residual = torch.sub(x, eta, out=eta)
+        if not params:
+            return residual.mul_(weight * self.noise**-2), {}
+        # In double precision, because torch rounds in ways that depend on what else a call has to do.
+        above_floor = 2 * self._RATE * params["log_scale"].double() - 2 * math.log(self.floor)
+        share, precision = above_floor.sigmoid(), (-above_floor).sigmoid() / self.floor**2
+        squares = (residual.square() * weight).sum(-2, keepdim=True, dtype=torch.float64)  # (..., 1, d)
+        by_log_scale = precision * squares - weight.sum(-2, keepdim=True, dtype=torch.float64)
+        if self.noise == "shared":
+            by_log_scale = by_log_scale.sum(-1, keepdim=True)
+        return residual.mul_(precision.to(eta.dtype)).mul_(weight), {"log_scale": self._RATE * share * by_log_scale}
+
+    def _derivative_with_network(self, eta, x, weight):
+        mean, log_scale = eta.chunk(2, -1)
+        above_floor = log_scale.mul_(2).sub_(2 * math.log(self.floor))
+        share = above_floor.sigmoid()  # of the variance, floor**2 + exp(2 * log_scale), that is learnt
+        precision = above_floor.neg_().sigmoid() / self.floor**2
+        residual = x - mean
+        torch.mul(residual * precision, weight, out=mean)
+        torch.mul(share * (residual.square() * precision - 1), weight, out=log_scale)
+        return eta
+
     def mean(self, params, eta):
         return self._mean_and_log_scale(params, eta)[0]
 
@@ -239,6 +272,9 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, params, eta, x):
         return x * eta + logsigmoid(-eta)
+
+    def derivative(self, params, eta, x, weight):
+        return torch.sub(x, eta.sigmoid_(), out=eta).mul_(weight), {}
 
     def mean(self, params, eta):
         return eta.sigmoid()

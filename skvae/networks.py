@@ -97,18 +97,19 @@ class MLP(Network):
         self.activation = activation
         self.skip = skip
 
-    def _widths(self) -> tuple[int, ...]:
+    def widths(self) -> tuple[int, ...]:
+        """Return the number of units of each hidden layer."""
         sizes = self.hidden_layer_sizes
         return (int(sizes),) if isinstance(sizes, Integral) else tuple(sizes)
 
     def validate(self):
         super().validate()
-        if not all(isinstance(size, Integral) and size >= 1 for size in self._widths()):
+        if not all(isinstance(size, Integral) and size >= 1 for size in self.widths()):
             raise ValueError(f"hidden_layer_sizes must be positive whole numbers, got {self.hidden_layer_sizes!r}.")
         return self
 
     def shapes(self, n_in, n_out, seed):
-        widths = [n_in, *map(int, self._widths()), n_out]
+        widths = [n_in, *map(int, self.widths()), n_out]
         shapes = {}
         for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             shapes[f"weight{i}"] = (fan_in, fan_out)
@@ -131,7 +132,7 @@ class MLP(Network):
 
     def n_hidden(self) -> int:
         """Return the number of hidden layers."""
-        return len(self._widths())
+        return len(self.widths())
 
     def has_linear_path(self) -> bool:
         """Tell whether the network can be any linear map."""

@@ -13,6 +13,9 @@ Slots = dict[str, Tensor]
 class Optimizer(Settings):
     """Base of the optimizers: update rules that ascend or descend in place and keep their memory in named vectors."""
 
+    #: whether a step never looks at a number on the device and takes its learning rate from there, so that it can be recorded
+    is_capturable: bool = False
+
     def init(self, params: Tensor) -> Slots:
         """Return the memory at the start of training."""
         raise NotImplementedError
@@ -20,6 +23,14 @@ class Optimizer(Settings):
     def step(self, params: Tensor, grad: Tensor, slots: Slots, learning_rate: float) -> None:
         """Move `params` against `grad` in place and update the memory in place."""
         raise NotImplementedError
+
+    def step_many(self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate) -> None:
+        """Take a step for several models; with a capturable optimizer the learning rate may be a tensor."""
+        for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
+            self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
+
+    def tidy(self, slots: Slots) -> None:
+        """Do what keeps the memory in good order; called now and then, between steps."""
 
 
 class Adam(Optimizer):
@@ -38,6 +49,7 @@ class Adam(Optimizer):
     Kingma & Ba, *Adam: A Method for Stochastic Optimization*, 2015.
     """
 
+    is_capturable = True
     _parameter_constraints = {"betas": [tuple], "epsilon": [Interval(Real, 0, None, closed="left")]}
 
     def __init__(self, betas=(0.9, 0.999), *, epsilon=1e-8):
@@ -55,11 +67,20 @@ class Adam(Optimizer):
         return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params), "step": step}
 
     def step(self, params, grad, slots, learning_rate):
+        self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
+
+    def step_many(self, params, grads, slots, learning_rate):
+        torch._foreach_add_(slots["step"], 1)
         torch._fused_adam_(
-            [params], [grad], [slots["mean"]], [slots["square"]], [], [slots["step"].add_(1)],
-            lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon,
-            amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
+            params, grads, slots["mean"], slots["square"], [], slots["step"], lr=learning_rate, beta1=self.betas[0],
+            beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None,
+            found_inf=None,
         )  # fmt: skip
+
+    def tidy(self, slots):
+        """Clear moments that have faded away, before they become denormal numbers, on which processors are ten times slower."""
+        for name, smallest in (("mean", 1e-30), ("square", 1e-35)):
+            slots[name].copy_(torch.nn.functional.hardshrink(slots[name], smallest))
 
 
 class Adagrad(Optimizer):

@@ -1,29 +1,20 @@
 """Solvers: how one batch changes the parameters. Gradients and updates live here and in the optimizers, nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 import torch
 from torch import Tensor
 
+from skvae import _kernels as kernels
 from skvae._batch import Batch
-from skvae._model import Model, Params, nested
+from skvae._model import Layout, Model, Params, nested
 from skvae._settings import Interval, Settings, register
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 
 _MAX_PRECISION = 1e12  # of the prior per row, when rows weigh next to nothing: its square stays finite in float32
-
-
-@dataclass
-class SolverState:
-    """What a step reads and changes in place: the parameter vector, its gradient, and the memory of all that came before."""
-
-    params: Tensor  # (size,)
-    slots: Slots  # named vectors of the optimizer and the solver
-    grad: Tensor  # (size,)
-    leaves: Params  # leaf views that share the vector's storage, whose gradients are views of `grad`
-    weight_matrices: Tensor  # (size,) ones where the Gaussian prior holds
+_MAX_KEPT = 8  # shapes of batches whose buffers are kept
 
 
 @dataclass(frozen=True)
@@ -37,26 +28,136 @@ class Problem:
     total_weight: float  # number of rows, counted with repetitions
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """How the parameters of models lie side by side in training: each in the slots of one wide model."""
+
+    wide: Model
+    layout: Layout
+    places: list[Tensor] | None = None  # of each model's parameters in the layout; None: they are the layout
+
+    def place(self, i: int, vector: Tensor) -> Tensor:
+        """Return a vector of model `i`, in its own layout, as it lies in training; numbers pass."""
+        if self.places is None or not vector.ndim:
+            return vector.clone()
+        placed = vector.new_zeros(self.layout.size)
+        placed[self.places[i].to(vector.device)] = vector
+        return placed
+
+    def extract(self, i: int, vector: Tensor) -> Tensor:
+        """Return a vector of model `i` in its own layout; numbers pass."""
+        return vector if self.places is None or not vector.ndim else vector[self.places[i].to(vector.device)]
+
+    def only(self, chosen: list[int]) -> "Arrangement":
+        """Return the arrangement of some of the models."""
+        return Arrangement(self.wide, self.layout, self.places and [self.places[i] for i in chosen])
+
+
+@dataclass
+class SolverState:
+    """What a step reads and changes in place, for `m` models: parameters, gradients, and the memory of all that came before."""
+
+    problems: list[Problem]
+    arrangement: Arrangement
+    params: Tensor  # (m, size)
+    slots: Slots  # named vectors (m, size) and numbers (m,) of the optimizer and the solver
+    rates: list[float] = field(init=False)  # learning rates of the present epoch
+    annealing: list[float] = field(init=False)  # share of the KL that counts in it
+    grad: Tensor = field(init=False)  # (m, size)
+    rate: Tensor = field(init=False)  # (m,) `rates` on the device
+    kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
+    stays_on_device: bool = field(init=False)  # whether a step must not look at a number on the device
+    n_parts: int = field(init=False, default=1)  # in which a batch is taken, for want of memory
+    kept: dict = field(init=False, default_factory=dict)  # what steps use again: views and buffers
+
+    def __post_init__(self):
+        m = len(self.params)
+        self.grad = torch.zeros_like(self.params)
+        self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
+        self.stays_on_device = self.params.is_cuda
+
+    def member(self, i: int) -> tuple[Tensor, Tensor, Slots]:
+        """Return views of the parameters, the gradient and the memory of model `i`."""
+        return self.params[i], self.grad[i], {name: slot[i] for name, slot in self.slots.items()}
+
+    def only(self, chosen: list[int]) -> "SolverState":
+        """Return a copy with some of the models."""
+        slots = {name: slot[chosen] for name, slot in self.slots.items()}
+        problems = [self.problems[i] for i in chosen]
+        return SolverState(problems, self.arrangement.only(chosen), self.params[chosen], slots)
+
+    def begin_epoch(self, rates: list[float], annealing: list[float]) -> None:
+        """Set what is the same in all steps of an epoch."""
+        if not hasattr(self, "rates") or self.rates != rates:
+            self.rates = rates
+            self.rate.copy_(torch.tensor(rates, dtype=torch.float64, device="cpu"))
+            self.forget("updates")
+        if not hasattr(self, "annealing") or self.annealing != annealing:
+            self.annealing = annealing
+            weights = [getattr(p.objective, "beta", 1.0) * share for p, share in zip(self.problems, annealing)]
+            self.kl_weight[:, 0, 0] = torch.tensor(weights, dtype=self.params.dtype, device="cpu")
+
+    def reuse(self, kind: str, key, make):
+        """Return what `make` gave when it was last called for this kind and key."""
+        kept = self.kept.setdefault(kind, {})
+        if key not in kept:
+            if len(kept) >= _MAX_KEPT:
+                kept.clear()
+            kept[key] = make()
+        return kept[key]
+
+    def forget(self, kind: str) -> None:
+        """Drop what was kept of this kind."""
+        self.kept.pop(kind, None)
+
+
 class Solver(Settings):
     """Base of the solvers."""
 
-    def init(self, problem: Problem, params: Tensor, slots: Slots | None = None) -> SolverState:
-        """Return the state in which training starts, or goes on where `slots` are given."""
+    def structure(self, problem: Problem) -> tuple | None:
+        """Return what problems must have in common to be solved in one state; None for a problem that is solved alone."""
+        return None
+
+    def arrange(self, problems: list[Problem]) -> Arrangement:
+        """Decide how the parameters of the models lie in training."""
+        return Arrangement(problems[0].model, problems[0].model.layout)
+
+    def fresh_slots(self, problem: Problem, params: Tensor) -> Slots:
+        """Return the memory of one model at the start of training from a vector of parameters, as it lies in training."""
         raise NotImplementedError
 
-    def start_over(self, problem: Problem, state: SolverState, params: Tensor) -> None:
-        """Go on from other parameters with an empty memory."""
-        state.params.copy_(params)
-        for name, fresh in self.init(problem, params).slots.items():
-            state.slots[name].copy_(fresh)
+    def init(self, problems: list[Problem], arrangement: Arrangement, params: list[Tensor], slots: list[Slots | None]):
+        """Return the state in which training starts, or goes on where `slots` are given; vectors lie as in training."""
+        fresh = [self.fresh_slots(problem, vector) for problem, vector in zip(problems, params)]
+        # The memory of another optimizer says nothing to this one.
+        memories = [old if old is not None and old.keys() == new.keys() else new for old, new in zip(slots, fresh)]
+        stacked = {name: torch.stack([one[name] for one in memories]) for name in fresh[0]}
+        return SolverState(problems, arrangement, torch.stack(params), stacked)
 
-    def result(self, state: SolverState) -> Tensor:
-        """Return the parameters that training would give if it ended here.  # (size,)"""
-        return state.params
+    def start_over(self, state: SolverState, i: int, params: Tensor) -> None:
+        """Let model `i` go on from other parameters with an empty memory."""
+        state.params[i].copy_(params)
+        for name, fresh in self.fresh_slots(state.problems[i], params).items():
+            state.slots[name][i].copy_(fresh)
 
-    def step(self, problem: Problem, state: SolverState, batch: Batch, noise: Tensor, learning_rate: float, annealing: float):
-        """Change the state by one batch; return the sum over its rows of weight times objective, as a tensor."""
+    def result(self, state: SolverState, i: int) -> Tensor:
+        """Return the parameters that training would give model `i` if it ended here.  # (size,)"""
+        return state.params[i]
+
+    def step(self, state: SolverState, batch: Batch, noise: Tensor, measured: bool = True) -> Tensor | None:
+        """Change the first models of the state by one batch each; return their weighted objective if `measured`.  # (m,)
+
+        The batch has rows x (m, n, d) and weights (m, n), which contain the division by the number of rows; noise is
+        (m, s, n, k).
+        """
         raise NotImplementedError
+
+    def is_capturable(self, state: SolverState) -> bool:
+        """Tell whether a step is a fixed sequence of work on the device, which can be recorded and replayed."""
+        return False
+
+    def tidy(self, state: SolverState) -> None:
+        """Do what has to be done now and then; called a few times in a thousand steps."""
 
 
 class AEVB(Solver):
@@ -79,38 +180,153 @@ class AEVB(Solver):
     def __init__(self, *, averaging=0.99):
         self.averaging = averaging
 
-    def init(self, problem, params, slots=None):
-        grad = torch.zeros_like(params)
-        fresh = problem.optimizer.init(params)
-        if self.averaging:
-            fresh["average"] = params.clone()
-            fresh["n_averaged"] = torch.zeros((), device="cpu", dtype=torch.float32)
-        if slots is None or slots.keys() != fresh.keys():  # the memory of another optimizer says nothing to this one
-            slots = fresh
-        # Leaves that share the vector's storage and accumulate into one gradient vector: slicing the vector inside the graph
-        # would make a gradient of full length per parameter (2.4 times slower at 784-500-20).
-        leaves = {k: v.detach().requires_grad_() for k, v in problem.model.layout.views(params).items()}
-        for k, view in problem.model.layout.views(grad).items():
-            leaves[k].grad = view
-        weight_matrices = problem.model.weight_matrices(params.dtype).to(params.device)
-        return SolverState(params, slots, grad, nested(leaves), weight_matrices)
+    def structure(self, problem):
+        if not kernels.supports(problem.model, problem.objective):
+            return None
+        return (self.averaging, type(problem.optimizer), *kernels.structure(problem.model, problem.objective))
 
-    def step(self, problem, state, batch, noise, learning_rate, annealing):
+    def arrange(self, problems):
+        if self.structure(problems[0]) is None:
+            return super().arrange(problems)
+        models = [problem.model for problem in problems]
+        wide = kernels.widened(models)
+        return Arrangement(wide, kernels.aligned_layout(wide), [kernels.positions(model, wide) for model in models])
+
+    def fresh_slots(self, problem, params):
+        slots = problem.optimizer.init(params)
+        if self.averaging:
+            slots["average"] = params.clone()
+            slots["n_averaged"] = torch.zeros((), device=params.device, dtype=torch.float32)
+        return slots
+
+    def step(self, state, batch, noise, measured=True):
+        m = batch.x.shape[0]
+        value = self._gradient(state, batch, noise, measured)
+        with torch.no_grad():
+            self._add_penalty(state, m)
+            for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
+                optimizer.step_many(*members, rate)
+            if self.averaging:
+                self._average(state, m)
+        return value
+
+    def _gradient(self, state, batch, noise, measured):
+        """Fill the gradient; where the memory does not suffice, from parts of the batch, twice as many as before."""
+        while True:
+            try:
+                return self._gradient_of_parts(state, batch, noise, measured)
+            except torch.OutOfMemoryError:
+                if state.n_parts >= batch.x.shape[1]:
+                    raise
+                state.n_parts *= 2
+                state.kept.clear()
+
+    def _gradient_of_parts(self, state, batch, noise, measured):
+        way = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
+        if state.n_parts == 1:
+            return way(state, batch, noise, measured)
+        size = -(-batch.x.shape[1] // state.n_parts)
+        values, total = [], torch.zeros_like(state.grad)
+        for x, weight, eps in zip(batch.x.split(size, 1), batch.weight.split(size, 1), noise.split(size, 2), strict=True):
+            values.append(way(state, Batch(x, weight), eps, measured))
+            total += state.grad
+        state.grad.copy_(total)
+        return sum(values) if measured else None
+
+    def _gradient_by_hand(self, state, batch, noise, measured):
+        """Fill the gradient by the closed forms."""
+        m, n, _ = batch.x.shape
+        key = (m, n, noise.shape[1])
+        kernel = state.reuse("kernel", key, lambda: _kernel(state, *key))
+        objective, weight = state.problems[0].objective, batch.weight[..., None]
+        return kernel.gradient(objective, batch.x, noise, weight, state.kl_weight[:m], measured)
+
+    def _gradient_by_autograd(self, state, batch, noise, measured):
+        """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
+        (problem,) = state.problems
+        leaves = state.reuse("leaves", 1, lambda: _leaves(state))
         state.grad.zero_()
-        value = problem.objective(problem.model, state.leaves, batch, noise, annealing)  # (n,)
-        total = (value if batch.weight is None else value * batch.weight).sum()
-        (-total / len(batch)).backward()
-        if problem.alpha:
-            precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
-            state.grad.addcmul_(state.weight_matrices, state.params, value=precision)
-        problem.optimizer.step(state.params, state.grad, state.slots, learning_rate)
-        if self.averaging:
-            t = float(state.slots["n_averaged"].add_(1))
-            state.slots["average"].lerp_(state.params, 1 - min(self.averaging, t / (t + 9)))  # young averages forget faster
-        return total.detach()
+        value = problem.objective(problem.model, leaves, Batch(batch.x[0]), noise[0], state.annealing[0])  # (n,)
+        total = (value * batch.weight[0]).sum()
+        (-total).backward()
+        return total.detach()[None]
 
-    def result(self, state):
-        return state.slots["average"] if self.averaging else state.params
+    def _add_penalty(self, state, m):
+        for i, problem in enumerate(state.problems[:m]):
+            if problem.alpha:
+                matrices = state.reuse("matrices", 1, lambda: _weight_matrices(state))
+                precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
+                state.grad[i].addcmul_(matrices, state.params[i], value=precision)
+
+    def _average(self, state, m):
+        """Move the averages towards the parameters; young averages forget faster."""
+        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(1)
+        if state.stays_on_device:
+            share = 1 - (age / (age + 9)).clamp(max=self.averaging)
+            average[:m].lerp_(params[:m], share.to(params.dtype)[:, None])
+            return
+        shares = [1 - min(self.averaging, t / (t + 9)) for t in age.tolist()]
+        if len(set(shares)) == 1:
+            average[:m].lerp_(params[:m], shares[0])
+        else:
+            for i, share in enumerate(shares):
+                average[i].lerp_(params[i], share)
+
+    def is_capturable(self, state):
+        return state.arrangement.places is not None and all(p.optimizer.is_capturable for p in state.problems)
+
+    def result(self, state, i):
+        return (state.slots["average"] if self.averaging else state.params)[i]
+
+    def tidy(self, state):
+        with torch.no_grad():
+            state.problems[0].optimizer.tidy(state.slots)
+
+
+def _update_groups(state: SolverState, m: int):
+    """Return what one call of an optimizer updates, as (optimizer, learning rate, (parameters, gradients, slots))."""
+    optimizers = [problem.optimizer for problem in state.problems[:m]]
+    if state.stays_on_device:  # the rate is a number on the device, which can change under a recorded step
+        return [(optimizer, state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
+    groups: list[tuple[Optimizer, float, list[int]]] = []
+    for i, (optimizer, rate) in enumerate(zip(optimizers, state.rates)):
+        same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
+        if same is None:
+            groups.append((optimizer, rate, same := []))
+        same.append(i)
+    return [(optimizer, rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
+
+
+def _members(state: SolverState, chosen: list[int]) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
+    slots = {name: [slot[i] for i in chosen] for name, slot in state.slots.items()}
+    return [state.params[i] for i in chosen], [state.grad[i] for i in chosen], slots
+
+
+def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
+    views = state.arrangement.layout.views
+    params, slopes = nested(views(state.params[:m])), nested(views(state.grad[:m]))
+    return kernels.Kernel(state.arrangement.wide, params, slopes, n, n_samples)
+
+
+def _leaves(state: SolverState) -> Params:
+    """Return leaf views of the only model's parameters, whose gradients are views of the gradient.
+
+    They share the storage of the vectors: slicing a vector inside the graph would make a gradient of full length per parameter
+    (2.4 times slower at 784-500-20).
+    """
+    leaves = {k: v.detach().requires_grad_() for k, v in state.arrangement.layout.views(state.params[0]).items()}
+    for k, view in state.arrangement.layout.views(state.grad[0]).items():
+        leaves[k].grad = view
+    return nested(leaves)
+
+
+def _weight_matrices(state: SolverState) -> Tensor:
+    """Return ones where the Gaussian prior holds, zeros elsewhere.  # (size,)"""
+    wide, layout = state.arrangement.wide, state.arrangement.layout
+    marked = torch.zeros(layout.size, dtype=state.params.dtype, device="cpu")
+    for name, view in layout.views(marked).items():
+        view.fill_(float(wide.is_weight_matrix(*name)))
+    return marked.to(state.params.device)
 
 
 register("solver", aevb=AEVB)

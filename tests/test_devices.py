@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from skvae._devices import gradients, resolve_device, threads_for
+from skvae._devices import gradients, matmul_precision, resolve_device, threads_for
 
 
 def test_small_work_runs_on_one_thread_and_gives_the_others_back():
@@ -55,3 +55,15 @@ def test_auto_takes_what_is_there():
 def test_a_device_that_is_not_there_is_refused_with_the_reason(device):
     with pytest.raises(ValueError, match=r"cannot be used here \(.+\)\. Use 'auto' or 'cpu'"):
         resolve_device(device)
+
+
+def test_the_precision_of_products_is_set_in_a_scope():
+    before = torch.get_float32_matmul_precision()
+    with matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        with matmul_precision("high"):
+            assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(ZeroDivisionError), matmul_precision("medium"):
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == before

@@ -1,22 +1,215 @@
-"""The loop: what it remembers so that it can go back."""
+"""The loop: batches side by side, what is remembered so that training can go back, and courses that do not touch each other."""
 
+import math
+
+import pytest
 import torch
+from conftest import SmallNet
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from skvae._engine import Progress, Restart, divergence
-from skvae.solvers import SolverState
+from skvae import _engine
+from skvae._batch import Batch
+from skvae._engine import BatchesOfOne, DivergenceError, Mean, Plan, Progress, Trainee, divergence, side_by_side, train
+from skvae._model import Model, Pieces
+from skvae._random import generator, matched_normal, normal
+from skvae.likelihoods import Gaussian
+from skvae.networks import MLP, Module
+from skvae.objectives import ELBO
+from skvae.optimizers import Adam
+from skvae.posteriors import Normal
+from skvae.priors import StandardNormal
+from skvae.solvers import AEVB, Problem, SolverState
+
+F32 = torch.float32
+post_init, replay_with = SolverState.__post_init__, _engine.Recording.replay_with
+
+
+def make_trainee(n=50, k=2, network=None, seed=0, x=None, **plan):
+    network = network or MLP((8,))
+    model = Model(Pieces(network, network, Normal(), StandardNormal(), Gaussian()), 4, k, seed)
+    data = Batch(normal((n, 4), generator(seed, "rows"), F32) if x is None else x)
+    params = model.init(F32)
+    plan = {"batch_size": 16, "max_iter": 6, "learning_rate_init": 0.01, "learning_rate": "constant", "tol": 0.0, **plan}
+    plan = Plan(seed, n_iter_no_change=10**6, evaluate_every=2, **plan)
+    noise = matched_normal(16, k, generator(seed, "watched"), F32)
+    problem = Problem(model, ELBO(), Adam(), 0.0, float(n))
+    return Trainee(problem, AEVB(), plan, Progress(), data, data, noise, params, params.clone(), None)
+
+
+def what_it_learnt(trainee):
+    return trainee.own(trainee.best), trainee.own(trainee.state.params[trainee.row]), trainee.progress
+
+
+def assert_same_course(one, other):
+    assert torch.equal(what_it_learnt(one)[0], what_it_learnt(other)[0])
+    assert torch.equal(what_it_learnt(one)[1], what_it_learnt(other)[1])
+    assert one.progress.epoch == other.progress.epoch and one.progress.n_steps == other.progress.n_steps
+    torch.testing.assert_close(one.progress.history, other.progress.history, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero():
+    x = torch.arange(7.0)[:, None].expand(7, 2)
+    parts = [(Batch(x), [3, 2, 2], torch.ones(1, 7, 3)), (Batch(-x[:4], torch.arange(4.0)), [2, 2], torch.ones(1, 4, 1))]
+    window = side_by_side(parts, 16)
+    assert window.n_models == [2, 2, 1] and window.counts.tolist() == [[3, 2], [2, 2], [2, 0]]
+    (first, noise, count), _, (last, _, _) = window.batches()
+    assert first.x[0, :4, 0].tolist() == [0.0, 1.0, 2.0, 0.0] and first.x[1, :3, 0].tolist() == [0.0, -1.0, 0.0]
+    torch.testing.assert_close(first.weight[0, :4], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]))
+    torch.testing.assert_close(first.weight[1, :3], torch.tensor([0.0, 0.5, 0.0]))
+    assert noise.shape == (2, 1, len(first.x[0]), 16) and count.tolist() == [3, 2]
+    assert noise[1, 0].sum() == 2 and noise[0, 0, :3, :3].eq(1).all() and noise[0, 0, :, 3:].eq(0).all()
+    assert len(last.x) == 1
+
+
+def test_batches_of_one_model_are_as_they_are():
+    rows = Batch(torch.arange(5.0)[:, None], torch.arange(5.0))
+    (first, noise, count), (second, _, _) = BatchesOfOne(rows, [3, 2], torch.arange(10.0).view(2, 5, 1)).batches()
+    assert count.tolist() == [3] and first.x.shape == (1, 3, 1) and noise.shape == (1, 2, 3, 1)
+    torch.testing.assert_close(second.weight, torch.tensor([[1.5, 2.0]]))
+
+
+def test_means_count_rows():
+    mean = Mean(2, torch.device("cpu"))
+    mean.add(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 1.0]))
+    mean.add(torch.tensor([2.0]), torch.tensor([1.0]))
+    assert mean.result() == [1.25, 5.0]
+    mean.reset()
+    assert math.isnan(mean.result()[0])
+
+
+@pytest.mark.parametrize("hidden", [(16,), (48, 16), (7,)])
+def test_a_model_learns_alone_what_it_learns_in_company_to_the_last_bit(hidden):
+    kinds = [{"n": 50, "k": 2}, {"n": 51, "k": 5, "learning_rate_init": 0.03}, {"n": 33, "k": 1, "max_iter": 3}, {"n": 90}]
+
+    def make():
+        widths = [tuple(h + 3 * i for h in hidden) for i in range(len(kinds))]
+        return [make_trainee(seed=i, network=MLP(widths[i]), **kind) for i, kind in enumerate(kinds)]
+
+    alone, together = make(), make()
+    for trainee in alone:
+        train([trainee])
+    train(together)
+    for one, other in zip(alone, together):
+        assert_same_course(one, other)
+
+
+def test_what_goes_wrong_for_one_model_does_not_touch_the_others():
+    def told_to_fail(progress, state):
+        if progress.epoch == 3:
+            raise ZeroDivisionError
+        return False
+
+    good, bad, failing = make_trainee(), make_trainee(seed=1, learning_rate_init=1e30), make_trainee(seed=2)
+    failing.callbacks = [told_to_fail]
+    train([good, bad, failing])
+    alone = make_trainee()
+    train([alone])
+    assert_same_course(good, alone)
+    assert good.error is None
+    assert isinstance(bad.error, DivergenceError) and isinstance(failing.error, ZeroDivisionError)
+
+
+def test_an_error_of_a_model_alone_is_raised():
+    with pytest.raises(DivergenceError, match="learning rate had been divided by"):
+        train([make_trainee(learning_rate_init=1e30)])
+
+
+def test_models_leave_when_a_callback_says_so():
+    stopping, going_on = make_trainee(), make_trainee(seed=1)
+    stopping.callbacks = [lambda progress, state: progress.epoch == 2]
+    train([stopping, going_on])
+    assert (stopping.progress.epoch, going_on.progress.epoch) == (2, 6)
+    assert stopping.progress.stopped and not going_on.progress.stopped
+
+
+def test_a_module_of_the_user_learns_through_autograd():
+    trainee = make_trainee(network=Module(SmallNet), max_iter=20)
+    train([trainee])
+    bounds = trainee.progress.history["lower_bound"]
+    assert trainee.state.arrangement.places is None and max(bounds) > bounds[0]
+
+
+class Tape(TorchDispatchMode):
+    """A stand-in for CUDA graphs: notes every operation with its arguments, and can do the same again on the same memory.
+
+    As in a graph, what is not an operation on tensors is not repeated, and to look at a number is an error.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number was looked at while recording")
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        with torch.inference_mode():
+            for func, args, kwargs, result in self.calls:
+                again = func(*args, **kwargs)
+                if isinstance(again, torch.Tensor) and again.data_ptr() != result.data_ptr():
+                    result.copy_(again)
+
+
+def record_on_cpu(work, changed):
+    before = [tensor.clone() for tensor in changed]
+    work()
+    with Tape() as tape:
+        work()
+    for tensor, kept in zip(changed, before):
+        tensor.copy_(kept)
+    return tape.replay
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "cosine"])
+def test_recorded_steps_are_the_steps(monkeypatch, learning_rate):
+    """What CUDA graphs do on a device, as far as a CPU can show it."""
+
+    def make():
+        kinds = [{"n": 170}, {"n": 100, "k": 3, "learning_rate_init": 0.03}]
+        return [make_trainee(seed=i, learning_rate=learning_rate, **kind) for i, kind in enumerate(kinds)]
+
+    eager, recorded = make(), make()
+    train(eager)
+    windows = []
+    monkeypatch.setattr(_engine, "capture", record_on_cpu)
+    monkeypatch.setattr(SolverState, "__post_init__", lambda self: (post_init(self), setattr(self, "stays_on_device", True)))
+    monkeypatch.setattr(_engine.Recording, "replay_with", lambda self, w: (windows.append(w), replay_with(self, w)))
+    train(recorded)
+    assert len(windows) >= 6, "every epoch must have replayed its windows"
+    for one, other in zip(eager, recorded):
+        torch.testing.assert_close(what_it_learnt(one)[1], what_it_learnt(other)[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.progress.history, other.progress.history, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_that_cannot_be_recorded_run_call_by_call_with_one_warning(monkeypatch):
+    def fail(work, changed):
+        raise RuntimeError("no graphs here")
+
+    eager, other = make_trainee(), make_trainee()
+    train([eager])
+    monkeypatch.setattr(_engine, "capture", fail)
+    monkeypatch.setattr(SolverState, "__post_init__", lambda self: (post_init(self), setattr(self, "stays_on_device", True)))
+    with pytest.warns(UserWarning, match="was not recorded as a CUDA graph.*no graphs here") as told:
+        train([other])
+    assert len(told) == 1
+    torch.testing.assert_close(what_it_learnt(eager)[1], what_it_learnt(other)[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_restart_point_is_a_copy():
-    params = torch.ones(3)
-    state = SolverState(params, {"mean": params * 2}, params * 0, {}, params)
-    progress = Progress(epoch=4, history={"epoch": [0.0]})
-    restart = Restart(state, params * 5, progress)
-    state.params.fill_(9.0)
-    state.slots["mean"].fill_(9.0)
-    progress.history["epoch"].append(1.0)
-    restart.restore(state)
-    assert state.params.tolist() == [1.0] * 3 and state.slots["mean"].tolist() == [2.0] * 3
-    assert restart.kept[3].history["epoch"] == [0.0]
+    trainee = make_trainee()
+    train([trainee])
+    restart, (params, _, slots) = trainee.restart, trainee.state.member(trainee.row)
+    before = params.clone(), slots["mean"].clone(), list(trainee.progress.history["epoch"])
+    params.fill_(9.0)
+    slots["mean"].fill_(9.0)
+    trainee.progress.history["epoch"].append(1.0)
+    restart.restore(trainee)
+    assert torch.equal(params, before[0]) and torch.equal(slots["mean"], before[1])
+    assert restart.kept[3].history["epoch"] == before[2]
 
 
 def test_the_error_of_a_divergence_says_what_was_tried():

@@ -1,0 +1,336 @@
+r"""Closed forms of the bound and its gradient, for many models of one structure at once, on buffers that are reused.
+
+The standard case is an MLP on either side of a normal posterior with diagonal covariance and a standard normal prior. It is
+trained without autograd: for small networks the arithmetic of a step takes microseconds, and what remains is the number of
+calls. Every number is the one that :mod:`skvae.objectives` gives; a test compares values and gradients.
+
+A batch holds, for each of `m` models, `n` rows :math:`x`, their weights :math:`c` (which contain the division by the number of
+rows; 0 marks a row that only fills up), and `s` draws of noise :math:`\epsilon` per row. Going forward,
+
+.. math:: (\mu, \log\sigma) = f(x), \qquad z = \mu + \sigma\epsilon, \qquad \eta = g(z), \qquad \ell = \log p(x \mid \eta),
+
+and with the weight :math:`\beta` of the KL the objective of a row is
+
+===============  =====================================================================================================
+ELBO, analytic   mean of :math:`\ell` over the draws, less :math:`\beta\,(\frac12(\mu^2 + \sigma^2 - 1) - \log\sigma)`
+ELBO, sampled    mean of :math:`\ell - \beta\kappa` over the draws
+IWAE             log of the mean of :math:`\exp(\ell - \kappa)`
+===============  =====================================================================================================
+
+where :math:`\kappa = \log q(z|x) - \log p(z) = \frac12(z^2 - \epsilon^2) - \log\sigma`.
+
+Going backward, a draw counts with :math:`w = c/s`, in IWAE with :math:`w = c\,\mathrm{softmax}(\ell - \kappa)`. The likelihood
+gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it into :math:`\delta_z`, and
+
+.. math:: \delta_\mu = \textstyle\sum_s \delta_z + \beta c\mu, \qquad
+          \delta_{\log\sigma} = \textstyle\sum_s \delta_z\,\sigma\epsilon + \beta c\,(\sigma^2 - 1)
+
+for the analytic KL; for a sampled one :math:`\delta_z` gains :math:`\beta w z`, and instead of the second terms
+:math:`\delta_{\log\sigma}` loses :math:`\beta c`. The encoder turns both into gradients of its weights. These are the slopes of
+*minus* the objective, which an optimizer descends.
+
+Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
+zero, to the last bit. Widths are multiples of a cache line, and functions of single numbers run over whole vectors, because
+BLAS and torch round a rest in another way: so alone or in company, a model gets the same numbers.
+
+Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` columns, `k` components.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._model import Layout, Model, Params
+from skvae.likelihoods import Likelihood
+from skvae.networks import MLP
+from skvae.objectives import ELBO, IWAE, Objective
+from skvae.posteriors import LOG_SCALE_RANGE, Normal
+from skvae.priors import StandardNormal
+
+_LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
+_FEWEST_ROWS = 4  # below which products take another way
+_VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
+
+
+# --- which models, and how their parameters lie ----------------------------------------------------------------------
+
+
+def supports(model: Model, objective: Objective) -> bool:
+    """Tell whether training this model by this objective has a closed form."""
+    return (
+        type(model.encoder) is MLP
+        and type(model.decoder) is MLP
+        and type(model.posterior) is Normal
+        and type(model.prior) is StandardNormal
+        and type(objective) in (ELBO, IWAE)
+        and type(model.likelihood).derivative is not Likelihood.derivative
+        and model.n_columns > 0
+    )
+
+
+def structure(model: Model, objective: Objective) -> tuple:
+    """Return what models and objectives must have in common to share a batch; widths and the weight of the KL may differ."""
+    networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
+    estimator = (type(objective), objective.n_samples, getattr(objective, "kl", None))
+    return (*networks, repr(model.likelihood), model.n_columns, estimator)
+
+
+def widened(models: list[Model]) -> Model:
+    """Return a model of the same structure in which each of `models` has room."""
+    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in ("encoder", "decoder"))
+    pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
+    return Model(pieces, models[0].n_columns, _line(max(model.n_components for model in models)), models[0].seed)
+
+
+def _widened(networks: list[MLP]) -> MLP:
+    widths = [_line(max(same_layer)) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    return MLP(tuple(widths), activation=networks[0].activation, skip=networks[0].skip)
+
+
+def _line(width: int) -> int:
+    return width + -width % _LINE
+
+
+def aligned_layout(wide: Model) -> Layout:
+    """Return the layout of a widened model: outputs fill whole lines, and every parameter begins on a whole vector."""
+    to_columns = _parameters_of_output(wide.decoder)
+    shapes = {
+        (piece, name): (shape[0], _line(shape[1])) if piece == "decoder" and name in to_columns else shape
+        for (piece, name), shape in wide.layout.shapes.items()
+    }
+    return Layout(shapes, _VECTOR)
+
+
+def _parameters_of_output(network: MLP) -> set[str]:
+    return {"skip", f"weight{network.n_hidden()}", f"bias{network.n_hidden()}"}
+
+
+def positions(model: Model, wide: Model) -> Tensor:
+    """Return where each parameter of `model` lies in the aligned vector of a widened model.  # (model.layout.size,)"""
+    layout = aligned_layout(wide)
+    places = layout.views(torch.arange(layout.size, device="cpu"))
+    to_posterior = _parameters_of_output(model.encoder)
+    chosen = []
+    for (piece, name), (n_rows, n_columns) in model.layout.shapes.items():
+        place = places[piece, name][:n_rows]
+        if piece == "encoder" and name in to_posterior:  # means in the first half, log scales in the second
+            place = place.unflatten(-1, (2, wide.n_components))[..., : model.n_components].flatten(-2)
+        chosen.append(place[:, :n_columns].reshape(-1))
+    return torch.cat(chosen)
+
+
+def padded_rows(n_rows: int) -> int:
+    """Return the number of rows of a batch in which the numbers of every layer fill whole vectors."""
+    return max(n_rows + n_rows % (_VECTOR // _LINE), _FEWEST_ROWS)
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """An affine map, and where its slopes go; they are None where nothing is learnt."""
+
+    weight: Tensor  # (m, n_in, n_out)
+    bias: Tensor  # (m, 1, n_out)
+    transposed: Tensor  # (m, n_out, n_in) a view of the weight
+    weight_slope: Tensor | None
+    bias_slope: Tensor | None
+
+
+def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
+    """Return x @ weight + bias."""
+    return torch.baddbmm(layer.bias, x, layer.weight, out=out)
+
+
+def affine_slopes(layer: Layer, x_transposed: Tensor, delta: Tensor, ones: Tensor) -> None:
+    """Write the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
+    torch.bmm(x_transposed, delta, out=layer.weight_slope)
+    torch.bmm(ones, delta, out=layer.bias_slope)
+
+
+def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
+    """Return the slope by the input of an affine map."""
+    return torch.bmm(delta, layer.transposed, out=out)
+
+
+class Activation(NamedTuple):
+    """A function of single numbers that maps 0 to 0, and how it takes slopes back to its input, in place."""
+
+    forward: Callable[[Tensor, Tensor], object]  # (x, out)
+    backward: Callable[[Tensor, Tensor], object]  # (delta, x or f(x)), both of which may be overwritten
+    of_output: bool  # whether `backward` needs f(x), which may then overwrite x
+
+
+_aten = torch.ops.aten
+_clamp_backward = _aten.hardtanh_backward.grad_input
+_tanh_backward, _silu_backward, _gelu_backward = (
+    getattr(_aten, f"{name}_backward").grad_input for name in ("tanh", "silu", "gelu")
+)
+_silu, _gelu = (getattr(torch._C._nn, name) for name in ("silu", "gelu"))  # of torch.nn.functional, with an argument `out`
+
+ACTIVATIONS = {
+    "relu": Activation(lambda x, out: x.relu_(), lambda delta, y: delta.mul_(y.sign_()), True),
+    "tanh": Activation(lambda x, out: x.tanh_(), lambda delta, y: _tanh_backward(delta, y, grad_input=delta), True),
+    "silu": Activation(lambda x, out: _silu(x, out=out), lambda delta, x: _silu_backward(delta, x, grad_input=delta), False),
+    "gelu": Activation(lambda x, out: _gelu(x, out=out), lambda delta, x: _gelu_backward(delta, x, grad_input=delta), False),
+    "identity": Activation(lambda x, out: None, lambda delta, y: None, True),
+}
+
+
+class Network:
+    """An MLP bound to its parameters, their slopes, and buffers for `n` rows."""
+
+    def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor], n: int):
+        names = [(f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
+        self.layers = [Layer(params[w], params[b], params[w].mT, slopes.get(w), slopes.get(b)) for w, b in names]
+        self.skip, self.skip_slope = params.get("skip"), slopes.get("skip")
+        self.activation = ACTIVATIONS[network.activation]
+        m, like = len(params["bias0"]), params["bias0"]
+        self.ones = like.new_ones((m, 1, n))
+        *self.sums, self.out = [like.new_zeros((m, n, layer.bias.shape[-1])) for layer in self.layers]
+        self.hidden = self.sums if self.activation.of_output else [torch.zeros_like(total) for total in self.sums]
+        self.hidden_transposed = [hidden.mT for hidden in self.hidden]
+        self.deltas = [torch.zeros_like(total) for total in self.sums] if slopes else []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (m, n, n_in) to (m, n, n_out)."""
+        below = x
+        for layer, total, hidden in zip(self.layers, self.sums, self.hidden):
+            affine(layer, below, total)
+            self.activation.forward(total, hidden)
+            below = hidden
+        affine(self.layers[-1], below, self.out)
+        return self.out if self.skip is None else self.out.baddbmm_(x, self.skip)
+
+    def backward(self, x: Tensor, delta: Tensor, out: Tensor | None = None) -> None:
+        """Write the slopes of all parameters, and those by x into `out`, given the slopes `delta` by the output."""
+        kept = self.hidden if self.activation.of_output else self.sums
+        above, x_transposed = delta, x.mT
+        for i in range(len(self.layers) - 1, 0, -1):
+            affine_slopes(self.layers[i], self.hidden_transposed[i - 1], above, self.ones)
+            above = affine_delta(self.layers[i], above, self.deltas[i - 1])
+            self.activation.backward(above, kept[i - 1])
+        affine_slopes(self.layers[0], x_transposed, above, self.ones)
+        if out is not None:
+            affine_delta(self.layers[0], above, out)
+        if self.skip is not None:
+            torch.bmm(x_transposed, delta, out=self.skip_slope)
+            if out is not None:
+                out.baddbmm_(delta, self.skip.mT)
+
+
+# --- the bound -------------------------------------------------------------------------------------------------------
+
+
+class Terms(NamedTuple):
+    """What bounds are made of, in nats."""
+
+    log_px: Tensor  # (m, s, n)
+    kl: Tensor  # (m, n) in closed form
+    log_ratio: Tensor  # (m, s, n) log q(z|x) - log p(z), whose mean over the draws estimates the KL
+
+
+class Kernel:
+    """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
+
+    def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
+        self.likelihood = wide.likelihood
+        self.params, self.slopes = params["likelihood"], slopes["likelihood"] if slopes else {}
+        s, n, k = n_samples, n_rows, wide.n_components
+        self.encoder = Network(wide.encoder, params["encoder"], slopes["encoder"] if slopes else {}, n)
+        self.decoder = Network(wide.decoder, params["decoder"], slopes["decoder"] if slopes else {}, s * n)
+        self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
+        m, new_zeros = len(self.mean), self.mean.new_zeros
+        self.scale = new_zeros((m, n, k))
+        self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
+        self.codes, self.codes_delta = self.z.view(m, s * n, k), self.z_delta.view(m, s * n, k)
+        self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
+        self.encoder_delta = torch.zeros_like(self.encoder.out)
+        self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
+
+    def forward(self, x: Tensor, noise: Tensor) -> None:
+        """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
+        self.encoder.forward(x)
+        self.log_scale.clamp_(*LOG_SCALE_RANGE)
+        torch.exp(self.log_scale, out=self.scale)
+        torch.mul(self.scale_per_draw, noise, out=self.spread)
+        torch.add(self.mean_per_draw, self.spread, out=self.z)
+        self.decoder.forward(self.codes)
+
+    def terms(self, x: Tensor, noise: Tensor) -> Terms:
+        """Return the terms of the bound for every row, after `forward`."""
+        log_px = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
+        kl = 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
+        log_ratio = 0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]
+        return Terms(log_px.view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
+
+    def gradient(
+        self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool
+    ) -> Tensor | None:
+        """Write the slopes of minus the weighted objective; return the weighted objective of each model if `measured`.  # (m,)
+
+        `weight` (m, n, 1) is of the rows, `kl_weight` (m, 1, 1) of the models. A component that only fills up has no noise.
+        """
+        self.forward(x, noise)
+        is_importance_weighted = not isinstance(objective, ELBO)
+        terms = self.terms(x, noise) if measured or is_importance_weighted else None
+        value = (bound(objective, terms, kl_weight) * weight[..., 0]).sum(-1) if terms and measured else None
+        w = self._weight_of_draws(weight, terms if is_importance_weighted else None)  # (m, r, 1)
+        by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, self.z.shape[1]), -w)
+        if by_eta is not self.eta:
+            self.eta.copy_(by_eta)
+        for name, slope in by_params.items():
+            self.slopes[name].copy_(slope)
+        self.decoder.backward(self.codes, self.decoder.out, self.codes_delta)
+        if is_importance_weighted or objective.kl == "monte_carlo":
+            self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
+        else:
+            self._deltas_by_closed_kl(weight * kl_weight)
+        _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
+        self.encoder.backward(x, self.encoder_delta)
+        return value
+
+    def _weight_of_draws(self, weight: Tensor, importance: Terms | None) -> Tensor:
+        """Return how much every draw of a row counts: all the same, or by its importance.  # (m, r, 1)"""
+        s = self.z.shape[1]
+        if importance is not None:
+            share = torch.softmax(importance.log_px - importance.log_ratio, 1)
+            return (weight[:, None, :, 0] * share).flatten(1)[..., None]
+        return weight if s == 1 else (weight / s).repeat(1, s, 1)
+
+    def _deltas_by_closed_kl(self, w: Tensor) -> None:
+        """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1)."""
+        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
+        torch.addcmul(_sum_of_draws(self.z_delta), self.mean, w, out=self.mean_delta)
+        torch.addcmul(by_log_scale, self.scale.square_().sub_(1), w, out=self.log_scale_delta)
+
+    def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
+        """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""
+        self.codes_delta.addcmul_(self.codes, w_draws)
+        self.mean_delta.copy_(_sum_of_draws(self.z_delta))
+        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
+        torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
+
+
+def bound(objective: Objective, terms: Terms, kl_weight: Tensor) -> Tensor:
+    """Return the objective of every row from its terms; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
+    if not isinstance(objective, ELBO):
+        return torch.logsumexp(terms.log_px - terms.log_ratio, 1) - math.log(terms.log_px.shape[1])
+    if objective.kl == "monte_carlo":
+        return (terms.log_px - kl_weight * terms.log_ratio).mean(1)
+    return terms.log_px.mean(1) - kl_weight[..., 0] * terms.kl
+
+
+def _sum_of_draws(values: Tensor) -> Tensor:
+    """Return sums over the draws.  # (m, s, n, k) -> (m, n, k)"""
+    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+
+
+def _per_draw(x: Tensor, n_samples: int) -> Tensor:
+    """Return the rows once for every draw.  # (m, r, d)"""
+    return x if n_samples == 1 else x.repeat(1, n_samples, 1)

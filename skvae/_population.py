@@ -1,0 +1,327 @@
+"""Fits that wait for each other and train as one: models of one structure, side by side.
+
+A search runs its fits as tasks of a joblib backend of our own, in threads. Each task does its own preparation; when it comes to
+training it hands its model over and waits. Once every running task waits, the models are sorted into groups of one structure,
+each group trains together, and the tasks go on. So whatever scikit-learn runs works, because it is scikit-learn that runs it.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from joblib import parallel_config
+from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
+
+from skvae._batch import Batch
+from skvae._devices import gradients
+from skvae._engine import Trainee, train
+
+_STARTING = 0.02  # seconds that tasks in the queue get to start, once all others wait
+_PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else
+
+_thread = threading.local()
+
+
+@contextmanager
+def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
+    """Train all fits of a search together, as one batched model.
+
+    Inside this context `GridSearchCV`, `RandomizedSearchCV`, the halving searches, `cross_validate`, `learning_curve` and
+    whatever else runs its fits through joblib work as they always do, with any pipeline and any scorer: scikit-learn runs them.
+    But the fits are tasks in threads, and those whose models have one structure wait for each other and train side by side,
+    several times faster than one after the other. Each model keeps its own data, seed, learning rate, weight of the KL, early
+    stopping and best weights, and becomes the model that it would have become alone.
+
+    Models of one structure have the same number and kind of layers, the same likelihood, solver and kind of objective and
+    optimizer, the same number of columns and rows per step; the widths of hidden layers and the number of components may
+    differ.
+    What has no partner, or cannot be batched (networks, likelihoods or objectives of your own), trains alone.
+
+    Parameters
+    ----------
+    max_models : int, default=64
+        Number of tasks at a time, and so of models in a group. A search with more fits runs in waves. Leave the `n_jobs` of the
+        search at None or -1; another number is respected, and limits the group to as many.
+
+    max_bytes : int, default=2**30
+        Memory for the data and parameters of the models that train at the same time; larger groups are cut.
+
+    Notes
+    -----
+    The time of a fit, as a search reports it, is the time of its group. `max_time` counts from the start of the group. Outside
+    of tasks, as in the refit of a search, nothing changes.
+
+    Examples
+    --------
+    >>> import skvae
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> vae = skvae.VAETransformer(learning_rate="cosine", max_iter=20, random_state=0)
+    >>> with skvae.fused_fits():
+    ...     search = GridSearchCV(vae, {"n_components": [1, 2, 4]}, cv=3).fit(X)
+    >>> search.best_params_
+    {'n_components': 4}
+    """
+    for name, value in (("max_models", max_models), ("max_bytes", max_bytes)):
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    meeting = Meeting(int(max_models), int(max_bytes), torch.get_num_threads())
+    with parallel_config(backend=FusedBackend(meeting), n_jobs=-1):
+        yield
+
+
+def train_in_company(trainee: Trainee) -> None:
+    """Train one model: together with others if this thread runs a task of a fused search, else alone."""
+    meeting = getattr(_thread, "meeting", None)
+    if meeting is None:
+        train([trainee])
+    else:
+        meeting.train(trainee)
+
+
+# --- who trains with whom --------------------------------------------------------------------------------------------
+
+
+def groups_of(trainees: list[Trainee]) -> list[list[Trainee]]:
+    """Sort models into groups of one structure, those that cannot share each into its own."""
+    groups: dict[object, list[Trainee]] = {}
+    for trainee in trainees:
+        groups.setdefault(_structure(trainee) or id(trainee), []).append(trainee)
+    return list(groups.values())
+
+
+def _structure(trainee: Trainee) -> tuple | None:
+    structure = trainee.solver.structure(trainee.problem)
+    data = trainee.data
+    if structure is None or not isinstance(data, Batch):
+        return None
+    plan = trainee.plan
+    return (type(trainee.solver), data.dtype, data.device, plan.batch_size, plan.matmul_precision, *structure)
+
+
+def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[Trainee]]:
+    """Cut a group into parts that train at the same time on one thread each, and that together fit into the memory.
+
+    Models of similar length stay together, because those that have ended or have fewer batches leave the others alone.
+    """
+    group = sorted(group, key=lambda t: len(t.data))
+    n_models = max(1, min(max_bytes // (n_threads * max(map(bytes_of, group))), -(-len(group) // n_threads)))
+    return [group[i : i + n_models] for i in range(0, len(group), n_models)]
+
+
+def bytes_of(trainee: Trainee) -> int:
+    """Return about how much memory a model needs in training: its data, and its parameters some ten times."""
+    data, model = trainee.data, trainee.problem.model
+    return data.dtype.itemsize * (2 * len(data) * data.n_columns + 10 * model.layout.size)
+
+
+def train_groups(trainees: list[Trainee], max_bytes: int, n_threads: int) -> None:
+    """Train models together as far as they can share; what goes wrong for one is its `error`."""
+    waves = []
+    for group in groups_of(trainees):
+        waves += waves_of(group, max_bytes, 1 if group[0].params.is_cuda else n_threads)
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(_train_wave, waves))
+
+
+def _train_wave(wave: list[Trainee]) -> None:
+    try:
+        with gradients():
+            train(wave)
+    except BaseException as error:
+        for trainee in wave:
+            trainee.error = trainee.error or error
+
+
+# --- where they meet -------------------------------------------------------------------------------------------------
+
+
+class Cancelled(BaseException):
+    """Training ended because the search around it did."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A model that waits to be trained."""
+
+    trainee: Trainee
+    is_done: bool = False
+
+
+class Meeting:
+    """Where tasks hand over their models: trains them once nobody is left to wait for."""
+
+    def __init__(self, max_models: int, max_bytes: int, n_threads: int):
+        self.max_models, self.max_bytes, self.n_threads = max_models, max_bytes, n_threads
+        self.changed = threading.Condition()
+        self.one_at_a_time = threading.Lock()
+        self.n_queued = self.n_active = self.n_outer = 0
+        self.waiting: list[Request] = []
+        self.is_cancelled = False
+        self.group_sizes: list[int] = []
+
+    def count(self, queued: int = 0, active: int = 0, outer: int = 0) -> None:
+        """Take note of tasks that are queued, start, end, or wait for tasks of their own."""
+        with self.changed:
+            self.n_queued += queued
+            self.n_active += active
+            self.n_outer += outer
+            self.changed.notify_all()
+
+    @contextmanager
+    def cancelled(self) -> Iterator[None]:
+        """End all training; tasks that wait get an error."""
+        self.is_cancelled = True
+        self.count()
+        try:
+            yield
+        finally:
+            self.is_cancelled = False
+
+    def train(self, trainee: Trainee) -> None:
+        """Hand over a model, wait until it is trained, raise what went wrong."""
+        trainee.callbacks = [*trainee.callbacks, self._check]
+        request = Request(trainee)
+        with self.changed:
+            self.waiting.append(request)
+        self.count(active=-1)
+        while not request.is_done:
+            self._train_all(self._wait(request))
+        if trainee.error is not None:
+            raise trainee.error
+
+    def _check(self, progress, state) -> bool:
+        if self.is_cancelled:
+            raise Cancelled
+        return False
+
+    def _wait(self, request: Request) -> list[Request]:
+        """Wait until `request` is done or it is this thread's turn to train; return the requests that it shall train."""
+        with self.changed:
+            while not request.is_done:
+                if request in self.waiting:
+                    patience = _STARTING if self.n_active <= 0 else _PATIENCE
+                    if self._nobody_is_missing() or not self.changed.wait(patience):
+                        chosen, self.waiting = self.waiting, []
+                        return chosen
+                else:
+                    self.changed.wait()
+        return []
+
+    def _nobody_is_missing(self) -> bool:
+        return self.is_cancelled or len(self.waiting) >= self.max_models or (self.n_active <= 0 and self.n_queued <= 0)
+
+    def _train_all(self, requests: list[Request]) -> None:
+        if not requests:
+            return
+        trainees = [request.trainee for request in requests]
+        try:
+            with self.one_at_a_time:
+                if self.is_cancelled:
+                    raise Cancelled
+                train_groups(trainees, self.max_bytes, self.n_threads)
+        except BaseException as error:
+            for trainee in trainees:
+                trainee.error = trainee.error or error
+        with self.changed:
+            self.group_sizes.append(len(requests))
+            self.n_active += len(requests)
+            for request in requests:
+                request.is_done = True
+            self.changed.notify_all()
+
+
+class FusedBackend(ParallelBackendBase):
+    """A joblib backend that runs tasks in threads and tells a meeting when they begin and end."""
+
+    supports_retrieve_callback = True
+    supports_sharedmem = True
+    uses_threads = True
+
+    def __init__(self, meeting: Meeting, nesting_level: int | None = None, **kwargs):
+        super().__init__(nesting_level=nesting_level, **kwargs)
+        self.meeting = meeting
+        self.pool: ThreadPoolExecutor | None = None
+
+    def effective_n_jobs(self, n_jobs):
+        """Return how many tasks run at the same time: -1 means as many as a group may have models."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        room = self.meeting.max_models
+        if self.nesting_level:  # tasks of tasks share the room
+            room = max(1, room // max(1, self.meeting.n_outer))
+        return room if n_jobs < 0 else min(n_jobs, room)
+
+    def configure(self, n_jobs=1, parallel=None, **kwargs):
+        """Prepare for a call of Parallel; return how many tasks run at the same time."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        self.pool = ThreadPoolExecutor(n_jobs, "skvae-fit")
+        return n_jobs
+
+    def submit(self, func, callback=None):
+        """Let a thread run a task."""
+        assert self.pool is not None
+        is_outer = int(not self.nesting_level)
+        self.meeting.count(queued=1, outer=is_outer)
+        try:
+            future = self.pool.submit(self._run, func, is_outer)
+        except BaseException:
+            self.meeting.count(queued=-1, outer=-is_outer)
+            raise
+        future.add_done_callback(lambda f: f.cancelled() and self.meeting.count(queued=-1, outer=-is_outer))
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    apply_async = submit  # its name before joblib 1.5
+
+    def _run(self, func, is_outer):
+        self.meeting.count(queued=-1, active=1)
+        _thread.meeting = self.meeting
+        try:
+            return func()
+        finally:
+            _thread.meeting = None
+            self.meeting.count(active=-1, outer=-is_outer)
+
+    def retrieve_result_callback(self, future: Future):
+        """Return the result of a task, or raise its error."""
+        return future.result()
+
+    def start_call(self):
+        """Note that the calling task now waits for tasks of its own."""
+        if getattr(_thread, "meeting", None) is not None:
+            self.meeting.count(active=-1)
+
+    def stop_call(self):
+        """Note that the calling task goes on."""
+        if getattr(_thread, "meeting", None) is not None:
+            self.meeting.count(active=1)
+
+    def terminate(self):
+        """End the threads."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool = None
+
+    def abort_everything(self, ensure_ready=True):
+        """End what is left to do, because a task has failed or the user has had enough."""
+        if self.nesting_level:  # tasks of other tasks go on
+            self.terminate()
+        else:
+            with self.meeting.cancelled():
+                self.terminate()
+
+    def get_nested_backend(self):
+        """Return the backend for tasks of a task, which join the same meeting."""
+        return FusedBackend(self.meeting, nesting_level=(self.nesting_level or 0) + 1), -1

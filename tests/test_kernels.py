@@ -1,0 +1,155 @@
+"""The closed forms against the formulas of the objectives and their gradients by autograd."""
+
+import pytest
+import torch
+from conftest import LIKELIHOODS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skvae import _kernels as kernels
+from skvae._batch import Batch
+from skvae._model import Model, Pieces, nested
+from skvae._random import generator, normal
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP
+from skvae.objectives import ELBO, IWAE
+from skvae.posteriors import Normal
+from skvae.priors import StandardNormal
+
+F64 = torch.float64
+OBJECTIVES = [
+    ELBO(), ELBO(beta=3.0), ELBO(n_samples=3), ELBO(kl="monte_carlo"), ELBO(beta=0.5, kl="monte_carlo", n_samples=4),
+    IWAE(1), IWAE(5),
+]  # fmt: skip
+
+
+def make_model(likelihood, n_columns=5, k=3, hidden=(7,), activation="silu", skip=True, decoder=None, seed=0):
+    encoder = MLP(hidden, activation=activation, skip=skip)
+    pieces = Pieces(encoder, decoder or encoder, Normal(), StandardNormal(), likelihood)
+    return Model(pieces, n_columns, k, seed)
+
+
+def flat_params(model, scale=0.5, seed=1):
+    return model.init(F64) + scale * normal((model.layout.size,), generator(seed, "p"), F64)
+
+
+def rows_for(likelihood, shape, seed=0):
+    x = normal(shape, generator(seed, "x"), F64)
+    return x.sigmoid() if isinstance(likelihood, Bernoulli) else x
+
+
+def by_autograd(model, objective, flat, x, noise, weight, kl_weight):
+    flat = flat.clone().requires_grad_()
+    params = model.unpack(flat)
+    value = objective(model, params, Batch(x), noise, kl_weight)  # (n,)
+    total = (value * weight).sum()
+    (-total).backward()
+    return total.detach(), flat.grad
+
+
+def by_hand(models, objective, flats, x, noise, weight, kl_weight):
+    """Return objective and gradient of every model, computed together in one widened model."""
+    wide = kernels.widened(models)
+    layout = kernels.aligned_layout(wide)
+    places = [kernels.positions(model, wide) for model in models]
+    m, n, _ = x.shape
+    params, slopes = (torch.zeros((m, layout.size), dtype=F64) for _ in range(2))
+    padded = torch.zeros((m, objective.n_samples, n, wide.n_components), dtype=F64)
+    for i, (model, place) in enumerate(zip(models, places)):
+        params[i, place] = flats[i]
+        padded[i, ..., : model.n_components] = noise[i]
+    kernel = kernels.Kernel(wide, nested(layout.views(params)), nested(layout.views(slopes)), n, objective.n_samples)
+    for _ in range(2):  # twice: nothing may be left over from one batch to the next
+        value = kernel.gradient(objective, x, padded, weight[..., None], kl_weight, measured=True)
+    inside = torch.zeros_like(slopes, dtype=torch.bool)
+    for i, place in enumerate(places):
+        inside[i, place] = True
+    assert (slopes[~inside] == 0).all(), "units that only fill up must not move"
+    return value, [slopes[i, place] for i, place in enumerate(places)]
+
+
+def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
+    m, d = len(models), models[0].n_columns
+    x = rows_for(models[0].likelihood, (m, n, d), seed)
+    noise = [
+        normal((objective.n_samples, n, model.n_components), generator(seed, "e", i), F64) for i, model in enumerate(models)
+    ]
+    weight = torch.full((m, n), 1 / n, dtype=F64) if weights is None else weights
+    betas = [getattr(objective, "beta", 1.0)] * m if betas is None else betas
+    flats = [flat_params(model, seed=seed + i) for i, model in enumerate(models)]
+    values, slopes = by_hand(models, objective, flats, x, noise, weight, torch.tensor(betas, dtype=F64).view(m, 1, 1))
+    for i, model in enumerate(models):
+        annealing = betas[i] / objective.beta if isinstance(objective, ELBO) and objective.beta else 1.0
+        value, slope = by_autograd(model, objective, flats[i], x[i], noise[i], weight[i], annealing)
+        torch.testing.assert_close(values[i], value, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(slopes[i], slope, rtol=1e-12, atol=1e-12 * max(1.0, float(slope.abs().max())))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_value_and_gradient_are_those_of_the_objective(likelihood, objective):
+    assert_same([make_model(likelihood)], objective)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "silu", "gelu", "tanh"])
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 20, 3)])
+def test_every_network(activation, skip, hidden):
+    assert_same([make_model(Gaussian(), hidden=hidden, activation=activation, skip=skip)], ELBO())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 12), st.integers(1, 9), st.lists(st.integers(1, 40), max_size=2),
+    st.sampled_from(LIKELIHOODS), st.sampled_from(OBJECTIVES), st.integers(0, 10**6), st.data(),
+)  # fmt: skip
+def test_any_shape_in_any_company(m, n, d, hidden, likelihood, objective, seed, data):
+    models = [
+        make_model(
+            likelihood, d, data.draw(st.integers(1, 20)), tuple(data.draw(st.integers(1, h)) for h in hidden),
+            data.draw(st.sampled_from(["silu"])), seed=seed + i,
+        )
+        for i in range(m)
+    ]  # fmt: skip
+    weights = torch.rand((m, n), generator=generator(seed, "w"), dtype=F64, device="cpu") * 2
+    weights[:, 0] *= data.draw(st.sampled_from([0.0, 1.0]))
+    assert_same(models, objective, n, weights, seed=seed)
+
+
+def test_every_model_has_its_own_weight_of_the_kl():
+    assert_same([make_model(Gaussian(), seed=i) for i in range(3)], ELBO(), betas=[0.1, 1.0, 4.0])
+
+
+def test_rows_of_weight_zero_count_for_nothing():
+    model = make_model(Gaussian())
+    weight = torch.tensor([[0.5, 0.0, 0.5, 0.0]], dtype=F64)
+    assert_same([model], ELBO(), n=4, weights=weight)
+
+
+def test_the_log_scale_is_limited_as_in_the_posterior():
+    model = make_model(Gaussian())
+    flat = flat_params(model)
+    bias = model.layout.views(flat)["encoder", "bias1"]
+    bias[0, 3:] = torch.tensor([-30.0, 30.0, 0.0], dtype=F64)
+    x, noise = rows_for(model.likelihood, (1, 4, 5)), normal((1, 4, 3), generator(0, "e"), F64)
+    weight, one = torch.full((1, 4), 0.25, dtype=F64), torch.ones((1, 1, 1), dtype=F64)
+    value, (slope,) = by_hand([model], ELBO(), [flat], x, [noise], weight, one)
+    expected_value, expected = by_autograd(model, ELBO(), flat, x[0], noise, weight[0], 1.0)
+    torch.testing.assert_close(value[0], expected_value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_derivatives_of_likelihoods_are_those_of_autograd():
+    for likelihood in LIKELIHOODS:
+        x = rows_for(likelihood, (2, 6, 4))
+        eta = normal((2, 6, likelihood.n_outputs(4)), generator(0, "eta"), F64).requires_grad_()
+        params = {
+            name: normal((2, *shape), generator(0, name), F64).requires_grad_() for name, shape in likelihood.shapes(4).items()
+        }
+        weight = torch.rand((2, 6, 1), generator=generator(0, "w"), dtype=F64, device="cpu")
+        (weight * likelihood.log_prob(params, eta, x)).sum().backward()
+        with torch.no_grad():
+            by_eta, by_params = likelihood.derivative(params, eta.detach().clone(), x, weight)
+        torch.testing.assert_close(by_eta, eta.grad, rtol=1e-12, atol=1e-12)
+        for name, value in params.items():
+            torch.testing.assert_close(by_params[name].to(F64), value.grad, rtol=1e-12, atol=1e-12)
