@@ -27,7 +27,7 @@ _MIXED_BLOCKS = 32  # so many blocks a window should mix; larger ones give it a 
 _MAX_PARTS = 8  # and are read so many times per epoch at most for that
 _PIECE_CELLS = 2**18  # of rows that are read in order, at a time
 _HELD_ROWS = 30_000  # distinct rows kept in memory, for validation and as a sample
-_HELD_CELLS = 2**23  # fewer where rows are long, but at least a thousand
+_HELD_BYTES = 2**25  # fewer where rows are long, but at least a thousand
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +43,19 @@ class Held:
 class Holder:
     """Finds the rows to hold. Counts are exact: a hash that is once not among the smallest never will be."""
 
-    def __init__(self, limit: int):
-        self.limit = limit
+    def __init__(self, limit: int | None = None):
+        self.limit = limit or 0
         self.parts: list[Held] = []  # the rows held, then candidates
 
     def add(self, hashed: np.ndarray, X: np.ndarray, weight: np.ndarray) -> None:
         """Look at more rows."""
+        if not self.limit:
+            self.limit = max(1000, min(_HELD_ROWS, _HELD_BYTES // X[0].nbytes))
         if self.parts and len(self.parts[0].hashed) == self.limit:
             near = np.flatnonzero(hashed <= self.parts[0].hashed[-1])
             hashed, X, weight = hashed[near], X[near], weight[near]
         self.parts.append(Held(hashed, X, np.ones(len(hashed)), weight))
-        if sum(len(part.hashed) for part in self.parts) > 2 * self.limit:
+        if sum(len(part.hashed) for part in self.parts) > 1.5 * self.limit:
             self.parts = [self.held()]
 
     def held(self) -> Held:
@@ -106,7 +108,7 @@ class StreamedTable:
     @cached_property
     def survey(self) -> Survey:
         """The pass over all rows."""
-        holder = Holder(max(1000, min(_HELD_ROWS, _HELD_CELLS // self.n_features)))
+        holder = Holder()
         n_rows, total, hashes, statistics = 0, 0.0, 0, None
         for X, weight in self.pieces():
             hashed = row_hashes(X)
