@@ -25,7 +25,7 @@ from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_cont
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable, checked_pieces, frame
 from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
-from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_table
+from skvae._training import Recipe, Run, default_n_components, flops_of_step, progress_of, report, split_table
 from skvae.data import Source, as_source
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
@@ -364,7 +364,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _train(self, table, y, sample_weight, fitted, one_epoch=False):
         """Train the state on the rows of a table and commit what comes out, in one assignment."""
         recipe = self._recipe()
-        split = split_table(fitted, table, recipe, resolve_device(self.device), one_epoch)
+        device = resolve_device(self.device, flops_of_step(fitted.model, recipe, len(table.X)))
+        split = split_table(fitted, table, recipe, device, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         run = Run(fitted, split, recipe, so_far, one_epoch)
 

@@ -1,6 +1,7 @@
 """Where and how to compute: devices, threads and modes, set in a scope and given back."""
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,17 @@ from functools import cache
 import torch
 from threadpoolctl import ThreadpoolController
 
+_DEVICE_FLOPS = 2e7  # work per step below which a processor is done before a device has been told what to do
 _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device that a `device` parameter names; "auto" is CUDA when there is one."""
+def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch.device:
+    """Return the device that a `device` parameter names; "auto" is CUDA when there is one and the work is worth it.
+
+    `flops` is the work of one step, or of one call at inference.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and flops >= _DEVICE_FLOPS else "cpu")
     try:
         probe = torch.empty(0, device=device)
         probe.cpu()  # fails on "meta", which has no numbers
@@ -24,6 +29,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         ) from error
     return probe.device
+
+
+def room_for_data(device: torch.device) -> int:
+    """Return how many bytes of encoded rows may stay on a device: half of what is free there.
+
+    In the memory of the computer, where the user's table is too, it is 32 MB; larger tables are encoded window by window.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**25
 
 
 @contextmanager

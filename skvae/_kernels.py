@@ -73,7 +73,7 @@ def supports(model: Model, objective: Objective) -> bool:
 
 
 def _has_derivative(likelihood: Likelihood) -> bool:
-    """Tell whether there is a derivative, and it is that of `log_prob`: who overrides one of them in a subclass means that one."""
+    """Tell whether there is a derivative, and it is that of `log_prob`: who overrides one in a subclass means that one."""
     density, derivative = (
         next(cls for cls in type(likelihood).__mro__ if name in vars(cls)) for name in ("log_prob", "derivative")
     )
