@@ -246,8 +246,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            The training data.
+        X : array-like of shape (n_samples, n_features) or Source
+            The training data. A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need
+            not fit in memory.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -281,7 +282,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             A batch of training data.
 
         y : Ignored
@@ -443,7 +444,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             The data.
 
         Returns
@@ -476,7 +477,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features) or Source
             The data.
 
         y : Ignored

@@ -1,7 +1,7 @@
 """Batch, the one record that travels from table to optimizer, and the ways to cut it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -51,7 +51,9 @@ class Batch:
 
         A window comes with the number of rows of each of its batches, which follow each other in it.
         """
-        return shuffled_windows(self, batch_size, order, window)
+        if batch_size >= len(self):
+            return iter([(self, [len(self)])])
+        return shuffled_windows(len(self), self.take, batch_size, order, window)
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Return rows `start` to `stop` without a copy."""
@@ -72,40 +74,37 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     @property
-    def n_columns(self) -> int: ...
+    def n_columns(self) -> int:
+        """Number of columns that the model sees."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where batches are given."""
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Precision of the rows."""
 
-    def head(self, n_rows: int) -> Batch: ...
+    def head(self, n_rows: int) -> Batch:
+        """Return some rows that stand for all, as many as are at hand up to `n_rows`, always the same."""
 
-    def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]: ...
-
-
-class Takes(Protocol):
-    """Rows of which any can be taken."""
-
-    def __len__(self) -> int: ...
-
-    def head(self, n_rows: int) -> Batch: ...
-
-    def take(self, rows: Tensor) -> Batch: ...
+    def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield every row once; see `Batch.epoch`."""
 
 
-def shuffled_windows(data: Takes, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield the windows of `Batch.epoch`, each taken from `data` by the numbers of its rows."""
-    sizes = batch_sizes(len(data), batch_size)
+def shuffled_windows(
+    n_rows: int, take: Callable[[Tensor], Batch], batch_size: int, order: torch.Generator, window: int
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Yield the windows of `Batch.epoch`; `take` gives the rows of some numbers."""
+    sizes = batch_sizes(n_rows, batch_size)
     if len(sizes) == 1:
-        yield data.head(len(data)), sizes
+        yield take(torch.arange(n_rows, device=order.device)), sizes
         return
-    permutation = torch.randperm(len(data), generator=order, device=order.device)
+    permutation = torch.randperm(n_rows, generator=order, device=order.device)
     start = 0
     for first in range(0, len(sizes), window):
         part = sizes[first : first + window]
-        yield data.take(permutation[start : start + sum(part)]), part
+        yield take(permutation[start : start + sum(part)]), part
         start += sum(part)
 
 

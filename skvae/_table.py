@@ -396,7 +396,7 @@ class LazyRows:
 
     def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
         """Yield every row once, as `Batch.epoch` does."""
-        return shuffled_windows(self, batch_size, order, window)
+        return shuffled_windows(len(self), self.take, batch_size, order, window)
 
 
 def hashes_of_encoded(codec: TableCodec, X: np.ndarray, rows: np.ndarray, dtype: torch.dtype) -> np.ndarray:
