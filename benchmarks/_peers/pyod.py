@@ -1,0 +1,35 @@
+"""PyOD's VAE: squared error only, so it has no Bernoulli likelihood, and it drops the short last batch."""
+
+import torch
+from pyod.models.vae import VAE
+from pyod.utils.torch_utility import TorchDataset
+from torch.utils.data import DataLoader
+
+from _peers._task import seconds_of
+
+PACKAGES = ("pyod",)
+NOTE = (
+    "squared error in place of any other likelihood; drops the short last batch; the scoring at the end of fit is not counted"
+)
+
+
+class Training:
+    """A detector whose training loop is called again and again, on the loader that its fit would make."""
+
+    def __init__(self, task, X):
+        torch.set_num_threads(task.threads)
+        self.detector = VAE(
+            preprocessing=False, lr=task.learning_rate, batch_size=task.batch_size, verbose=0, optimizer_params={},
+            beta=2 / X.shape[1], capacity=1e30,  # its error is a mean over the columns, its KL is cut off at the capacity
+            encoder_neuron_list=list(task.hidden), decoder_neuron_list=list(task.hidden[::-1]), latent_dim=task.latent,
+            dropout_rate=0.0, device=torch.device("cpu"),
+        )  # fmt: skip
+        self.detector.data_num, self.detector.feature_size = X.shape
+        self.detector.build_model()
+        self.detector.training_prepare()
+        self.loader = DataLoader(TorchDataset(X=X, y=None), batch_size=task.batch_size, shuffle=True, drop_last=True)
+
+    def epochs(self, n):
+        """Train for n epochs; return their seconds."""
+        self.detector.epoch_num = n
+        return seconds_of(self.detector.train, self.loader)

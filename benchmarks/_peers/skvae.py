@@ -1,0 +1,35 @@
+"""skvae itself, in the interpreter that runs the benchmark."""
+
+from _peers._task import Task, seconds_of
+from skvae import VAETransformer
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP
+from skvae.solvers import AEVB
+
+NOTE = "the difference of a long and a short fit; includes skvae's own measurements of the bound"
+
+
+def plain(task: Task, max_iter: int) -> VAETransformer:
+    """Return an estimator that does what the textbook loop does, for so many epochs."""
+    return VAETransformer(
+        n_components=task.latent,
+        likelihood=Bernoulli() if task.likelihood == "bernoulli" else Gaussian(noise=1.0, standardize=False),
+        encoder=MLP(task.hidden, activation="relu", skip=False),
+        decoder=MLP(task.hidden[::-1], activation="relu", skip=False),
+        init="random", solver=AEVB(averaging=0), optimizer="adam", learning_rate="constant",
+        learning_rate_init=task.learning_rate, batch_size=task.batch_size, early_stopping=False,
+        max_iter=max_iter, tol=0, n_iter_no_change=10**9, random_state=0,
+    )  # fmt: skip
+
+
+class Training:
+    """Training by whole fits, because that is all there is to call."""
+
+    def __init__(self, task, X):
+        self.task, self.X = task, X
+        plain(task, 2).fit(X)  # so that thread pools and caches are there
+
+    def epochs(self, n):
+        """Return the seconds of n epochs after the first: of a fit with n + 1 epochs less those of a fit with one."""
+        short = seconds_of(plain(self.task, 1).fit, self.X)
+        return seconds_of(plain(self.task, n + 1).fit, self.X) - short
