@@ -33,6 +33,11 @@ def breast_cancer() -> np.ndarray:
     return StandardScaler().fit_transform(load_breast_cancer().data).astype(np.float32)
 
 
+def raw_breast_cancer() -> np.ndarray:
+    """Return the table of 569 rows and 30 columns in its own units."""
+    return load_breast_cancer().data.astype(np.float32)
+
+
 def made_up_table(n_rows: int = 1_000_000, n_columns: int = 32) -> np.ndarray:
     """Return standardised rows that bend around four latent dimensions."""
     rng = np.random.default_rng(0)

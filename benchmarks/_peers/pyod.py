@@ -5,6 +5,7 @@ from pyod.models.vae import VAE
 from pyod.utils.torch_utility import TorchDataset
 from torch.utils.data import DataLoader
 
+from _peers import _search
 from _peers._task import seconds_of
 
 PACKAGES = ("pyod",)
@@ -33,3 +34,18 @@ class Training:
         """Train for n epochs; return their seconds."""
         self.detector.epoch_num = n
         return seconds_of(self.detector.train, self.loader)
+
+
+def search(**request):
+    """Search over detectors, judged by the mean distance of held-out rows from their reconstructions."""
+    torch.set_num_threads(request["threads"])
+    detector = VAE(
+        preprocessing=False, epoch_num=request["epochs"], batch_size=request["batch_size"], verbose=0, optimizer_params={},
+        beta=2 / 30, capacity=1e30, encoder_neuron_list=[64], decoder_neuron_list=[64], dropout_rate=0.0,
+    )  # fmt: skip
+    return _search.search(detector, ("latent_dim", "lr"), request, scoring=closeness)
+
+
+def closeness(detector, X, y=None):
+    """Return minus the mean outlier score."""
+    return -float(detector.decision_function(X).mean())

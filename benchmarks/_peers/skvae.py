@@ -1,5 +1,9 @@
 """skvae itself, in the interpreter that runs the benchmark."""
 
+from contextlib import nullcontext
+
+import skvae
+from _peers import _search
 from _peers._task import Task, seconds_of
 from skvae import VAETransformer
 from skvae.likelihoods import Bernoulli, Gaussian
@@ -33,3 +37,16 @@ class Training:
         """Return the seconds of n epochs after the first: of a fit with n + 1 epochs less those of a fit with one."""
         short = seconds_of(plain(self.task, 1).fit, self.X)
         return seconds_of(plain(self.task, n + 1).fit, self.X) - short
+
+
+def search(**request):
+    """Search as a user would, or with the fits fused."""
+    task = Task("", (64,), 5, "gaussian", request["batch_size"], request["threads"])
+    scope = skvae.fused_fits if request["fused"] else nullcontext
+    names = ("n_components", "learning_rate_init")
+    return _search.search(plain(task, request["epochs"]), names, request, scope=scope)
+
+
+def can_fuse():
+    """Tell whether this skvae has fused fits."""
+    return {"fused_fits": hasattr(skvae, "fused_fits")}
