@@ -97,6 +97,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 1e7 else text
 
 
+def ratio(value: float | None, other: float | None) -> str:
+    """Return how many times `other` a value is, if both are known."""
+    return number(value / other) if value is not None and other else "-"
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
     """Print rows under their columns, the first column to the left, and notes below."""
     cells = [list(columns), *[[str(cell) for cell in row] for row in rows]]

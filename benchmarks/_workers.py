@@ -21,7 +21,8 @@ COMPETITORS = {
     "hand-tuned loop": ("peers", "handtuned"),
     "JAX": ("peers", "jax"),
     "skorch": ("peers", "skorch"),
-    "scikit-learn": ("peers", "sklearn"),
+    "sklearn PCA": ("peers", "pca"),
+    "sklearn MLPRegressor": ("peers", "mlp"),
     "GEMM floor": ("peers", "floor"),
 }
 

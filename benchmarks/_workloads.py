@@ -11,14 +11,18 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
 
-def mnist() -> np.ndarray:
-    """Return the 60,000 training images of MNIST between 0 and 1; made-up sparse images of that size where it is missing."""
+def mnist(part: str = "X_train") -> np.ndarray:
+    """Return the training images of MNIST between 0 and 1; made-up sparse images of that size where the folder lacks it."""
     folder = data_folder()
     if folder is None or not (folder / "mnist.npz").is_file():
         return made_up_images()
     with np.load(folder / "mnist.npz") as file:
-        name = next(n for n in file.files if file[n].shape[0] == 60_000 and file[n].ndim > 1)
-        return (file[name].reshape(60_000, -1) / 255).astype(np.float32)
+        return (file[part].reshape(-1, 784) / 255).astype(np.float32)
+
+
+def mnist_test() -> np.ndarray:
+    """Return the 10,000 test images of MNIST."""
+    return mnist("X_test")
 
 
 def made_up_images() -> np.ndarray:
@@ -108,8 +112,12 @@ class Rows:
     def file(self, make) -> Path:
         """Return the file of the rows that a function makes."""
         path = Path(self.folder.name) / f"{make.__name__}.npy"
-        if not path.exists():
-            np.save(path, make())
+        return path if path.exists() else self.save(make.__name__, make())
+
+    def save(self, name: str, rows: np.ndarray) -> Path:
+        """Write rows to a file; return its path."""
+        path = Path(self.folder.name) / f"{name}.npy"
+        np.save(path, rows)
         return path
 
 

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from _timing import SPREAD, Block, chosen, header, keep, measure, number, parse, parser, summary, table
+from _timing import SPREAD, Block, chosen, header, keep, measure, number, parse, parser, ratio, summary, table
 from _workers import attempt, start
 from _workloads import Rows, breast_cancer, raw_breast_cancer
 
@@ -95,7 +95,7 @@ def report(title: str, results: dict) -> None:
     summaries = {name: summary([r["block"] for r in replies[1:]]) for name, replies in results["found"].items()}
     skvae = min((seen.median for name, seen in summaries.items() if name.startswith("skvae")), default=None)
     rows = [
-        [name, number(seen.median), seen.spread(), number(results["found"][name][0]["seconds"]), number(seen.median / skvae)]
+        [name, number(seen.median), seen.spread(), number(results["found"][name][0]["seconds"]), ratio(seen.median, skvae)]
         for name, seen in sorted(summaries.items(), key=lambda item: item[1].median)
     ]
     rows += [[name, reason] for name, reason in results["reasons"].items()]

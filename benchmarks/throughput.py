@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _timing import SPREAD, Block, chosen, header, keep, measure, number, parse, parser, summary, table
+from _timing import SPREAD, Block, chosen, header, keep, measure, number, parse, parser, ratio, summary, table
 from _workers import attempt, start
 from _workloads import WORKLOADS, Rows, fields
 
@@ -71,7 +71,7 @@ def report(found: dict) -> None:
     steps = -(-found["rows"] // found["batch_size"])
     rows = []
     for name, seen in sorted(summaries.items(), key=lambda item: item[1].median):
-        ratios = [number(seen.median / other, 3) if other else "-" for other in (own, floor)]
+        ratios = ratio(seen.median, own), ratio(seen.median, floor)
         rows.append([name, number(seen.median), seen.spread(), number(1e6 * seen.median / steps), *ratios])
     rows += [[name, reason] for name, reason in found["reasons"].items()]
     notes = [f"{name}: {note}" for name, note in found["notes"].items() if note]

@@ -1,11 +1,14 @@
 """PyOD's VAE: squared error only, so it has no Bernoulli likelihood, and it drops the short last batch."""
 
+from itertools import count
+
+import numpy as np
 import torch
 from pyod.models.vae import VAE
 from pyod.utils.torch_utility import TorchDataset
 from torch.utils.data import DataLoader
 
-from _peers import _search
+from _peers import _bound, _search
 from _peers._task import seconds_of
 
 PACKAGES = ("pyod",)
@@ -49,3 +52,36 @@ def search(**request):
 def closeness(detector, X, y=None):
     """Return minus the mean outlier score."""
     return -float(detector.decision_function(X).mean())
+
+
+class Watched(VAE):
+    """A detector that measures the bound at the ends of epochs."""
+
+    watch = None
+
+    def epoch_update(self):
+        """Measure."""
+        if self.watch:
+            self.watch()
+
+
+def default(train, held=None, likelihood="gaussian", target=None):
+    """Fit with the defaults, on tables only."""
+    if likelihood != "gaussian":
+        raise ValueError("has no Bernoulli likelihood")
+    X, detector, course, numbers = np.load(train), Watched(verbose=0), _bound.Course(target), count(1)
+
+    def bound():
+        mean, scale, model = (torch.from_numpy(detector.X_mean), torch.from_numpy(detector.X_std), detector.model.eval())
+        value = _bound.elbo(
+            lambda x: model.encode((x - mean) / scale), lambda z: model.decode(z) * scale + mean, X, np.load(held), likelihood
+        )
+        model.train()
+        return value
+
+    def watch():
+        number = next(numbers)
+        course.epoch(number, bound, number == detector.epoch_num)
+
+    detector.watch = watch if held else None
+    return _bound.run(lambda: detector.fit(X), course)

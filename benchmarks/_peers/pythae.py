@@ -3,13 +3,17 @@
 import logging
 import tempfile
 
+import numpy as np
 import torch
 from pythae.data.datasets import BaseDataset
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
+from pythae.pipelines import TrainingPipeline
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
+from pythae.trainers.training_callbacks import TrainingCallback
 
+from _peers import _bound
 from _peers._task import seconds_of
 from _peers._torch import network
 
@@ -72,3 +76,37 @@ class Training:
         for _ in range(n):
             self.epoch += 1
             self.trainer.train_step(self.epoch)
+
+
+class Watch(TrainingCallback):
+    """Measures the bound at the ends of epochs."""
+
+    def __init__(self, course, bound):
+        self.course, self.bound, self.number = course, bound, 0
+
+    def on_epoch_end(self, training_config, **kwargs):
+        """Measure."""
+        self.number += 1
+        self.course.epoch(self.number, lambda: self.bound(kwargs["model"].eval()), self.number == training_config.num_epochs)
+
+
+def default(train, held=None, likelihood="gaussian", target=None):
+    """Fit with the defaults; tables are scaled to the unit interval, which is all that the default decoder can give."""
+    X = np.load(train)
+    low, scale = (0.0, 1.0) if likelihood == "bernoulli" else (X.min(0), np.ptp(X, 0))
+    course = _bound.Course(target)
+    config = VAEConfig(input_dim=(X.shape[1],), reconstruction_loss="bce" if likelihood == "bernoulli" else "mse")
+
+    def bound(model):
+        def encode(x):
+            output = model.encoder((x - low) / scale)
+            return output.embedding, output.log_covariance
+
+        return _bound.elbo(encode, lambda z: model.decoder(z).reconstruction * scale + low, X, np.load(held), likelihood)
+
+    def fit():
+        with tempfile.TemporaryDirectory() as folder:
+            pipeline = TrainingPipeline(model=VAE(config), training_config=BaseTrainerConfig(output_dir=folder, no_cuda=True))
+            pipeline((X - low) / scale, callbacks=[Watch(course, bound)] if held else None)
+
+    return _bound.run(fit, course)
