@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from _data import data_folder
 from _peers._task import Task
 from sklearn.datasets import load_breast_cancer
@@ -119,6 +120,16 @@ class Rows:
         path = Path(self.folder.name) / f"{name}.npy"
         np.save(path, rows)
         return path
+
+
+def write_parquet(rows: Rows, task: Task, n_files: int = 8) -> Path:
+    """Write the rows of a task as a folder of parquet files; return the folder."""
+    folder = Path(rows.folder.name) / "parquet"
+    folder.mkdir(exist_ok=True)
+    for i, part in enumerate(np.array_split(np.load(task.rows, mmap_mode="r")[: task.n_rows], n_files)):
+        frame = pd.DataFrame(part, columns=[f"x{j}" for j in range(part.shape[1])])
+        frame.to_parquet(folder / f"part-{i:03}.parquet")
+    return folder
 
 
 def fields(task: Task) -> dict:

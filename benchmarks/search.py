@@ -61,7 +61,7 @@ def run(request: dict, ways, rounds: int) -> dict:
     """Return everything that the ways found, in turns, and reasons for those that could not."""
     workers, reasons, versions = start({str(way): (way.competitor, way.threads) for way in ways})
     for way in ways:
-        if way.fused and str(way) in workers and not workers[str(way)].ask("can_fuse")["fused_fits"]:
+        if way.fused and str(way) in workers and not workers[str(way)].ask("features")["fused_fits"]:
             reasons[str(way)] = "this skvae has no fused_fits"
             workers.pop(str(way)).close()
     found = {name: [] for name in workers}

@@ -2,6 +2,8 @@
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +23,9 @@ class Task:
     memmap: bool = False
 
     def load(self) -> np.ndarray:
-        """Return the training rows."""
+        """Return the training rows; of a folder of parquet files, skvae's own reader of them."""
+        if Path(self.rows).is_dir():
+            return import_module("skvae.data").ParquetSource(self.rows)
         X = np.load(self.rows, mmap_mode="r" if self.memmap else None)[: self.n_rows]
         return X if self.memmap else np.ascontiguousarray(X)
 

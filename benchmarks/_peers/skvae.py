@@ -1,5 +1,6 @@
 """skvae itself, in the interpreter that runs the benchmark."""
 
+import importlib.util
 import sys
 import time
 from contextlib import nullcontext
@@ -51,9 +52,10 @@ def search(**request):
     return _search.search(plain(task, request["epochs"]), names, request, scope=scope)
 
 
-def can_fuse():
-    """Tell whether this skvae has fused fits."""
-    return {"fused_fits": hasattr(skvae, "fused_fits")}
+def features():
+    """Tell what this skvae has of the newer features."""
+    data = importlib.import_module("skvae.data") if importlib.util.find_spec("skvae.data") else None
+    return {"fused_fits": hasattr(skvae, "fused_fits"), "parquet": hasattr(data, "ParquetSource")}
 
 
 def default(train, held=None, likelihood="gaussian", max_iter=None, target=None):
