@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-SPREAD = "range (quiet/all)"  # title of a column that `Summary.spread` fills
+SPREAD = "range (quiet/all; ! busy)"  # title of a column that `Summary.spread` fills
 _QUIET = 0.1  # of a core used by other processes, above which a block is not counted if there are enough others
 
 
@@ -76,17 +76,20 @@ class Summary:
     high: float
     n_quiet: int
     n: int
+    is_quiet: bool
 
     def spread(self, digits: int = 3) -> str:
-        """Return the range, and how many blocks were quiet."""
-        return f"{number(self.low, digits)}..{number(self.high, digits)} ({self.n_quiet}/{self.n})"
+        """Return the range, how many blocks were quiet, and a mark if those were too few: such a row says nothing."""
+        mark = "" if self.is_quiet else "!"
+        return f"{number(self.low, digits)}..{number(self.high, digits)} ({self.n_quiet}/{self.n}{mark})"
 
 
 def summary(blocks: Sequence[Block], scale: float = 1.0) -> Summary:
     """Summarise the blocks, their seconds multiplied by `scale`."""
     quiet = quiet_blocks(blocks)
-    seconds = [block.seconds * scale for block in (quiet if len(quiet) >= max(2, len(blocks) / 3) else blocks)]
-    return Summary(statistics.median(seconds), min(seconds), max(seconds), len(quiet), len(blocks))
+    is_quiet = len(quiet) >= max(min(2, len(blocks)), len(blocks) / 3)
+    seconds = [block.seconds * scale for block in (quiet if is_quiet else blocks)]
+    return Summary(statistics.median(seconds), min(seconds), max(seconds), len(quiet), len(blocks), is_quiet)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -14,7 +14,7 @@ from _peers._task import task_of
 
 def serve(module, requests, answers) -> None:
     """Answer requests until there are no more."""
-    training = None
+    training = inference = None
     for line in requests:
         request = json.loads(line)
         command = request.pop("do")
@@ -24,6 +24,10 @@ def serve(module, requests, answers) -> None:
                 training, answer = module.Training(task, task.load()), {"note": getattr(module, "NOTE", "")}
             elif command == "epochs":
                 answer = {"seconds": training.epochs(request["n"])}
+            elif command == "prepare_inference":
+                inference, answer = module.Inference(task_of(request.pop("task")), **request), {}
+            elif command in ("score_samples", "transform"):
+                answer = {"seconds": getattr(inference, command)()}
             else:
                 answer = getattr(module, command)(**request)
             answer = {**answer, "at": time.monotonic()}

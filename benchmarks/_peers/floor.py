@@ -20,14 +20,16 @@ class Training:
 
     def epochs(self, n):
         """Multiply what n epochs multiply; return the seconds."""
-        return seconds_of(self._multiply, n)
+        return seconds_of(multiply, self.parts * n)
 
-    def _multiply(self, n):
-        with torch.inference_mode():
-            for times, triples in self.parts * n:
-                for _ in range(times):
-                    for a, b, out in triples:
-                        torch.mm(a, b, out=out)
+
+@torch.inference_mode()
+def multiply(parts):
+    """Multiply every list of factors as many times as is said with it."""
+    for times, triples in parts:
+        for _ in range(times):
+            for a, b, out in triples:
+                torch.mm(a, b, out=out)
 
 
 def products(n, layers):
@@ -40,3 +42,27 @@ def products(n, layers):
         if i:
             triples.append((gradient, weight.t(), torch.empty(n, n_in)))
     return triples
+
+
+class Inference:
+    """The products of inference, without anything between them."""
+
+    def __init__(self, task, score_rows, draws):
+        torch.set_num_threads(task.threads)
+        X = torch.from_numpy(task.load())
+        encoder, decoder = task.widths(X.shape[1])
+        self.scoring = [(1, forward(score_rows, encoder)), (score_rows * draws // 1_000, forward(1_000, decoder))]
+        self.encoding = [(len(X) // 1_000, forward(1_000, encoder))]
+
+    def score_samples(self):
+        """Return the seconds of the products of scoring, 1,000 decoded draws at a time."""
+        return seconds_of(multiply, self.scoring)
+
+    def transform(self):
+        """Return the seconds of the products of encoding."""
+        return seconds_of(multiply, self.encoding)
+
+
+def forward(n, widths):
+    """Return factors and results of the products of one pass of n rows through a network."""
+    return [(torch.rand(n, i), torch.rand(i, o), torch.empty(n, o)) for i, o in zip(widths[:-1], widths[1:])]
