@@ -1,8 +1,9 @@
-"""The interpreters of the competitors: skvae has the one that is running, the peers an environment made on first use."""
+"""The interpreters of the competitors: that of skvae, also for what needs only torch, and one made for the packages."""
 
 import subprocess
 import sys
 import venv
+from functools import cache
 from pathlib import Path
 
 TORCH = "torch==2.13.0"  # installed first and pinned ever after: a peer's own wish would bring another build
@@ -22,26 +23,30 @@ class Unavailable(RuntimeError):
     """A competitor cannot run here; the message says why."""
 
 
+@cache
+def problem(python: Path, complete: Path, wanted: str) -> str:
+    """Make the environment of the peers unless it is complete; return why that failed, "" if it did not. Tried once."""
+    if complete.is_file() and complete.read_text(encoding="utf-8") == wanted:
+        return ""
+    print(f"making the environment of the peers in {_FOLDER.name} (once, some minutes)", file=sys.stderr)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    try:
+        venv.create(_FOLDER, with_pip=True)
+        subprocess.run([*install, TORCH], check=True)  # first, so that no other version of it is ever considered
+        subprocess.run([*install, TORCH, *PEERS], check=True)
+    except subprocess.CalledProcessError as error:
+        return f"the environment of the peers could not be made: pip ended with {error.returncode}"
+    except OSError as error:
+        return f"the environment of the peers could not be made: {error.strerror}"
+    complete.write_text(wanted, encoding="utf-8")
+    return ""
+
+
 def interpreter(environment: str) -> str:
     """Return the path of the interpreter of an environment, "own" or "peers", which is made if it is not there."""
     if environment == "own":
         return sys.executable
     python = _FOLDER / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    complete = _FOLDER / "complete.txt"
-    wanted = "\n".join((TORCH, *PEERS))
-    if not complete.is_file() or complete.read_text(encoding="utf-8") != wanted:
-        _make(python)
-        complete.write_text(wanted, encoding="utf-8")
+    if reason := problem(python, _FOLDER / "complete.txt", "\n".join((TORCH, *PEERS))):
+        raise Unavailable(reason)
     return str(python)
-
-
-def _make(python: Path) -> None:
-    """Create the environment of the peers: torch first, so that no other version of it is ever considered."""
-    print(f"making the environment of the peers in {_FOLDER.name} (once, some minutes)", file=sys.stderr)
-    venv.create(_FOLDER, with_pip=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    try:
-        subprocess.run([*install, TORCH], check=True)
-        subprocess.run([*install, TORCH, *PEERS], check=True)
-    except subprocess.CalledProcessError as error:
-        raise Unavailable(f"the environment of the peers could not be made (pip ended with {error.returncode})") from error

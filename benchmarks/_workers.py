@@ -17,13 +17,13 @@ COMPETITORS = {
     "pythae": ("peers", "pythae"),
     "PyOD": ("peers", "pyod"),
     "TVAE": ("peers", "tvae"),
-    "textbook loop": ("peers", "textbook"),
-    "hand-tuned loop": ("peers", "handtuned"),
+    "textbook loop": ("own", "textbook"),
+    "hand-tuned loop": ("own", "handtuned"),
     "JAX": ("peers", "jax"),
     "skorch": ("peers", "skorch"),
-    "sklearn PCA": ("peers", "pca"),
-    "sklearn MLPRegressor": ("peers", "mlp"),
-    "GEMM floor": ("peers", "floor"),
+    "sklearn PCA": ("own", "pca"),
+    "sklearn MLPRegressor": ("own", "mlp"),
+    "GEMM floor": ("own", "floor"),
 }
 
 
