@@ -69,6 +69,10 @@ class Workload:
     shares: dict[str, int] = field(default_factory=dict)  # competitor -> the rows it is given, where all would take too long
     absent: dict[str, str] = field(default_factory=dict)  # competitor -> why it is left out
 
+    def on(self, threads: int | None) -> "Workload":
+        """Return the workload with other threads, if a number is given."""
+        return self if threads is None else replace(self, title=f"{self.title} -> {threads}", threads=threads)
+
     def task(self, rows: Path, competitor: str, quick: bool = False) -> Task:
         """Return the task of a competitor on the rows that lie in a file."""
         n_rows = min(self.shares.get(competitor, 10**9), self.quick_rows if quick else 10**9)

@@ -88,11 +88,13 @@ def main():
     """Parse the command line and run."""
     options = parser(__doc__, rounds=7)
     options.add_argument("--peers", nargs="*", default=[], metavar="NAME", help="competitors, by the beginning of their names")
+    options.add_argument("--threads", type=int, help="threads in place of those of the workload")
     args = parse(options)
     lineup, found = chosen(LINEUP, args.peers), {}
     with Rows() as rows:
         for name in chosen(QUICK if args.quick and not args.only else list(WORKLOADS), args.only):
-            found[name] = run(WORKLOADS[name], rows.file(WORKLOADS[name].rows), lineup, args)
+            workload = WORKLOADS[name].on(args.threads)
+            found[name] = run(workload, rows.file(workload.rows), lineup, args)
     print(header({k: v for results in found.values() for k, v in results["versions"].items()}))
     for results in found.values():
         report(results)
