@@ -14,10 +14,10 @@ from skvae._model import Model, Params
 from skvae.objectives import ELBO, kl_per_component
 
 _TILE_ROWS = 128  # rows per call of a network at inference, with which products run at full speed
-_MANY_TILE_ROWS = 512  # rows per call where even so many are less work than
+_MANY_TILE_ROWS = 256  # rows per call where even so many are less work than
 _TILE_FLOPS = 2e7
 _VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
-_TILE_DRAWS = 1024  # row-samples per tile where latents are drawn, if that makes whole vectors
+_TILE_DRAWS = 2048  # row-samples per tile where latents are drawn, if that makes whole vectors
 _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
 _DECODING_FLOPS = 4e8  # work that is worth a call
 _MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
@@ -124,9 +124,9 @@ def kl_of_rows(model: Model, params: Params, data: Rows, noise: Tensor) -> Tenso
 
     def kl(batch: Batch) -> Tensor:
         q = model.encode(params, batch)
-        return kl_per_component(model, params, q, model.posterior.sample(q, noise), how)
+        return kl_per_component(model, params, q, model.posterior.sample(q, noise) if how == "monte_carlo" else q, how)
 
-    tile = _tile_rows(model)
+    tile = _tile_rows(model) if how == "analytic" else _TILE_ROWS
     return map_rows(kl, data, tile, tile * model.layout.size)
 
 

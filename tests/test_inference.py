@@ -1,8 +1,10 @@
 """Tiles that make rows independent."""
 
+import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae._inference import map_rows, value_of_rows, weighted_mean
 from skvae._model import Model, Pieces
@@ -53,6 +55,15 @@ def test_tiles_give_what_the_objective_gives(likelihood, objective, n_draws, siz
     torch.testing.assert_close(found, objective.bound(model, params, rows, noise), rtol=1e-12, atol=1e-12)
     alone = torch.cat([value_of_rows(model, params, rows.slice(i, i + 1), objective.bound, noise) for i in (0, 17, 36)])
     assert torch.equal(alone, found[[0, 17, 36]])
+
+
+def test_a_refused_table_is_refused_as_a_whole_whatever_the_tile():
+    X = np.random.default_rng(0).integers(2, size=(2000, 3)).astype(float)
+    vae = VAETransformer(1, likelihood="bernoulli", max_iter=1, batch_size=2000, learning_rate="cosine").fit(X)
+    X[0, 0] = X[1500, 2] = 7.0
+    for method in (vae.transform, vae.score_samples):
+        with pytest.raises(ValueError, match=r"2 column\(s\) have values outside.*'x0', 'x2'"):
+            method(X)
 
 
 def test_weighted_mean_counts_repetitions():
