@@ -14,8 +14,8 @@ from skvae._model import Model, Params
 from skvae.objectives import ELBO, kl_per_component
 
 _TILE_ROWS = 128  # rows per call of a network at inference, with which products run at full speed
-_MANY_TILE_ROWS = 256  # rows per call where even so many are less work than
-_TILE_FLOPS = 2e7
+_SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
+_SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
 _VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
 _TILE_DRAWS = 2048  # row-samples per tile where latents are drawn, if that makes whole vectors
 _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
@@ -76,7 +76,7 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     if tile * n_draws * model.n_columns > _MAX_TILE_CELLS:
         tile = 1
     rows = min(tile, _rows_per_decoding(n_draws, flops))
-    params = _aligned(model, params, "encoder", "decoder")
+    params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
 
     def values(batch: Batch, n: int) -> Tensor:
         return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
@@ -150,7 +150,7 @@ def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
 
 def _tile_rows(model: Model) -> int:
     """Return the rows per call of a network: more of a small one, whose calls cost more than its work."""
-    return _MANY_TILE_ROWS if model.layout.size * _MANY_TILE_ROWS < _TILE_FLOPS else _TILE_ROWS
+    return _SMALL_TILE_ROWS if model.layout.size * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS else _TILE_ROWS
 
 
 def _aligned(model: Model, params: Params, *pieces: str) -> Params:

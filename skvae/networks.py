@@ -186,7 +186,7 @@ class MLP(Network):
     def forward(self, params, x):
         if not torch.is_grad_enabled() and params["weight0"].ndim == 2:
             rows = x.flatten(0, -2)  # products of two matrices are fastest
-            return self._forward_rows(params, rows).reshape(*x.shape[:-1], -1)
+            return self._forward_rows(params, rows).unflatten(0, x.shape[:-1])
         activation = ACTIVATIONS[self.activation]
         last = self.n_hidden()
         out = x
