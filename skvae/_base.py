@@ -419,11 +419,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     # --- inference ---------------------------------------------------------------------------------------------------
 
     def _encoded(self, X):
-        """Return the fitted state, its parameters and the rows of X, on the device."""
+        """Return the fitted state, its parameters on the device, the rows of X, and the dtype of X."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         fitted, params, device = self._ready()
-        return fitted, params, fitted.codec.encode(X, dtype=fitted.dtype).to(device), X.dtype
+        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device), X.dtype
 
     def _by_parts(self, X, function):
         """Return what `function` gives for the rows of X, part by part where X is a source."""
@@ -461,7 +461,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         model = fitted.model
         method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
         method = resolve("objective", method)
-        stream = generator(model.seed, "score", device=rows.x.device)
+        stream = generator(model.seed, "score", device=rows.device)
         if isinstance(method, ELBO):
             noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
         else:
@@ -606,6 +606,24 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             )
         z = torch.tensor(Z.clip(-_FARTHEST, _FARTHEST), device=device, dtype=fitted.dtype)
         return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
+
+
+class _Table:
+    """The rows of an array, each encoded when it is asked for: what fits the cache is encoded several times faster."""
+
+    def __init__(self, codec, X, dtype, device):
+        self.codec, self.X, self.dtype, self.device = codec, X, dtype, device
+
+    def __len__(self):
+        return len(self.X)
+
+    def slice(self, start, stop):
+        """Return rows `start` to `stop` in the model's units, on the device."""
+        try:
+            return self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device)
+        except ValueError:
+            self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
+            raise
 
 
 def seed_of(random_state):
