@@ -40,16 +40,16 @@ def standardised(X):
     return [scaler.transform(rows).astype(np.float32) for rows in (train, held)]
 
 
-def data(part: str):
+def data(part: str, n_rows: int | None = None):
     """Return training rows, held-out rows and likelihood; None for the rows that are not to be had."""
     if part == "mnist":
-        return mnist(), mnist_test()[:2_000], "bernoulli"
+        return mnist()[:n_rows], mnist_test()[:2_000], "bernoulli"
     X = (
         raw_breast_cancer()
         if part != "california_housing"
         else numeric_table("california_housing.csv.gz", "california_housing")
     )
-    return (*(standardised(X) if X is not None else (None, None)), "gaussian")
+    return (*(standardised(X[:n_rows]) if X is not None else (None, None)), "gaussian")
 
 
 def fit(competitor: str, threads: int, **request) -> dict:
@@ -129,9 +129,9 @@ def add_peer(times: dict, name: str, request: dict, wanted: dict) -> None:
             times.setdefault(f"{name}|{label}", []).append(reached(course, wanted[label]))
 
 
-def compare(part: str, rows: Rows, rounds: int, threads: int) -> dict:
+def compare(part: str, rows: Rows, rounds: int, threads: int, n_rows: int | None) -> dict:
     """Return everything about one data set."""
-    train, held, likelihood = data(part)
+    train, held, likelihood = data(part, n_rows)
     if train is None:
         return {"courses": {}, "reasons": {"all": "the data are not to be had"}}
     request = {
@@ -218,10 +218,10 @@ def report_starts(found: dict) -> None:
 def main():
     """Parse the command line and run."""
     args, found = parse(parser(__doc__, rounds=3)), {}
-    rounds, threads = (1, 1) if args.quick else (args.rounds, os.cpu_count())
+    rounds, threads, n_rows = (1, 1, 1_000) if args.quick else (args.rounds, os.cpu_count(), None)
     with Rows() as rows:
         for part in chosen(PARTS[:2] if args.quick and not args.only else PARTS, args.only):
-            found[part] = starts(rows, rounds, threads) if part == "start" else compare(part, rows, rounds, threads)
+            found[part] = starts(rows, rounds, threads) if part == "start" else compare(part, rows, rounds, threads, n_rows)
     print(header(), time.strftime("%Y-%m-%d"))
     for part, results in found.items():
         report_starts(results) if part == "start" else report(part, results)
