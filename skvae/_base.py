@@ -462,10 +462,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
         method = resolve("objective", method)
         stream = generator(model.seed, "score", device=rows.device)
-        if isinstance(method, ELBO):
-            noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
-        else:
-            noise = normal((method.n_samples, 1, model.n_components), stream, fitted.dtype)
+        noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
         values = value_of_rows(model, params, rows, method.bound, noise)
         return values.double().cpu().numpy() + fitted.codec.log_jacobian
 
