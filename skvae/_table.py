@@ -274,18 +274,12 @@ class TableCodec:
         return Batch(out)
 
     def _scaled(self, cells: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Return `(cells - loc) / scale`, as exact as `dtype` can hold it, in memory of its own."""
+        """Return `(cells - loc) / scale`, in double precision unless there is nothing to do."""
         loc, scale = self.loc[self.varying], self.scale[self.varying]
         if not (loc.any() or (scale != 1).any()):
             return cells.astype(dtype) if self.clips else cells
-        if cells.dtype != np.float32 or dtype != np.float32:
-            scaled = np.subtract(cells, loc, dtype=np.float64)
-            return np.divide(scaled, scale, out=scaled)
-        coarse = loc.astype(np.float32)  # in two parts, so that single precision loses nothing where loc is large
-        scaled = cells - coarse
-        scaled -= (loc - coarse).astype(np.float32)
-        scaled /= scale.astype(np.float32)
-        return scaled
+        scaled = np.subtract(cells, loc, dtype=np.float64)
+        return np.divide(scaled, scale, out=scaled)
 
     def _check(self, scaled: np.ndarray, encoded: np.ndarray) -> None:
         """Refuse cells outside the support, and those that overflow."""
