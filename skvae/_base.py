@@ -25,7 +25,7 @@ from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_cont
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable, checked_pieces, frame
 from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
-from skvae._training import Recipe, Run, default_n_components, progress_of, report, split_table
+from skvae._training import Recipe, Run, default_n_components, flops_of_step, progress_of, report, split_table
 from skvae.data import Source, as_source
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
@@ -365,7 +365,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _train(self, table, y, sample_weight, fitted, one_epoch=False):
         """Train the state on the rows of a table and commit what comes out, in one assignment."""
         recipe = self._recipe()
-        split = split_table(fitted, table, recipe, resolve_device(self.device), one_epoch)
+        device = resolve_device(self.device, flops_of_step(fitted.model, recipe, len(table.X)))
+        split = split_table(fitted, table, recipe, device, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         run = Run(fitted, split, recipe, so_far, one_epoch)
 
@@ -418,11 +419,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     # --- inference ---------------------------------------------------------------------------------------------------
 
     def _encoded(self, X):
-        """Return the fitted state, its parameters and the rows of X, on the device."""
+        """Return the fitted state, its parameters on the device, the rows of X, and the dtype of X."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         fitted, params, device = self._ready()
-        return fitted, params, fitted.codec.encode(X, dtype=fitted.dtype).to(device), X.dtype
+        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device), X.dtype
 
     def _by_parts(self, X, function):
         """Return what `function` gives for the rows of X, part by part where X is a source."""
@@ -460,11 +461,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         model = fitted.model
         method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
         method = resolve("objective", method)
-        stream = generator(model.seed, "score", device=rows.x.device)
-        if isinstance(method, ELBO):
-            noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
-        else:
-            noise = normal((method.n_samples, 1, model.n_components), stream, fitted.dtype)
+        stream = generator(model.seed, "score", device=rows.device)
+        noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
         values = value_of_rows(model, params, rows, method.bound, noise)
         return values.double().cpu().numpy() + fitted.codec.log_jacobian
 
@@ -605,6 +603,24 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             )
         z = torch.tensor(Z.clip(-_FARTHEST, _FARTHEST), device=device, dtype=fitted.dtype)
         return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
+
+
+class _Table:
+    """The rows of an array, each encoded when it is asked for: what fits the cache is encoded several times faster."""
+
+    def __init__(self, codec, X, dtype, device):
+        self.codec, self.X, self.dtype, self.device = codec, X, dtype, device
+
+    def __len__(self):
+        return len(self.X)
+
+    def slice(self, start, stop):
+        """Return rows `start` to `stop` in the model's units, on the device."""
+        try:
+            return self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device)
+        except ValueError:
+            self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
+            raise
 
 
 def seed_of(random_state):

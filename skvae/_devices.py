@@ -1,21 +1,30 @@
 """Where and how to compute: devices, threads and modes, set in a scope and given back."""
 
 import ctypes
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
+Item = TypeVar("Item")
+
+_DEVICE_FLOPS = 2e7  # work per step below which a processor is done before a device has been told what to do
 _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device that a `device` parameter names; "auto" is CUDA when there is one."""
+def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch.device:
+    """Return the device that a `device` parameter names; "auto" is CUDA when there is one and the work is worth it.
+
+    `flops` is the work of one step, or of one call at inference.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and flops >= _DEVICE_FLOPS else "cpu")
     try:
         probe = torch.empty(0, device=device)
         probe.cpu()  # fails on "meta", which has no numbers
@@ -24,6 +33,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         ) from error
     return probe.device
+
+
+def room_for_data(device: torch.device) -> int:
+    """Return how many bytes of encoded rows may stay on a device: half of what is free there.
+
+    In the memory of the computer, where the user's table is too, it is 32 MB; larger tables are encoded window by window.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**25
 
 
 @contextmanager
@@ -40,22 +57,68 @@ def threads_for(flops: float) -> Iterator[None]:
     Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
     alone and ends with the scope.
     """
-    if flops >= _PARALLEL_FLOPS and threading.current_thread() is threading.main_thread():
+    if flops >= _PARALLEL_FLOPS and _is_main_thread():
         yield
-        return
-    set_mkl_threads = _mkl_set_num_threads_local()
-    before = set_mkl_threads(1)
-    try:
-        with _threadpools().limit(limits=1, user_api="openmp"):
+    else:
+        with one_thread():
             yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on the calling thread alone."""
+    torch.get_num_threads()  # sets the number of a new thread, which the first operation in it would do otherwise
+    set_mkl_threads = _mkl_set_num_threads_local()
+    mkl_threads = set_mkl_threads(1)
+    libraries = _openmp_libraries()
+    openmp_threads = [library.omp_get_max_threads() for library in libraries]
+    try:
+        for library in libraries:
+            library.omp_set_num_threads(1)
+        yield
     finally:
-        set_mkl_threads(before)
+        for library, n_threads in zip(libraries, openmp_threads, strict=True):
+            library.omp_set_num_threads(n_threads)
+        set_mkl_threads(mkl_threads)
+
+
+def spread(work: Callable[[Item], None], items: Iterable[Item], flops: float) -> None:
+    """Do `work` on every item, each on one thread; where its calls of `flops` are large, as many at a time as threads are set.
+
+    Threads that never wait for each other lose nothing on busy cores, and what an item gives does not depend on their number.
+    """
+    items = list(items)
+    many = flops >= _PARALLEL_FLOPS and _is_main_thread()
+    n_threads = min(torch.get_num_threads() if many else 1, len(items))
+    queue = iter(items)
+
+    def take_turns() -> None:
+        try:
+            with one_thread(), torch.inference_mode():
+                for item in queue:
+                    work(item)
+        finally:
+            for _ in queue:  # after an error or an interruption nobody goes on
+                pass
+
+    if n_threads < 2:
+        take_turns()
+        return
+    with ThreadPoolExecutor(n_threads - 1) as pool:
+        helpers = [pool.submit(take_turns) for _ in range(n_threads - 1)]
+        take_turns()
+    for helper in helpers:
+        helper.result()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @cache
-def _threadpools() -> ThreadpoolController:
-    """Return the handle of the thread pools, which takes milliseconds to make."""
-    return ThreadpoolController()
+def _openmp_libraries() -> list[ctypes.CDLL]:
+    """Return the OpenMP libraries of the process, which take milliseconds to find."""
+    return [library.dynlib for library in ThreadpoolController().select(user_api="openmp").lib_controllers]
 
 
 @cache

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, zip_longest
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import true_elbo, value_of_rows, weighted_mean
 from skvae._model import nested
 from skvae._random import generator, normal
+from skvae._windows import BatchesOfOne, Window, side_by_side
 from skvae.objectives import ELBO
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
@@ -358,7 +358,7 @@ class Cohort:
                 self.solver.tidy(state)
         return self.mean.result()
 
-    def _run_window(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+    def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
         """Take the steps of a window, as a recording where that is possible."""
         if self.records and isinstance(window, Window):
             recording = self._recording(window, measured)
@@ -367,7 +367,7 @@ class Cohort:
                 return
         self._take_steps(window, measured)
 
-    def _recording(self, window: "Window", measured: bool) -> "Recording | None":
+    def _recording(self, window: Window, measured: bool) -> "Recording | None":
         """Return the recorded steps of windows of this shape; None, with a warning, where they cannot be recorded."""
         key = (measured, *window.shape())
         if key not in self.recordings:
@@ -382,7 +382,7 @@ class Cohort:
                 return None
         return self.recordings[key]
 
-    def _take_steps(self, window: "Window | BatchesOfOne", measured: bool) -> None:
+    def _take_steps(self, window: Window | BatchesOfOne, measured: bool) -> None:
         for j, (batch, noise, count) in enumerate(window.batches()):
             looks = measured and j % _MEASURED_EVERY == 0
             value = self.solver.step(self.state, batch, noise, looks)
@@ -424,38 +424,6 @@ def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
     return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_components), stream, x.dtype)
 
 
-class Window(NamedTuple):
-    """Some batches of every model, side by side: as many rows in each, those that only fill up of weight zero."""
-
-    x: Tensor  # (m, n_batches, n, d)
-    weight: Tensor  # (m, n_batches, n), divided by the number of rows that count
-    noise: Tensor  # (m, n_batches, s, n, k)
-    counts: Tensor  # (n_batches, m) rows that count
-    n_models: list[int]  # that have a batch, of each batch
-
-    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-        """Yield batches (m, n, ...), noise (m, s, n, k) and counts (m,) of the models that have one."""
-        m = len(self.x)
-        parts = zip(self.x.unbind(1), self.weight.unbind(1), self.noise.unbind(1), self.counts.unbind(0), self.n_models)
-        for x, weight, noise, count, present in parts:
-            if present < m:
-                x, weight, noise, count = x[:present], weight[:present], noise[:present], count[:present]
-            yield Batch(x, weight), noise, count
-
-    def shape(self) -> tuple:
-        """Return what two windows must have in common to take the same steps."""
-        return (*self.x.shape, *self.noise.shape, *self.n_models)
-
-    def copy(self) -> "Window":
-        """Return a window of its own memory."""
-        return Window(self.x.clone(), self.weight.clone(), self.noise.clone(), self.counts.clone(), self.n_models)
-
-    def become(self, other: "Window") -> None:
-        """Take over the numbers of another window."""
-        for mine, theirs in zip(self[:4], other[:4]):
-            mine.copy_(theirs)
-
-
 class Recording:
     """Steps over a window, recorded on the device: other windows of the same shape replay them."""
 
@@ -467,51 +435,6 @@ class Recording:
         """Take the recorded steps over the numbers of another window."""
         self.window.become(window)
         self.replay()
-
-
-class BatchesOfOne(NamedTuple):
-    """Some batches of one model as they are, without any row that fills up."""
-
-    rows: Batch
-    sizes: list[int]
-    noise: Tensor  # (s, n, k)
-
-    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-        """Yield batches (1, n, ...), noise (1, s, n, k) and counts (1,)."""
-        start = 0
-        for size in self.sizes:
-            here, start = slice(start, start + size), start + size
-            weight = self.rows.x.new_ones(size) if self.rows.weight is None else self.rows.weight[here]
-            yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
-
-
-def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int) -> Window:
-    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none."""
-    like, s = parts[0][0].x, len(parts[0][2])
-    m, n_batches = len(parts), max(len(sizes) for _, sizes, _ in parts)
-    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in parts))
-    fits = m == 1 and set(parts[0][1]) == {n}
-    x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
-    weight, noise = like.new_zeros((m, n_batches, n)), like.new_zeros((m, n_batches, n, s, k))
-    for i, (rows, sizes, draws) in enumerate(parts):
-        for size, batches, here in runs_of(sizes):
-            cut = (batches.stop - batches.start, size)
-            weight[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
-            noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
-            if not fits:
-                x[i, batches, :size] = rows.x[here].unflatten(0, cut)
-    counts = [[sizes[j] if j < len(sizes) else 0 for _, sizes, _ in parts] for j in range(n_batches)]
-    n_models = [sum(count > 0 for count in row) for row in counts]
-    return Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like), n_models)
-
-
-def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
-    """Yield runs of batches of equal size: the size, the batches, and their rows."""
-    batch, row = 0, 0
-    for size, run in groupby(sizes):
-        count = len(list(run))
-        yield size, slice(batch, batch + count), slice(row, row + count * size)
-        batch, row = batch + count, row + count * size
 
 
 class Mean:

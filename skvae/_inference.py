@@ -1,45 +1,115 @@
 """Inference: encoder, decoder and bounds over all rows of a table, in tiles that keep every row independent of the others."""
 
+import math
+import threading
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from skvae._batch import Batch
-from skvae._devices import threads_for
+from skvae._devices import one_thread, spread
 from skvae._model import Model, Params
 from skvae.objectives import ELBO, kl_per_component
 
-_TILE_ROWS = 128  # rows per call of a network at inference
-_TILE_DRAWS = 1024  # row-samples per call when latents are drawn, where that makes whole vectors
-_VECTOR_ROWS = 64  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
-_MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one: alone, a row has no place to depend on
+_TILE_ROWS = 128  # rows per call of a network at inference, with which products run at full speed
+_SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
+_SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
+_VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
+_TILE_DRAWS = 2048  # row-samples per tile where latents are drawn, if that makes whole vectors
+_DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
+_DECODING_FLOPS = 4e8  # work that is worth a call
+_MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
+_MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one as well
 
 
-def map_rows(function: Callable[[Batch], Tensor], data: Batch, tile: int) -> Tensor:
+class Rows(Protocol):
+    """What a table, encoded or not, is for inference."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are wanted."""
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Return rows `start` to `stop`, or to the end."""
+
+
+def map_rows(function: Callable[[Batch], Tensor], data: Rows, tile: int, flops: float = 0.0) -> Tensor:
     """Apply `function`, which gives one result per row, to tiles of `tile` rows, the last one padded.
 
-    Every call has the same shape, so a row's result does not depend, to the last bit, on the rows around it.
+    Every call has the same shape and runs on one thread, so a row's result does not depend, to the last bit, on the rows around
+    it. Where a call is large work, of `flops`, several threads take tiles in turn.
     """
-    results = []
-    with torch.inference_mode():
-        for start in range(0, len(data), tile):
-            part = data.slice(start, start + tile)
-            n = len(part)
-            results.append(function(part if n == tile else part.pad(tile - n))[:n])
-        return torch.cat(results)
+    return _map_tiles(lambda batch, n: function(batch), data, tile, flops)
+
+
+def _map_tiles(function: Callable[[Batch, int], Tensor], data: Rows, tile: int, flops: float) -> Tensor:
+    """Do what `map_rows` does for a function that is told how many rows of its tile count."""
+    n = len(data)
+    results: list[Tensor] = []
+    first = threading.Lock()
+
+    def fill(start: int) -> None:
+        part = data.slice(start, start + tile)
+        missing = tile - len(part)
+        values = function(part.pad(missing) if missing else part, len(part))[: len(part)]
+        with first:
+            if not results:
+                results.append(values.new_empty((n, *values.shape[1:])))
+        results[0][start : start + tile] = values
+
+    spread(fill, range(0, n, tile), flops if data.device.type == "cpu" else 0.0)
+    return results[0]
 
 
 RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 
 
-def value_of_rows(model: Model, params: Params, data: Batch, function: RowValues, noise: Tensor) -> Tensor:
+def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues, noise: Tensor) -> Tensor:
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
-    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (len(noise) * _VECTOR_ROWS))
-    if tile * len(noise) * model.n_columns > _MAX_TILE_CELLS:
+    n_draws = len(noise)
+    flops = 2.0 * model.layout.size * n_draws
+    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
+    if tile * n_draws * model.n_columns > _MAX_TILE_CELLS:
         tile = 1
-    with threads_for(2.0 * model.layout.size * tile * len(noise)):
-        return map_rows(lambda batch: function(model, params, batch, noise), data, tile)
+    rows = min(tile, _rows_per_decoding(n_draws, flops))
+    params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
+
+    def values(batch: Batch, n: int) -> Tensor:
+        return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
+
+    return _map_tiles(values, data, tile, rows * flops)
+
+
+def _rows_per_decoding(n_draws: int, flops_per_row: float) -> int:
+    """Return how many rows are decoded at a time: enough to be worth a call, few enough to leave the results in the cache."""
+    rows = _VECTOR_ROWS // math.gcd(_VECTOR_ROWS, n_draws)  # makes whole vectors of any width
+    while rows < _VECTOR_ROWS and rows * n_draws < _DECODED_DRAWS and rows * flops_per_row < _DECODING_FLOPS:
+        rows *= 2
+    return 1 if rows * flops_per_row > _MAX_DECODING_FLOPS else rows
+
+
+class _Decoder:
+    """A model in front of a tile, of which it decodes the first `n` rows, the others being padding, `rows` at a time."""
+
+    def __init__(self, model: Model, rows: int, n: int):
+        self._model, self._rows, self._n = model, rows, n
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def log_px(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
+        """Return log p(x|z) of every row, zero for padding.  # (s, n)"""
+        if self._rows == len(batch):
+            return self._model.log_px(params, batch, z)
+        out = z.new_zeros(z.shape[:-1])
+        for start in range(0, self._n, self._rows):
+            stop = start + self._rows
+            out[:, start:stop] = self._model.log_px(params, batch.slice(start, stop), z[:, start:stop])
+        return out
 
 
 def true_elbo(model: Model) -> ELBO:
@@ -47,32 +117,46 @@ def true_elbo(model: Model) -> ELBO:
     return ELBO(kl="analytic" if model.has_closed_kl else "monte_carlo")
 
 
-def kl_of_rows(model: Model, params: Params, data: Batch, noise: Tensor) -> Tensor:
+def kl_of_rows(model: Model, params: Params, data: Rows, noise: Tensor) -> Tensor:
     """Return KL(q(z|x) || p(z)) of every row, per component, in nats.  # (n, k)"""
     how = true_elbo(model).kl
+    params = _aligned(model, params, "encoder")
 
     def kl(batch: Batch) -> Tensor:
         q = model.encode(params, batch)
-        return kl_per_component(model, params, q, model.posterior.sample(q, noise), how)
+        return kl_per_component(model, params, q, model.posterior.sample(q, noise) if how == "monte_carlo" else q, how)
 
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(kl, data, _TILE_ROWS)
+    tile = _tile_rows(model) if how == "analytic" else _TILE_ROWS
+    return map_rows(kl, data, tile, tile * model.layout.size)
 
 
-def encode_rows(model: Model, params: Params, data: Batch) -> Tensor:
+def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:
     """Return the encoder's output for every row.  # (n, n_outputs)"""
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(lambda batch: model.encode(params, batch), data, _TILE_ROWS)
+    params = _aligned(model, params, "encoder")
+    tile = _tile_rows(model)
+    return map_rows(lambda batch: model.encode(params, batch), data, tile, tile * model.layout.size)
 
 
 def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
     """Return the mean of p(x|z) for every row of z.  # (n, d)"""
+    params = _aligned(model, params, "decoder")
 
     def mean(batch: Batch) -> Tensor:
         return model.likelihood.mean(params["likelihood"], model.decode(params, batch.x))
 
-    with threads_for(2.0 * model.layout.size * _TILE_ROWS):
-        return map_rows(mean, Batch(z), _TILE_ROWS)
+    tile = _tile_rows(model)
+    return map_rows(mean, Batch(z), tile, tile * model.layout.size)
+
+
+def _tile_rows(model: Model) -> int:
+    """Return the rows per call of a network: more of a small one, whose calls cost more than its work."""
+    return _SMALL_TILE_ROWS if model.layout.size * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS else _TILE_ROWS
+
+
+def _aligned(model: Model, params: Params, *pieces: str) -> Params:
+    """Return the parameters, those of the networks that are named in the form that suits inference."""
+    with one_thread(), torch.inference_mode():
+        return {**params, **{piece: getattr(model, piece).aligned(params[piece]) for piece in pieces}}
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> float:

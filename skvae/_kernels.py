@@ -67,9 +67,17 @@ def supports(model: Model, objective: Objective) -> bool:
         and type(model.posterior) is Normal
         and type(model.prior) is StandardNormal
         and type(objective) in (ELBO, IWAE)
-        and type(model.likelihood).derivative is not Likelihood.derivative
+        and _has_derivative(model.likelihood)
         and model.n_columns > 0
     )
+
+
+def _has_derivative(likelihood: Likelihood) -> bool:
+    """Tell whether there is a derivative, and it is that of `log_prob`: who overrides one in a subclass means that one."""
+    density, derivative = (
+        next(cls for cls in type(likelihood).__mro__ if name in vars(cls)) for name in ("log_prob", "derivative")
+    )
+    return derivative is not Likelihood and issubclass(derivative, density)
 
 
 def structure(model: Model, objective: Objective) -> tuple:

@@ -120,6 +120,12 @@ class Model:
         """Return log p(x|z), one value per column.  # (..., n, d)"""
         return self.likelihood.log_prob(params["likelihood"], self.decode(params, z), batch.x)
 
+    def log_px(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
+        """Return log p(x|z) of every row, for those who ask for no column; faster without gradients.  # (..., n)"""
+        if torch.is_grad_enabled():
+            return self.log_likelihood(params, batch, z).sum(-1)
+        return self.likelihood.log_prob_rows(params["likelihood"], self.decode(params, z), batch.x)
+
     def log_prior(self, params: Params, z: Tensor) -> Tensor:
         """Return log p(z), one value per component.  # (..., n, k)"""
         return self.prior.log_prob(params["prior"], z)

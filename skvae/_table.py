@@ -251,31 +251,43 @@ class TableCodec:
             out[self.varying] = variance * np.square(self.scale[self.varying])
         return out
 
-    def encode(self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32) -> Batch:
-        """Return the chosen rows of X in the model's units; X is read, never written."""
+    def encode(
+        self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32, is_known: bool = False
+    ) -> Batch:
+        """Return the chosen rows of X in the model's units; X is read, never written.
+
+        Rows that are known, because they were encoded before, are not checked again.
+        """
         n = len(X) if rows is None else len(rows)
         out = torch.empty((n, self.n_columns), dtype=dtype, device="cpu")
         target = out.numpy()
-        loc, scale = self.loc[self.varying], self.scale[self.varying]
         columns = slice(None) if self.varying.all() else self.varying
         for part in _chunks(X, n):
-            cells = X[part] if rows is None else X[rows[part]]
+            cells = X[part] if rows is None else X.take(rows[part], axis=0)
             with np.errstate(over="ignore"):
-                scaled = np.subtract(cells[:, columns], loc, dtype=np.float64)
-                np.divide(scaled, scale, out=scaled)
-                target[part] = self._within_support(scaled)
-            if not (self.clips or np.isfinite(target[part]).all()):
-                raise ValueError(f"X has values that are too large for {target.dtype}. Rescale or standardize its columns.")
+                scaled = self._scaled(cells[:, columns], target.dtype)
+                if self.clips:
+                    np.clip(scaled, *self.support, out=scaled)
+                target[part] = scaled
+            if not is_known:
+                self._check(scaled, target[part])
         return Batch(out)
 
-    def _within_support(self, cells: np.ndarray) -> np.ndarray:
+    def _scaled(self, cells: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return `(cells - loc) / scale`, in double precision unless there is nothing to do."""
+        loc, scale = self.loc[self.varying], self.scale[self.varying]
+        if not (loc.any() or (scale != 1).any()):
+            return cells.astype(dtype) if self.clips else cells
+        scaled = np.subtract(cells, loc, dtype=np.float64)
+        return np.divide(scaled, scale, out=scaled)
+
+    def _check(self, scaled: np.ndarray, encoded: np.ndarray) -> None:
+        """Refuse cells outside the support, and those that overflow."""
         low, high = self.support
-        if self.clips:
-            return np.clip(cells, low, high, out=cells)
-        outside = (cells < low) | (cells > high)
-        if outside.any():
-            raise ValueError(self._outside_message(cells, outside))
-        return cells
+        if not self.clips and (scaled.min(initial=low) < low or scaled.max(initial=high) > high):
+            raise ValueError(self._outside_message(scaled, (scaled < low) | (scaled > high)))
+        if not (self.clips or np.isfinite(encoded).all()):
+            raise ValueError(f"X has values that are too large for {encoded.dtype}. Rescale or standardize its columns.")
 
     def _outside_message(self, cells: np.ndarray, outside: np.ndarray) -> str:
         columns = [c for c, seen in zip(self.schema, self.varying, strict=True) if seen]
@@ -360,17 +372,20 @@ class LazyRows:
         """Return all of them, encoded once and for all."""
         x = torch.empty((len(self), self.n_columns), dtype=self.dtype, device=self.device)
         for part in _chunks_of(len(self), self.n_columns):
-            x[part] = self.codec.encode(self.X, self.rows[part], self.dtype).x
+            x[part] = self._encoded(self.rows[part])
         return Batch(x, None if self.weight is None else self.weight.to(self.device))
+
+    def _encoded(self, rows: np.ndarray) -> Tensor:
+        return self.codec.encode(self.X, rows, self.dtype, is_known=True).x
 
     def take(self, rows: Tensor) -> Batch:
         """Return the chosen rows, encoded."""
-        x = self.codec.encode(self.X, self.rows[rows.cpu().numpy()], self.dtype).x
+        x = self._encoded(self.rows[rows.cpu().numpy()])
         return Batch(x, None if self.weight is None else self.weight[rows.cpu()]).to(self.device)
 
     def head(self, n_rows: int) -> Batch:
         """Return the first rows, as many as there are up to `n_rows`, encoded."""
-        x = self.codec.encode(self.X, self.rows[:n_rows], self.dtype).x
+        x = self._encoded(self.rows[:n_rows])
         return Batch(x, None if self.weight is None else self.weight[:n_rows]).to(self.device)
 
     def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch, Rows
-from skvae._devices import threads_for
+from skvae._devices import room_for_data, threads_for
 from skvae._engine import Callback, Plan, Progress, Trainee, divergence
 from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
@@ -29,8 +29,6 @@ _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
-_MAX_ENCODED_CELLS = 2**23  # 32 MB of float32, beyond which rows are encoded anew in every epoch rather than kept
-_MAX_ENCODED_CELLS_ON_DEVICE = 2**30  # the same for memory that is not the CPU's
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
 
@@ -69,6 +67,12 @@ def default_batch_size(n_rows: int) -> int:
 def default_max_iter(n_rows: int, batch_size: int) -> int:
     """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs."""
     return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
+
+
+def flops_of_step(model: Model, recipe: Recipe, n_rows: int) -> float:
+    """Return about how much work a training step on so many rows of data is."""
+    batch_size = default_batch_size(n_rows) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n_rows)
+    return 6.0 * model.layout.size * batch_size * recipe.objective.n_samples
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,8 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     trains = np.ones(n, dtype=bool)
     trains[validation.numpy()] = False
     train = replace(data, rows=rows[trains], weight=_mean_one(data.weight, torch.from_numpy(trains)))
-    limit = _MAX_ENCODED_CELLS if device.type == "cpu" else _MAX_ENCODED_CELLS_ON_DEVICE
     return Split(
-        train.encoded() if len(train) * train.n_columns <= limit else train,
+        train.encoded() if len(train) * train.n_columns * dtype.itemsize <= room_for_data(device) else train,
         data.take(validation) if n_validation else data.head(_WATCHED_ROWS),
         float(weight[trains].sum()),
         data_hash,

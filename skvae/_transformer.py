@@ -148,9 +148,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         The ELBO on the training rows (10,000 at most), in nats per row, in the units of the data.
 
     history_ : dict of str to ndarray of shape (n_measurements,)
-        The course of training: "epoch" (0 is before the first step); "objective", the mean over the training rows since the
-        measurement before; "lower_bound", the ELBO on the rows by which training is judged; both in nats per row, in the units
-        of the data; and "learning_rate".
+        The course of training: "epoch" (0 is before the first step); "objective", the mean over training batches of the epoch
+        before the measurement; "lower_bound", the ELBO on the rows by which training is judged; both in nats per row, in the
+        units of the data; and "learning_rate".
 
     n_iter_ : int
         Number of epochs.

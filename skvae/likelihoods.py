@@ -5,6 +5,7 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+from torch._C._nn import softplus
 from torch.nn.functional import logsigmoid
 
 from skvae._random import normal
@@ -65,6 +66,10 @@ class Likelihood(Settings):
         (..., n, 1); `eta` may be overwritten and returned; derivatives by parameters have the shapes of the parameters.
         """
         raise NotImplementedError
+
+    def log_prob_rows(self, params: dict[str, Tensor], eta: Tensor, x: Tensor) -> Tensor:
+        """Return the sum of `log_prob` over the columns, of shape (..., n); may overwrite `eta`, and takes no gradients."""
+        return self.log_prob(params, eta, x).sum(-1)
 
     def mean(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
         """Return E[x|z], of shape (..., n, d)."""
@@ -198,6 +203,13 @@ class Gaussian(Likelihood):
         torch.mul(share * (residual.square() * precision - 1), weight, out=log_scale)
         return eta
 
+    def log_prob_rows(self, params, eta, x):
+        if self.noise == "network":
+            return super().log_prob_rows(params, eta, x)
+        mean, log_scale = self._mean_and_log_scale(params, eta)
+        distance = (mean - x).mul_((-log_scale).exp()).square_().sum(-1)
+        return -0.5 * distance - (log_scale + _HALF_LOG_2PI).expand(*log_scale.shape[:-1], x.shape[-1]).sum(-1)
+
     def mean(self, params, eta):
         return self._mean_and_log_scale(params, eta)[0]
 
@@ -275,6 +287,10 @@ class Bernoulli(Likelihood):
 
     def derivative(self, params, eta, x, weight):
         return torch.sub(x, eta.sigmoid_(), out=eta).mul_(weight), {}
+
+    def log_prob_rows(self, params, eta, x):
+        of_ones = eta @ x[0] if x.ndim == 2 and len(x) == 1 else (x * eta).sum(-1)  # sum of x * eta, for one row as a product
+        return of_ones - softplus(eta, out=eta).sum(-1)
 
     def mean(self, params, eta):
         return eta.sigmoid()

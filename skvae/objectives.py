@@ -15,8 +15,7 @@ def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Te
     """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
-    log_px = model.log_likelihood(params, batch, z).sum(-1)
-    return log_px + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
+    return model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
 
 
 def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
@@ -107,7 +106,7 @@ class ELBO(Objective):
     def _weighted(self, model, params, batch, noise, kl_weight):
         q = model.encode(params, batch)
         z = model.posterior.sample(q, noise)  # (s, n, k)
-        log_px = model.log_likelihood(params, batch, z).sum(-1).mean(0)  # (n,)
+        log_px = model.log_px(params, batch, z).mean(0)  # (n,)
         return log_px - kl_weight * kl_per_component(model, params, q, z, self.kl).sum(-1)
 
 

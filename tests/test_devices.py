@@ -1,11 +1,12 @@
 """Threads that are given back, devices that are refused with a reason."""
 
 import threading
+import time
 
 import pytest
 import torch
 
-from skvae._devices import gradients, matmul_precision, resolve_device, threads_for
+from skvae._devices import gradients, matmul_precision, one_thread, resolve_device, spread, threads_for
 
 
 def test_small_work_runs_on_one_thread_and_gives_the_others_back():
@@ -35,6 +36,66 @@ def test_work_in_a_worker_thread_stays_on_one():
     thread.start()
     thread.join()
     assert seen == [1]
+
+
+def test_a_new_thread_computes_alone_though_somebody_has_set_a_number():
+    before, seen = torch.get_num_threads(), []
+
+    def work():
+        with one_thread():
+            torch.ones(200_000).add(1.0)
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("flops", [1.0, 1e12])
+def test_every_item_is_worked_on_once_and_alone(flops):
+    items, threads, before = [], set(), torch.get_num_threads()
+
+    def work(item):
+        items.append(item)
+        threads.add(torch.get_num_threads())
+
+    spread(work, range(100), flops)
+    assert sorted(items) == list(range(100))
+    assert threads == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_large_work_is_spread_over_the_threads_of_the_process():
+    before, both = torch.get_num_threads(), threading.Barrier(2, timeout=30)
+    torch.set_num_threads(2)
+    try:
+        spread(lambda item: both.wait(), range(2), 1e12)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 50, 99])
+def test_an_error_ends_the_work_of_all_threads(guilty):
+    done, before = [], torch.get_num_threads()
+
+    def work(item):
+        if item == guilty:
+            raise KeyError(item)
+        time.sleep(0.001)
+        done.append(item)
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError):
+            spread(work, range(1000), 1e12)
+    finally:
+        torch.set_num_threads(before)
+    assert len(done) < 900
 
 
 def test_gradients_are_allowed_whatever_mode_the_caller_is_in():

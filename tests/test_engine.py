@@ -1,4 +1,4 @@
-"""The loop: batches side by side, what is remembered so that training can go back, and courses that do not touch each other."""
+"""The loop: what is remembered so that training can go back, recorded steps, and courses that do not touch each other."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skvae import _engine
 from skvae._batch import Batch
-from skvae._engine import BatchesOfOne, DivergenceError, Mean, Plan, Progress, Trainee, divergence, side_by_side, train
+from skvae._engine import DivergenceError, Mean, Plan, Progress, Trainee, divergence, train
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae.likelihoods import Gaussian
@@ -45,27 +45,6 @@ def assert_same_course(one, other):
     assert torch.equal(what_it_learnt(one)[1], what_it_learnt(other)[1])
     assert one.progress.epoch == other.progress.epoch and one.progress.n_steps == other.progress.n_steps
     torch.testing.assert_close(one.progress.history, other.progress.history, rtol=1e-5, atol=1e-5)
-
-
-def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero():
-    x = torch.arange(7.0)[:, None].expand(7, 2)
-    parts = [(Batch(x), [3, 2, 2], torch.ones(1, 7, 3)), (Batch(-x[:4], torch.arange(4.0)), [2, 2], torch.ones(1, 4, 1))]
-    window = side_by_side(parts, 16)
-    assert window.n_models == [2, 2, 1] and window.counts.tolist() == [[3, 2], [2, 2], [2, 0]]
-    (first, noise, count), _, (last, _, _) = window.batches()
-    assert first.x[0, :4, 0].tolist() == [0.0, 1.0, 2.0, 0.0] and first.x[1, :3, 0].tolist() == [0.0, -1.0, 0.0]
-    torch.testing.assert_close(first.weight[0, :4], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]))
-    torch.testing.assert_close(first.weight[1, :3], torch.tensor([0.0, 0.5, 0.0]))
-    assert noise.shape == (2, 1, len(first.x[0]), 16) and count.tolist() == [3, 2]
-    assert noise[1, 0].sum() == 2 and noise[0, 0, :3, :3].eq(1).all() and noise[0, 0, :, 3:].eq(0).all()
-    assert len(last.x) == 1
-
-
-def test_batches_of_one_model_are_as_they_are():
-    rows = Batch(torch.arange(5.0)[:, None], torch.arange(5.0))
-    (first, noise, count), (second, _, _) = BatchesOfOne(rows, [3, 2], torch.arange(10.0).view(2, 5, 1)).batches()
-    assert count.tolist() == [3] and first.x.shape == (1, 3, 1) and noise.shape == (1, 2, 3, 1)
-    torch.testing.assert_close(second.weight, torch.tensor([[1.5, 2.0]]))
 
 
 def test_means_count_rows():

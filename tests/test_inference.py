@@ -1,12 +1,19 @@
 """Tiles that make rows independent."""
 
+import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._batch import Batch
-from skvae._inference import map_rows, weighted_mean
+from skvae._inference import map_rows, value_of_rows, weighted_mean
+from skvae._model import Model, Pieces
 from skvae._random import generator, normal
+from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
+from skvae.objectives import ELBO, IWAE
+from skvae.posteriors import Normal
+from skvae.priors import StandardNormal
 
 
 @pytest.mark.parametrize("n", [1, 5, 127, 128, 129, 300])
@@ -31,6 +38,32 @@ def test_weights_travel_with_their_rows():
     assert data.take(torch.tensor([3, 1])).weight.tolist() == [3.0, 1.0]
     assert len(data.pad(3)) == 9
     assert data.pad(3).weight[6:].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian()], ids=repr)
+@pytest.mark.parametrize("objective", [IWAE(), ELBO()], ids=repr)
+@pytest.mark.parametrize(
+    "n_draws, sizes, d", [(1, (8,), 5), (7, (16,), 3), (100, (9,), 30), (100, (700,), 33), (401, (300,), 200)]
+)
+def test_tiles_give_what_the_objective_gives(likelihood, objective, n_draws, sizes, d):
+    pieces = Pieces(MLP(sizes), MLP(sizes), Normal(), StandardNormal(), likelihood)
+    model = Model(pieces, d, 3, seed=0)
+    params = model.unpack(model.init(torch.float64))
+    noise = normal((n_draws, 1, 3), generator(0, "noise"), torch.float64)
+    rows = Batch(torch.rand((37, d), generator=generator(0, "rows"), dtype=torch.float64))
+    found = value_of_rows(model, params, rows, objective.bound, noise)
+    torch.testing.assert_close(found, objective.bound(model, params, rows, noise), rtol=1e-12, atol=1e-12)
+    alone = torch.cat([value_of_rows(model, params, rows.slice(i, i + 1), objective.bound, noise) for i in (0, 17, 36)])
+    assert torch.equal(alone, found[[0, 17, 36]])
+
+
+def test_a_refused_table_is_refused_as_a_whole_whatever_the_tile():
+    X = np.random.default_rng(0).integers(2, size=(2000, 3)).astype(float)
+    vae = VAETransformer(1, likelihood="bernoulli", max_iter=1, batch_size=2000, learning_rate="cosine").fit(X)
+    X[0, 0] = X[1500, 2] = 7.0
+    for method in (vae.transform, vae.score_samples):
+        with pytest.raises(ValueError, match=r"2 column\(s\) have values outside.*'x0', 'x2'"):
+            method(X)
 
 
 def test_weighted_mean_counts_repetitions():

@@ -153,3 +153,27 @@ def test_derivatives_of_likelihoods_are_those_of_autograd():
         torch.testing.assert_close(by_eta, eta.grad, rtol=1e-12, atol=1e-12)
         for name, value in params.items():
             torch.testing.assert_close(by_params[name].to(F64), value.grad, rtol=1e-12, atol=1e-12)
+
+
+class Heavier(Gaussian):
+    """A subclass that changes the density alone."""
+
+    def log_prob(self, params, eta, x):
+        return 2 * super().log_prob(params, eta, x)
+
+
+class HeavierWithDerivative(Heavier):
+    def derivative(self, params, eta, x, weight):
+        return super().derivative(params, eta, x, 2 * weight)
+
+
+class MyMLP(MLP):
+    pass
+
+
+def test_a_subclass_that_changes_a_formula_goes_the_way_of_autograd():
+    assert kernels.supports(make_model(Gaussian()), ELBO())
+    assert not kernels.supports(make_model(Heavier()), ELBO())
+    assert not kernels.supports(make_model(Gaussian(), decoder=MyMLP((7,))), ELBO())
+    assert kernels.supports(make_model(HeavierWithDerivative()), ELBO())
+    assert_same([make_model(HeavierWithDerivative())], ELBO())

@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import LIKELIHOODS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import distributions
 
 from skvae._random import generator
@@ -127,3 +130,18 @@ def test_impossible_limits_are_refused(limits):
 def test_impossible_gaussian_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"The '{next(iter(bad))}' parameter of Gaussian"):
         Gaussian(**bad).validate()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(shape=st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(1, 60)), dtype=st.sampled_from(["float32", "float64"]))
+def test_the_sum_over_columns_is_that_of_the_values_per_column(likelihood, shape, dtype):
+    s, n, d = shape
+    stream, dtype = generator(s * n * d, "sum"), getattr(torch, dtype)
+    eta = 3 * torch.randn((s, n, likelihood.n_outputs(d)), generator=stream, dtype=dtype)
+    x = torch.rand((n, d), generator=stream, dtype=dtype)
+    params = {k: 0.3 * torch.randn(v, generator=stream, dtype=dtype) for k, v in likelihood.shapes(d).items()}
+    per_column = likelihood.log_prob(params, eta, x)
+    tolerance = (1e-6 if dtype == torch.float32 else 1e-12) * per_column.abs().sum(-1).max()
+    found = likelihood.log_prob_rows(params, eta.clone(), x)
+    torch.testing.assert_close(found, per_column.sum(-1), rtol=0, atol=float(tolerance))

@@ -52,6 +52,22 @@ def test_leading_axes_broadcast(network):
         torch.testing.assert_close(together[m], network.forward(params, x[m]))
 
 
+@pytest.mark.parametrize("sizes", [(), (5,), (16,), (33, 7), (48, 16)])
+@pytest.mark.parametrize("activation", ["silu", "relu", "gelu", "tanh", "identity"])
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("widths", [(3, 5), (7, 16), (1, 1), (40, 31)])
+def test_aligned_parameters_are_those_of_the_same_map(sizes, activation, skip, widths):
+    network = MLP(sizes, activation=activation, skip=skip)
+    params = {k: v + 0.1 for k, v in network.init(*widths, seed=0).items()}
+    x = torch.randn((2, 6, widths[0]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = network.forward(params, x)
+    with torch.inference_mode():
+        for same in (params, network.aligned(params)):
+            found = network.forward(same, x)
+            assert found.shape == expected.shape
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("sizes", [(0,), (3, -1), ("a",), (2.5,)])
 def test_impossible_layer_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="positive whole numbers"):

@@ -346,7 +346,7 @@ def test_rows_encoded_on_the_way_train_as_those_encoded_beforehand(monkeypatch, 
     weight = None if weight is None else rng.integers(3, size=300)
     vae = VAETransformer(2, hidden_layer_sizes=(4,), max_iter=5, random_state=0, warm_start=True, **way)
     eager = clone(vae).fit(X, sample_weight=weight)
-    monkeypatch.setattr(_training, "_MAX_ENCODED_CELLS", 0)
+    monkeypatch.setattr(_training, "room_for_data", lambda device: 0)
     monkeypatch.setattr(_table, "_CHUNK_CELLS", 64)
     monkeypatch.setattr(TableCodec, "learn", lambda *args: eager._fitted.codec)  # chunks add up in another order
     lazy = vae.fit(X, sample_weight=weight)

@@ -1,0 +1,88 @@
+"""Windows of batches: those of several models put side by side, or those of one model as they are."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae import _kernels as kernels
+from skvae._batch import Batch
+
+
+class Window(NamedTuple):
+    """Some batches of every model, side by side: as many rows in each, those that only fill up of weight zero."""
+
+    x: Tensor  # (m, n_batches, n, d)
+    weight: Tensor  # (m, n_batches, n), divided by the number of rows that count
+    noise: Tensor  # (m, n_batches, s, n, k)
+    counts: Tensor  # (n_batches, m) rows that count
+    n_models: list[int]  # that have a batch, of each batch
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (m, n, ...), noise (m, s, n, k) and counts (m,) of the models that have one."""
+        m = len(self.x)
+        parts = zip(self.x.unbind(1), self.weight.unbind(1), self.noise.unbind(1), self.counts.unbind(0), self.n_models)
+        for x, weight, noise, count, present in parts:
+            if present < m:
+                x, weight, noise, count = x[:present], weight[:present], noise[:present], count[:present]
+            yield Batch(x, weight), noise, count
+
+    def shape(self) -> tuple:
+        """Return what two windows must have in common to take the same steps."""
+        return (*self.x.shape, *self.noise.shape, *self.n_models)
+
+    def copy(self) -> "Window":
+        """Return a window of its own memory."""
+        return Window(self.x.clone(), self.weight.clone(), self.noise.clone(), self.counts.clone(), self.n_models)
+
+    def become(self, other: "Window") -> None:
+        """Take over the numbers of another window."""
+        for mine, theirs in zip(self[:4], other[:4]):
+            mine.copy_(theirs)
+
+
+class BatchesOfOne(NamedTuple):
+    """Some batches of one model as they are, without any row that fills up."""
+
+    rows: Batch
+    sizes: list[int]
+    noise: Tensor  # (s, n, k)
+
+    def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield batches (1, n, ...), noise (1, s, n, k) and counts (1,)."""
+        start = 0
+        for size in self.sizes:
+            here, start = slice(start, start + size), start + size
+            weight = self.rows.x.new_ones(size) if self.rows.weight is None else self.rows.weight[here]
+            yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
+
+
+def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int) -> Window:
+    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none."""
+    like, s = parts[0][0].x, len(parts[0][2])
+    m, n_batches = len(parts), max(len(sizes) for _, sizes, _ in parts)
+    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in parts))
+    fits = m == 1 and set(parts[0][1]) == {n}
+    x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
+    weight, noise = like.new_zeros((m, n_batches, n)), like.new_zeros((m, n_batches, n, s, k))
+    for i, (rows, sizes, draws) in enumerate(parts):
+        for size, batches, here in runs_of(sizes):
+            cut = (batches.stop - batches.start, size)
+            weight[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
+            noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+            if not fits:
+                x[i, batches, :size] = rows.x[here].unflatten(0, cut)
+    counts = [[sizes[j] if j < len(sizes) else 0 for _, sizes, _ in parts] for j in range(n_batches)]
+    n_models = [sum(count > 0 for count in row) for row in counts]
+    return Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like), n_models)
+
+
+def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
+    """Yield runs of batches of equal size: the size, the batches, and their rows."""
+    batch, row = 0, 0
+    for size, run in groupby(sizes):
+        count = len(list(run))
+        yield size, slice(batch, batch + count), slice(row, row + count * size)
+        batch, row = batch + count, row + count * size
