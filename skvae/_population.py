@@ -20,7 +20,7 @@ from skvae._batch import Batch
 from skvae._devices import gradients
 from skvae._engine import Trainee, train
 
-_STARTING = 0.02  # seconds that tasks in the queue get to start, once all others wait
+_STARTING = 0.5  # seconds that tasks in the queue get to start, once all others wait
 _PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else
 
 _thread = threading.local()
@@ -160,17 +160,18 @@ class Meeting:
         self.max_models, self.max_bytes, self.n_threads = max_models, max_bytes, n_threads
         self.changed = threading.Condition()
         self.one_at_a_time = threading.Lock()
-        self.n_queued = self.n_active = self.n_outer = 0
+        self.n_queued = self.n_active = self.n_outer = self.n_threads_of_tasks = 0
         self.waiting: list[Request] = []
         self.is_cancelled = False
         self.group_sizes: list[int] = []
 
-    def count(self, queued: int = 0, active: int = 0, outer: int = 0) -> None:
-        """Take note of tasks that are queued, start, end, or wait for tasks of their own."""
+    def count(self, queued: int = 0, active: int = 0, outer: int = 0, threads: int = 0) -> None:
+        """Take note of tasks that are queued, start, end, or wait for tasks of their own, and of threads for them."""
         with self.changed:
             self.n_queued += queued
             self.n_active += active
             self.n_outer += outer
+            self.n_threads_of_tasks += threads
             self.changed.notify_all()
 
     @contextmanager
@@ -214,7 +215,8 @@ class Meeting:
         return []
 
     def _nobody_is_missing(self) -> bool:
-        return self.is_cancelled or len(self.waiting) >= self.max_models or (self.n_active <= 0 and self.n_queued <= 0)
+        no_more_can_start = self.n_queued <= 0 or len(self.waiting) >= self.n_threads_of_tasks
+        return self.is_cancelled or len(self.waiting) >= self.max_models or (self.n_active <= 0 and no_more_can_start)
 
     def _train_all(self, requests: list[Request]) -> None:
         if not requests:
@@ -265,7 +267,8 @@ class FusedBackend(ParallelBackendBase):
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        self.pool = ThreadPoolExecutor(n_jobs, "skvae-fit")
+        self.pool, self.n_threads = ThreadPoolExecutor(n_jobs, "skvae-fit"), n_jobs
+        self.meeting.count(threads=n_jobs)
         return n_jobs
 
     def submit(self, func, callback=None):
@@ -313,6 +316,7 @@ class FusedBackend(ParallelBackendBase):
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
             self.pool = None
+            self.meeting.count(threads=-self.n_threads)
 
     def abort_everything(self, ensure_ready=True):
         """End what is left to do, because a task has failed or the user has had enough."""
