@@ -160,6 +160,7 @@ class Meeting:
         self.max_models, self.max_bytes, self.n_threads = max_models, max_bytes, n_threads
         self.changed = threading.Condition()
         self.one_at_a_time = threading.Lock()
+        self.turns = threading.Semaphore(n_threads)
         self.n_queued = self.n_active = self.n_outer = self.n_threads_of_tasks = 0
         self.waiting: list[Request] = []
         self.is_cancelled = False
@@ -173,6 +174,17 @@ class Meeting:
             self.n_outer += outer
             self.n_threads_of_tasks += threads
             self.changed.notify_all()
+
+    def begin(self) -> None:
+        """Wait for a turn to compute: more tasks at a time than the process has threads would only slow each other down."""
+        _thread.has_turn = self.turns.acquire(timeout=_PATIENCE)  # who has waited for too long computes all the same
+        _thread.meeting = self
+
+    def pause(self) -> None:
+        """Let others compute, because this thread will wait or is done."""
+        _thread.meeting = None
+        if _thread.has_turn:
+            self.turns.release()
 
     @contextmanager
     def cancelled(self) -> Iterator[None]:
@@ -190,9 +202,11 @@ class Meeting:
         request = Request(trainee)
         with self.changed:
             self.waiting.append(request)
+        self.pause()
         self.count(active=-1)
         while not request.is_done:
             self._train_all(self._wait(request))
+        self.begin()
         if trainee.error is not None:
             raise trainee.error
 
@@ -290,11 +304,11 @@ class FusedBackend(ParallelBackendBase):
 
     def _run(self, func, is_outer):
         self.meeting.count(queued=-1, active=1)
-        _thread.meeting = self.meeting
+        self.meeting.begin()
         try:
             return func()
         finally:
-            _thread.meeting = None
+            self.meeting.pause()
             self.meeting.count(active=-1, outer=-is_outer)
 
     def retrieve_result_callback(self, future: Future):
@@ -303,13 +317,16 @@ class FusedBackend(ParallelBackendBase):
 
     def start_call(self):
         """Note that the calling task now waits for tasks of its own."""
-        if getattr(_thread, "meeting", None) is not None:
+        self.called_by_task = getattr(_thread, "meeting", None) is not None
+        if self.called_by_task:
+            self.meeting.pause()
             self.meeting.count(active=-1)
 
     def stop_call(self):
         """Note that the calling task goes on."""
-        if getattr(_thread, "meeting", None) is not None:
+        if self.called_by_task:
             self.meeting.count(active=1)
+            self.meeting.begin()
 
     def terminate(self):
         """End the threads."""

@@ -203,7 +203,10 @@ class AEVB(Solver):
         m = batch.x.shape[0]
         value = self._gradient(state, batch, noise, measured)
         with torch.no_grad():
-            self._add_penalty(state, m)
+            if any(problem.alpha for problem in state.problems):
+                self._add_penalty(state, m)
+            for name in state.problems[0].optimizer.counters:
+                state.slots[name][:m].add_(1)
             for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
                 optimizer.step_many(*members, rate)
             if self.averaging:
@@ -212,19 +215,19 @@ class AEVB(Solver):
 
     def _gradient(self, state, batch, noise, measured):
         """Fill the gradient; where the memory does not suffice, from parts of the batch, twice as many as before."""
+        way = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
         while True:
             try:
-                return self._gradient_of_parts(state, batch, noise, measured)
+                if state.n_parts == 1:
+                    return way(state, batch, noise, measured)
+                return self._gradient_of_parts(way, state, batch, noise, measured)
             except torch.OutOfMemoryError:
                 if state.n_parts >= batch.x.shape[1]:
                     raise
                 state.n_parts *= 2
                 state.kept.clear()
 
-    def _gradient_of_parts(self, state, batch, noise, measured):
-        way = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
-        if state.n_parts == 1:
-            return way(state, batch, noise, measured)
+    def _gradient_of_parts(self, way, state, batch, noise, measured):
         size = -(-batch.x.shape[1] // state.n_parts)
         values, total = [], torch.zeros_like(state.grad)
         for x, weight, eps in zip(batch.x.split(size, 1), batch.weight.split(size, 1), noise.split(size, 2), strict=True):
