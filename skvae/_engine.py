@@ -507,17 +507,18 @@ class Judge:
 
     def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
         """Return objectives and ELBOs."""
-        objective = self.problems[0].objective
+        objective, judged_by_bound = self.problems[0].objective, all(map(is_elbo, self.problems))
         values, bounds = [], []
         with torch.inference_mode():
             torch.stack([trainee.result() for trainee in trainees], out=self.params)
             for x in self.x.split(self.tile, 1):
                 self.kernel.forward(x, self.noise)
-                terms = self.kernel.terms(x, self.noise)
-                bounds.append(kernels.bound(ELBO(), terms, torch.ones_like(self.kl_weight)))
-                judged_by_bound = all(map(is_elbo, self.problems))
-                values.append(bounds[-1] if judged_by_bound else kernels.bound(objective, terms, self.kl_weight))
-            return self._means(values), self._means(bounds)
+                log_px = self.kernel.log_px(x)
+                bounds.append(self.kernel.bound(ELBO(), log_px, self.noise, torch.ones_like(self.kl_weight)))
+                if not judged_by_bound:
+                    values.append(self.kernel.bound(objective, log_px, self.noise, self.kl_weight))
+            means = self._means(bounds)
+            return (means if judged_by_bound else self._means(values)), means
 
     def _means(self, parts: list[Tensor]) -> list[float]:
         rows = torch.cat(parts, 1).double()

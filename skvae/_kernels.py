@@ -45,7 +45,6 @@ import torch
 from torch import Tensor
 
 from skvae._model import Layout, Model, Params
-from skvae.likelihoods import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.posteriors import LOG_SCALE_RANGE, Normal
@@ -67,17 +66,9 @@ def supports(model: Model, objective: Objective) -> bool:
         and type(model.posterior) is Normal
         and type(model.prior) is StandardNormal
         and type(objective) in (ELBO, IWAE)
-        and _has_derivative(model.likelihood)
+        and model.likelihood.offers("derivative")
         and model.n_columns > 0
     )
-
-
-def _has_derivative(likelihood: Likelihood) -> bool:
-    """Tell whether there is a derivative, and it is that of `log_prob`: who overrides one in a subclass means that one."""
-    density, derivative = (
-        next(cls for cls in type(likelihood).__mro__ if name in vars(cls)) for name in ("log_prob", "derivative")
-    )
-    return derivative is not Likelihood and issubclass(derivative, density)
 
 
 def structure(model: Model, objective: Objective) -> tuple:
@@ -234,14 +225,6 @@ class Network:
 # --- the bound -------------------------------------------------------------------------------------------------------
 
 
-class Terms(NamedTuple):
-    """What bounds are made of, in nats."""
-
-    log_px: Tensor  # (m, s, n)
-    kl: Tensor  # (m, n) in closed form
-    log_ratio: Tensor  # (m, s, n) log q(z|x) - log p(z), whose mean over the draws estimates the KL
-
-
 class Kernel:
     """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
 
@@ -265,17 +248,31 @@ class Kernel:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
         self.encoder.forward(x)
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
-        torch.exp(self.log_scale, out=self.scale)
+        self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
         self.decoder.forward(self.codes)
 
-    def terms(self, x: Tensor, noise: Tensor) -> Terms:
-        """Return the terms of the bound for every row, after `forward`."""
-        log_px = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
-        kl = 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
-        log_ratio = 0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]
-        return Terms(log_px.view(self.z.shape[:3]), kl.sum(-1), log_ratio.sum(-1))
+    def log_px(self, x: Tensor) -> Tensor:
+        """Return log p(x|z) of every draw, after `forward`.  # (m, s, n)"""
+        rows = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
+        return rows.view(self.z.shape[:3])
+
+    def kl(self) -> Tensor:
+        """Return KL(q(z|x) || p(z)) in closed form, after `forward`.  # (m, n)"""
+        return (0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale).sum(-1)
+
+    def log_ratio(self, noise: Tensor) -> Tensor:
+        """Return log q(z|x) - log p(z) of every draw, whose mean estimates the KL, after `forward`.  # (m, s, n)"""
+        return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
+
+    def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:
+        """Return the objective of every row; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
+        if not isinstance(objective, ELBO):
+            return torch.logsumexp(log_px - self.log_ratio(noise), 1) - math.log(log_px.shape[1])
+        if objective.kl == "monte_carlo":
+            return (log_px - kl_weight * self.log_ratio(noise)).mean(1)
+        return log_px.mean(1) - kl_weight[..., 0] * self.kl()
 
     def gradient(
         self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool
@@ -286,9 +283,12 @@ class Kernel:
         """
         self.forward(x, noise)
         is_importance_weighted = not isinstance(objective, ELBO)
-        terms = self.terms(x, noise) if measured or is_importance_weighted else None
-        value = (bound(objective, terms, kl_weight) * weight[..., 0]).sum(-1) if terms and measured else None
-        w = self._weight_of_draws(weight, terms if is_importance_weighted else None)  # (m, r, 1)
+        log_px = self.log_px(x) if measured or is_importance_weighted else None
+        value = None
+        if log_px is not None and measured:
+            value = (self.bound(objective, log_px, noise, kl_weight) * weight[..., 0]).sum(-1)
+        importance = None if log_px is None or not is_importance_weighted else log_px - self.log_ratio(noise)
+        w = self._weight_of_draws(weight, importance)  # (m, r, 1)
         by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, self.z.shape[1]), -w)
         if by_eta is not self.eta:
             self.eta.copy_(by_eta)
@@ -303,12 +303,11 @@ class Kernel:
         self.encoder.backward(x, self.encoder_delta)
         return value
 
-    def _weight_of_draws(self, weight: Tensor, importance: Terms | None) -> Tensor:
-        """Return how much every draw of a row counts: all the same, or by its importance.  # (m, r, 1)"""
+    def _weight_of_draws(self, weight: Tensor, importance: Tensor | None) -> Tensor:
+        """Return how much every draw of a row counts: all the same, or by its log importance (m, s, n).  # (m, r, 1)"""
         s = self.z.shape[1]
         if importance is not None:
-            share = torch.softmax(importance.log_px - importance.log_ratio, 1)
-            return (weight[:, None, :, 0] * share).flatten(1)[..., None]
+            return (weight[:, None, :, 0] * torch.softmax(importance, 1)).flatten(1)[..., None]
         return weight if s == 1 else (weight / s).repeat(1, s, 1)
 
     def _deltas_by_closed_kl(self, w: Tensor) -> None:
@@ -323,15 +322,6 @@ class Kernel:
         self.mean_delta.copy_(_sum_of_draws(self.z_delta))
         by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
         torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
-
-
-def bound(objective: Objective, terms: Terms, kl_weight: Tensor) -> Tensor:
-    """Return the objective of every row from its terms; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
-    if not isinstance(objective, ELBO):
-        return torch.logsumexp(terms.log_px - terms.log_ratio, 1) - math.log(terms.log_px.shape[1])
-    if objective.kl == "monte_carlo":
-        return (terms.log_px - kl_weight * terms.log_ratio).mean(1)
-    return terms.log_px.mean(1) - kl_weight[..., 0] * terms.kl
 
 
 def _sum_of_draws(values: Tensor) -> Tensor:

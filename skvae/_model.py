@@ -122,7 +122,7 @@ class Model:
 
     def log_px(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
         """Return log p(x|z) of every row, for those who ask for no column; faster without gradients.  # (..., n)"""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not self.likelihood.offers("log_prob_rows"):
             return self.log_likelihood(params, batch, z).sum(-1)
         return self.likelihood.log_prob_rows(params["likelihood"], self.decode(params, z), batch.x)
 

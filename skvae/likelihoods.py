@@ -67,9 +67,17 @@ class Likelihood(Settings):
         """
         raise NotImplementedError
 
+    def offers(self, name: str) -> bool:
+        """Tell whether an optional method is there and belongs to `log_prob`: a subclass that overrides one means that one."""
+        owner, density = (next(cls for cls in type(self).__mro__ if n in vars(cls)) for n in (name, "log_prob"))
+        return owner is not Likelihood and issubclass(owner, density)
+
     def log_prob_rows(self, params: dict[str, Tensor], eta: Tensor, x: Tensor) -> Tensor:
-        """Return the sum of `log_prob` over the columns, of shape (..., n); may overwrite `eta`, and takes no gradients."""
-        return self.log_prob(params, eta, x).sum(-1)
+        """Return the sum of `log_prob` over the columns, of shape (..., n).
+
+        Optional: a likelihood that has it is scored faster. It may overwrite `eta`, and takes no gradients.
+        """
+        raise NotImplementedError
 
     def mean(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
         """Return E[x|z], of shape (..., n, d)."""
@@ -205,7 +213,7 @@ class Gaussian(Likelihood):
 
     def log_prob_rows(self, params, eta, x):
         if self.noise == "network":
-            return super().log_prob_rows(params, eta, x)
+            return self.log_prob(params, eta, x).sum(-1)
         mean, log_scale = self._mean_and_log_scale(params, eta)
         distance = (mean - x).mul_((-log_scale).exp()).square_().sum(-1)
         return -0.5 * distance - (log_scale + _HALF_LOG_2PI).expand(*log_scale.shape[:-1], x.shape[-1]).sum(-1)

@@ -177,3 +177,14 @@ def test_a_subclass_that_changes_a_formula_goes_the_way_of_autograd():
     assert not kernels.supports(make_model(Gaussian(), decoder=MyMLP((7,))), ELBO())
     assert kernels.supports(make_model(HeavierWithDerivative()), ELBO())
     assert_same([make_model(HeavierWithDerivative())], ELBO())
+
+
+def test_a_subclass_that_changes_the_density_is_scored_by_it():
+    x = rows_for(Gaussian(), (6, 5))
+    z = normal((6, 3), generator(0, "z"), F64)
+    values = []
+    for likelihood in (Gaussian(), Heavier()):
+        model = make_model(likelihood)
+        with torch.inference_mode():
+            values.append(model.log_px(model.unpack(flat_params(model)), Batch(x), z))
+    torch.testing.assert_close(values[1], 2 * values[0])
