@@ -319,6 +319,7 @@ class Cohort:
         """Prepare what belongs to the present state."""
         self.judges: dict = {}
         self.recordings: dict = {}
+        self.shares: dict = {}
         self.mean = Mean(len(self.trainees), self.state.params.device)
         self.records = self.state.stays_on_device and self.solver.is_capturable(self.state)
 
@@ -349,14 +350,17 @@ class Cohort:
         with torch.inference_mode(by_hand):
             for window in self._windows():
                 self._run_window(
-                    side_by_side(window, state.arrangement.wide.n_components) if by_hand else BatchesOfOne(*window[0]), measured
+                    side_by_side(window, state.arrangement.wide.n_components, self.shares)
+                    if by_hand
+                    else BatchesOfOne(*window[0]),
+                    measured,
                 )
                 if n_batches // _TIDY_STEPS < (n_batches + len(window[0][1])) // _TIDY_STEPS:
                     self.solver.tidy(state)
                 n_batches += len(window[0][1])
             if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(state)
-        return self.mean.result()
+        return self.mean.result() if measured else [math.nan] * len(trainees)
 
     def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
         """Take the steps of a window, as a recording where that is possible."""
@@ -513,7 +517,7 @@ class Judge:
             torch.stack([trainee.result() for trainee in trainees], out=self.params)
             for x in self.x.split(self.tile, 1):
                 self.kernel.forward(x, self.noise)
-                log_px = self.kernel.log_px(x)
+                log_px = self.kernel.log_px(x, is_last=True)
                 bounds.append(self.kernel.bound(ELBO(), log_px, self.noise, torch.ones_like(self.kl_weight)))
                 if not judged_by_bound:
                     values.append(self.kernel.bound(objective, log_px, self.noise, self.kl_weight))

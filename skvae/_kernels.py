@@ -237,6 +237,7 @@ class Kernel:
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         m, new_zeros = len(self.mean), self.mean.new_zeros
+        self.one = self.mean.new_ones(())  # a number costs more than a tensor to an operation
         self.scale = new_zeros((m, n, k))
         self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
         self.codes, self.codes_delta = self.z.view(m, s * n, k), self.z_delta.view(m, s * n, k)
@@ -253,8 +254,12 @@ class Kernel:
         torch.add(self.mean_per_draw, self.spread, out=self.z)
         self.decoder.forward(self.codes)
 
-    def log_px(self, x: Tensor) -> Tensor:
-        """Return log p(x|z) of every draw, after `forward`.  # (m, s, n)"""
+    def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
+        """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
+        if is_last and self.likelihood.offers("log_prob_rows"):
+            eta = self.eta.unflatten(1, self.z.shape[1:3])  # (m, s, n, n_outputs)
+            params = {name: value[:, None] for name, value in self.params.items()}
+            return self.likelihood.log_prob_rows(params, eta, x[:, None])
         rows = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
         return rows.view(self.z.shape[:3])
 
@@ -314,7 +319,7 @@ class Kernel:
         """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1)."""
         by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
         torch.addcmul(_sum_of_draws(self.z_delta), self.mean, w, out=self.mean_delta)
-        torch.addcmul(by_log_scale, self.scale.square_().sub_(1), w, out=self.log_scale_delta)
+        torch.addcmul(by_log_scale, self.scale.square_().sub_(self.one), w, out=self.log_scale_delta)
 
     def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""

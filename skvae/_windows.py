@@ -59,24 +59,44 @@ class BatchesOfOne(NamedTuple):
             yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
 
 
-def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int) -> Window:
-    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none."""
+def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int, kept: dict | None = None) -> Window:
+    """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none.
+
+    The weights of rows without weights depend on the sizes of the batches alone, and are `kept` for windows of the same sizes.
+    """
+    kept = {} if kept is None else kept
     like, s = parts[0][0].x, len(parts[0][2])
-    m, n_batches = len(parts), max(len(sizes) for _, sizes, _ in parts)
-    n = kernels.padded_rows(max(max(sizes) for _, sizes, _ in parts))
+    key = tuple(tuple(sizes) for _, sizes, _ in parts)
+    if key not in kept:
+        kept[key] = _plain_weights(like, [sizes for _, sizes, _ in parts])
+    weight, counts, n_models = kept[key]
+    if any(rows.weight is not None for rows, _, _ in parts):
+        weight = weight.clone()
+    m, n_batches, n = weight.shape
     fits = m == 1 and set(parts[0][1]) == {n}
     x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
-    weight, noise = like.new_zeros((m, n_batches, n)), like.new_zeros((m, n_batches, n, s, k))
+    noise = like.new_zeros((m, n_batches, n, s, k))
     for i, (rows, sizes, draws) in enumerate(parts):
         for size, batches, here in runs_of(sizes):
             cut = (batches.stop - batches.start, size)
-            weight[i, batches, :size] = 1 / size if rows.weight is None else rows.weight[here].view(cut) / size
             noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+            if rows.weight is not None:
+                weight[i, batches, :size] = rows.weight[here].view(cut) / size
             if not fits:
                 x[i, batches, :size] = rows.x[here].unflatten(0, cut)
-    counts = [[sizes[j] if j < len(sizes) else 0 for _, sizes, _ in parts] for j in range(n_batches)]
-    n_models = [sum(count > 0 for count in row) for row in counts]
-    return Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like), n_models)
+    return Window(x, weight, noise.movedim(3, 2), counts, n_models)
+
+
+def _plain_weights(like: Tensor, sizes_of_models: list[list[int]]) -> tuple[Tensor, Tensor, list[int]]:
+    """Return weights (m, n_batches, n) of batches of these sizes, their counts (n_batches, m), and who has a batch."""
+    n_batches = max(map(len, sizes_of_models))
+    n = kernels.padded_rows(max(map(max, sizes_of_models)))
+    weight = like.new_zeros((len(sizes_of_models), n_batches, n))
+    for i, sizes in enumerate(sizes_of_models):
+        for size, batches, _ in runs_of(sizes):
+            weight[i, batches, :size] = 1 / size
+    counts = [[sizes[j] if j < len(sizes) else 0 for sizes in sizes_of_models] for j in range(n_batches)]
+    return weight, torch.tensor(counts, device="cpu").to(like), [sum(count > 0 for count in row) for row in counts]
 
 
 def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:

@@ -11,7 +11,10 @@ from skvae._engine import Callback, Progress
 def tell_tasks(task, told: dict, outcome) -> Callback:
     """Return a callback that reports epochs to scikit-learn's callbacks, as subtasks of `task`, and to checkpoints."""
     estimator = told["estimator"]
-    checkpoints = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+    registered = getattr(estimator, "_skl_callbacks", [])
+    if not registered:  # nobody listens, and telling costs as much as a few small steps
+        return lambda progress, state: False
+    checkpoints = [c for c in registered if isinstance(c, Checkpoint)]
 
     def end_of_epoch(progress: Progress, state) -> bool:
         for checkpoint in checkpoints:

@@ -191,7 +191,7 @@ class Gaussian(Likelihood):
             return self._derivative_with_network(eta, x, weight), {}
         residual = torch.sub(x, eta, out=eta)
         if not params:
-            return residual.mul_(weight * self.noise**-2), {}
+            return residual.mul_(weight if self.noise == 1 else weight * self.noise**-2), {}
         # In double precision, because torch rounds in ways that depend on what else a call has to do.
         above_floor = 2 * self._RATE * params["log_scale"].double() - 2 * math.log(self.floor)
         share, precision = above_floor.sigmoid(), (-above_floor).sigmoid() / self.floor**2

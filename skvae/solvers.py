@@ -66,6 +66,8 @@ class SolverState:
     grad: Tensor = field(init=False)  # (m, size)
     rate: Tensor = field(init=False)  # (m,) `rates` on the device
     kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
+    one: Tensor = field(init=False)  # a number costs more than a tensor to an operation
+    has_penalty: bool = field(init=False)
     stays_on_device: bool = field(init=False)  # whether a step must not look at a number on the device
     n_parts: int = field(init=False, default=1)  # in which a batch is taken, for want of memory
     kept: dict = field(init=False, default_factory=dict)  # what steps use again: views and buffers
@@ -74,6 +76,8 @@ class SolverState:
         m = len(self.params)
         self.grad = torch.zeros_like(self.params)
         self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
+        self.one = torch.ones((), device=self.params.device)
+        self.has_penalty = any(problem.alpha for problem in self.problems)
         self.stays_on_device = self.params.is_cuda
 
     def member(self, i: int) -> tuple[Tensor, Tensor, Slots]:
@@ -200,18 +204,24 @@ class AEVB(Solver):
         return slots
 
     def step(self, state, batch, noise, measured=True):
-        m = batch.x.shape[0]
         value = self._gradient(state, batch, noise, measured)
-        with torch.no_grad():
-            if any(problem.alpha for problem in state.problems):
-                self._add_penalty(state, m)
-            for name in state.problems[0].optimizer.counters:
-                state.slots[name][:m].add_(1)
-            for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
-                optimizer.step_many(*members, rate)
-            if self.averaging:
-                self._average(state, m)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self._update(state, batch.x.shape[0])
+        else:
+            self._update(state, batch.x.shape[0])
         return value
+
+    def _update(self, state, m):
+        """Move the parameters of the first models by their gradients."""
+        if state.has_penalty:
+            self._add_penalty(state, m)
+        for name in state.problems[0].optimizer.counters:
+            state.slots[name][:m].add_(state.one)
+        for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
+            optimizer.step_many(*members, rate)
+        if self.averaging:
+            self._average(state, m)
 
     def _gradient(self, state, batch, noise, measured):
         """Fill the gradient; where the memory does not suffice, from parts of the batch, twice as many as before."""
@@ -263,7 +273,7 @@ class AEVB(Solver):
 
     def _average(self, state, m):
         """Move the averages towards the parameters; young averages forget faster."""
-        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(1)
+        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(state.one)
         if state.stays_on_device:
             share = 1 - (age / (age + 9)).clamp(max=self.averaging)
             average[:m].lerp_(params[:m], share.to(params.dtype)[:, None])
