@@ -211,7 +211,7 @@ def _is_linear_start(init: str, model: Model) -> bool:
 def _n_draws(model: Model, limit: float = math.inf) -> int:
     """Return an even number of draws per row for a measurement: enough for exact moments, unless there is no room for them."""
     room = _MEASURED_CELLS / max(model.n_columns, 1)
-    return max(2, int(min(max(8, 2 * model.n_components), limit, room)) // 2 * 2)
+    return max(2, int(min(max(16, 2 * model.n_components), limit, room)) // 2 * 2)
 
 
 class Run:
