@@ -25,7 +25,7 @@ _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
 _WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
 _WINDOW_CELLS = 2_000_000  # cells of such a window, at most
-_MEASURED_CELLS = 1_000_000  # numbers per call when the bound is measured
+_MEASURED_CELLS = 2**20  # numbers per call when the bound is measured
 _MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
 

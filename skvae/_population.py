@@ -263,6 +263,8 @@ class FusedBackend(ParallelBackendBase):
         super().__init__(nesting_level=nesting_level, **kwargs)
         self.meeting = meeting
         self.pool: ThreadPoolExecutor | None = None
+        self.n_threads = 0
+        self.called_by_task = False
 
     def effective_n_jobs(self, n_jobs):
         """Return how many tasks run at the same time: -1 means as many as a group may have models."""
