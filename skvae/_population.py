@@ -318,17 +318,28 @@ class FusedBackend(ParallelBackendBase):
         return future.result()
 
     def start_call(self):
-        """Note that the calling task now waits for tasks of its own."""
+        """Note that the calling thread now hands out tasks: nobody shall train before it is done with that."""
         self.called_by_task = getattr(_thread, "meeting", None) is not None
-        if self.called_by_task:
-            self.meeting.pause()
-            self.meeting.count(active=-1)
+        if not self.called_by_task:  # a task is counted anyway
+            self.meeting.count(active=1)
 
     def stop_call(self):
-        """Note that the calling task goes on."""
+        """Note that the calling thread has all results."""
+        if not self.called_by_task:
+            self.meeting.count(active=-1)
+
+    @contextmanager
+    def retrieval_context(self):
+        """Note that the calling thread now waits for its tasks."""
         if self.called_by_task:
+            self.meeting.pause()
+        self.meeting.count(active=-1)
+        try:
+            yield
+        finally:
             self.meeting.count(active=1)
-            self.meeting.begin()
+            if self.called_by_task:
+                self.meeting.begin()
 
     def terminate(self):
         """End the threads."""
