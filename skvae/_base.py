@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
-from skvae._engine import Progress
+from skvae._engine import Progress, flops_of_step
 from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
@@ -25,7 +25,7 @@ from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_cont
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable, checked_pieces, frame
 from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
-from skvae._training import Recipe, Run, default_n_components, flops_of_step, progress_of, report, split_table
+from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
 from skvae.data import Source, as_source
 from skvae.likelihoods import Likelihood
 from skvae.networks import MLP, Module, Network
@@ -365,7 +365,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _train(self, table, y, sample_weight, fitted, one_epoch=False):
         """Train the state on the rows of a table and commit what comes out, in one assignment."""
         recipe = self._recipe()
-        device = resolve_device(self.device, flops_of_step(fitted.model, recipe, len(table.X)))
+        device = resolve_device(
+            self.device, flops_of_step(fitted.model, recipe.objective, batch_size_for(recipe, len(table.X)))
+        )
         split = split_table(fitted, table, recipe, device, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         run = Run(fitted, split, recipe, so_far, one_epoch)
@@ -388,7 +390,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         try:
             run.go(watchers)
         except KeyboardInterrupt:
-            if _must_pass_on_interrupts(self):
+            if _must_pass_on_interrupts(self) or not run.has_begun:
                 raise
             interrupted = True
             run.rewind()

@@ -14,10 +14,10 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch, Rows
 from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import true_elbo, value_of_rows, weighted_mean
-from skvae._model import nested
+from skvae._model import Model, nested
 from skvae._random import generator, normal
 from skvae._windows import BatchesOfOne, Window, side_by_side
-from skvae.objectives import ELBO
+from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
 
@@ -288,7 +288,12 @@ def train(trainees: Sequence[Trainee]) -> None:
 
 def work_of_step(trainees: Sequence[Trainee]) -> float:
     """Return the floating point operations of one step."""
-    return sum(6.0 * t.problem.model.layout.size * t.plan.batch_size * t.problem.objective.n_samples for t in trainees)
+    return sum(flops_of_step(t.problem.model, t.problem.objective, t.plan.batch_size) for t in trainees)
+
+
+def flops_of_step(model: Model, objective: Objective, batch_size: int) -> float:
+    """Return about how many floating point operations a step of one model is."""
+    return 6.0 * model.layout.size * batch_size * objective.n_samples
 
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
@@ -377,7 +382,9 @@ class Cohort:
         if key not in self.recordings:
             changed = [self.state.params, self.state.grad, *self.state.slots.values(), self.mean.total, self.mean.count]
             try:
-                self.recordings[key] = Recording(window.copy(), lambda own: self._take_steps(own, measured), changed)
+                recording = Recording(window.copy(), lambda own: self._take_steps(own, measured), changed)
+                recording.uses = [list(kept.values()) for kept in self.state.kept.values()]
+                self.recordings[key] = recording
             except RuntimeError as error:
                 self.records = False
                 warnings.warn(
@@ -429,7 +436,12 @@ def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
 
 
 class Recording:
-    """Steps over a window, recorded on the device: other windows of the same shape replay them."""
+    """Steps over a window, recorded on the device: other windows of the same shape replay them.
+
+    `uses` keeps alive what the steps work on, because the device knows only its address.
+    """
+
+    uses: list
 
     def __init__(self, window: Window, take_steps: Callable[[Window], None], changed: list[Tensor]):
         self.window = window

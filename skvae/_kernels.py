@@ -75,7 +75,7 @@ def structure(model: Model, objective: Objective) -> tuple:
     """Return what models and objectives must have in common to share a batch; widths and the weight of the KL may differ."""
     networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
     estimator = (type(objective), objective.n_samples, getattr(objective, "kl", None))
-    return (*networks, repr(model.likelihood), model.n_columns, estimator)
+    return (*networks, model.likelihood, model.n_columns, estimator)
 
 
 def widened(models: list[Model]) -> Model:

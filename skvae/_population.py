@@ -33,13 +33,12 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     Inside this context `GridSearchCV`, `RandomizedSearchCV`, the halving searches, `cross_validate`, `learning_curve` and
     whatever else runs its fits through joblib work as they always do, with any pipeline and any scorer: scikit-learn runs them.
     But the fits are tasks in threads, and those whose models have one structure wait for each other and train side by side,
-    several times faster than one after the other. Each model keeps its own data, seed, learning rate, weight of the KL, early
-    stopping and best weights, and becomes the model that it would have become alone.
+    two to three times faster than one after the other. Each model keeps its own data, seed, learning rate, weight of the KL,
+    early stopping and best weights, and becomes the model that it would have become alone.
 
     Models of one structure have the same number and kind of layers, the same likelihood, solver and kind of objective and
     optimizer, the same number of columns and rows per step; the widths of hidden layers and the number of components may
-    differ.
-    What has no partner, or cannot be batched (networks, likelihoods or objectives of your own), trains alone.
+    differ. What has no partner, or cannot be batched (networks, likelihoods or objectives of your own), trains alone.
 
     Parameters
     ----------
@@ -164,7 +163,6 @@ class Meeting:
         self.n_queued = self.n_active = self.n_outer = self.n_threads_of_tasks = 0
         self.waiting: list[Request] = []
         self.is_cancelled = False
-        self.group_sizes: list[int] = []
 
     def count(self, queued: int = 0, active: int = 0, outer: int = 0, threads: int = 0) -> None:
         """Take note of tasks that are queued, start, end, or wait for tasks of their own, and of threads for them."""
@@ -245,7 +243,6 @@ class Meeting:
             for trainee in trainees:
                 trainee.error = trainee.error or error
         with self.changed:
-            self.group_sizes.append(len(requests))
             self.n_active += len(requests)
             for request in requests:
                 request.is_done = True

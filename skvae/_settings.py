@@ -34,6 +34,12 @@ class Settings(BaseEstimator):
         return self
 
 
+def belongs_with(piece: Settings, name: str, basis: str) -> bool:
+    """Tell whether method `name` says the same as method `basis`: a subclass that overrides the latter alone means that one."""
+    owner, of_basis = (next(cls for cls in type(piece).__mro__ if n in vars(cls)) for n in (name, basis))
+    return issubclass(owner, of_basis)
+
+
 def register(role: str, **named: type) -> None:
     """Give the pieces that play `role` the names by which a string parameter finds them."""
     REGISTRY.setdefault(role, {}).update(named)

@@ -69,10 +69,9 @@ def default_max_iter(n_rows: int, batch_size: int) -> int:
     return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
 
 
-def flops_of_step(model: Model, recipe: Recipe, n_rows: int) -> float:
-    """Return about how much work a training step on so many rows of data is."""
-    batch_size = default_batch_size(n_rows) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n_rows)
-    return 6.0 * model.layout.size * batch_size * recipe.objective.n_samples
+def batch_size_for(recipe: Recipe, n_rows: int) -> int:
+    """Return the number of rows per step."""
+    return default_batch_size(n_rows) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n_rows)
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _mean_one(weight: Tensor | None, rows: Tensor) -> Tensor | None:
 def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
     """Decide how long and in which portions to train."""
     n = len(split.train)
-    batch_size = default_batch_size(n) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n)
+    batch_size = batch_size_for(recipe, n)
     budget = recipe.max_iter or default_max_iter(n, batch_size)
     if one_epoch:
         budget = progress.epoch + 1
@@ -242,6 +241,11 @@ class Run:
     def progress(self) -> Progress:
         """Where training stands."""
         return self.trainee.progress
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to go back to."""
+        return hasattr(self.trainee, "restart")
 
     def go(self, callbacks: Iterable[Callback] = ()) -> None:
         """Train to the end."""

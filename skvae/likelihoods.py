@@ -9,7 +9,7 @@ from torch._C._nn import softplus
 from torch.nn.functional import logsigmoid
 
 from skvae._random import normal
-from skvae._settings import Interval, Settings, StrOptions, register
+from skvae._settings import Interval, Settings, StrOptions, belongs_with, register
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -62,15 +62,14 @@ class Likelihood(Settings):
     def derivative(self, params: dict[str, Tensor], eta: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the derivatives of `sum(weight * log_prob)` by `eta` and by the likelihood's own parameters.
 
-        Optional: a likelihood that has it trains without autograd, several times faster on small tables. `weight` has the shape
-        (..., n, 1); `eta` may be overwritten and returned; derivatives by parameters have the shapes of the parameters.
+        Optional: a likelihood that has it trains without autograd, about three times as fast on small tables. `weight` has the
+        shape (..., n, 1); `eta` may be overwritten and returned; derivatives by parameters have the shapes of the parameters.
         """
         raise NotImplementedError
 
     def offers(self, name: str) -> bool:
         """Tell whether an optional method is there and belongs to `log_prob`: a subclass that overrides one means that one."""
-        owner, density = (next(cls for cls in type(self).__mro__ if n in vars(cls)) for n in (name, "log_prob"))
-        return owner is not Likelihood and issubclass(owner, density)
+        return getattr(type(self), name) is not getattr(Likelihood, name) and belongs_with(self, name, "log_prob")
 
     def log_prob_rows(self, params: dict[str, Tensor], eta: Tensor, x: Tensor) -> Tensor:
         """Return the sum of `log_prob` over the columns, of shape (..., n).

@@ -1,11 +1,13 @@
 """Optimizers on one flat vector, without torch.optim and the second that its import takes."""
 
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from skvae._settings import Interval, Settings, register
+from skvae._settings import Interval, Settings, belongs_with, register
 
 Slots = dict[str, Tensor]
 
@@ -16,9 +18,6 @@ class Optimizer(Settings):
     #: whether a step never looks at a number on the device and takes its learning rate from there, so that it can be recorded
     is_capturable: bool = False
 
-    #: names of the numbers in the memory that count steps; who calls `step_many` counts the step beforehand
-    counters: tuple[str, ...] = ()
-
     def init(self, params: Tensor) -> Slots:
         """Return the memory at the start of training."""
         raise NotImplementedError
@@ -28,12 +27,13 @@ class Optimizer(Settings):
         raise NotImplementedError
 
     def step_many(self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate) -> None:
-        """Take a step for several models, after `counters` were increased.
-
-        With a capturable optimizer the learning rate may be a tensor.
-        """
+        """Take a step for several models; with a capturable optimizer the learning rate may be a tensor."""
         for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
             self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
+
+    def together(self) -> Callable:
+        """Return what takes a step for several models: `step_many`, unless a subclass changed `step` alone."""
+        return self.step_many if belongs_with(self, "step_many", "step") else partial(Optimizer.step_many, self)
 
     def tidy(self, slots: Slots) -> None:
         """Do what keeps the memory in good order; called now and then, between steps."""
@@ -56,7 +56,6 @@ class Adam(Optimizer):
     """
 
     is_capturable = True
-    counters = ("step",)
     _parameter_constraints = {"betas": [tuple], "epsilon": [Interval(Real, 0, None, closed="left")]}
 
     def __init__(self, betas=(0.9, 0.999), *, epsilon=1e-8):
@@ -74,10 +73,10 @@ class Adam(Optimizer):
         return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params), "step": step}
 
     def step(self, params, grad, slots, learning_rate):
-        slots["step"].add_(1)
         self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
 
     def step_many(self, params, grads, slots, learning_rate):
+        torch._foreach_add_(slots["step"], 1)
         torch._fused_adam_(
             params, grads, slots["mean"], slots["square"], [], slots["step"], lr=learning_rate, beta1=self.betas[0],
             beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None,

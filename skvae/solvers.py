@@ -9,7 +9,7 @@ from torch import Tensor
 from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Layout, Model, Params, nested
-from skvae._settings import Interval, Settings, register
+from skvae._settings import Interval, Settings, belongs_with, register
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 
@@ -61,8 +61,8 @@ class SolverState:
     arrangement: Arrangement
     params: Tensor  # (m, size)
     slots: Slots  # named vectors (m, size) and numbers (m,) of the optimizer and the solver
-    rates: list[float] = field(init=False)  # learning rates of the present epoch
-    annealing: list[float] = field(init=False)  # share of the KL that counts in it
+    rates: list[float] = field(init=False, default_factory=list)  # learning rates of the present epoch
+    annealing: list[float] = field(init=False, default_factory=list)  # share of the KL that counts in it
     grad: Tensor = field(init=False)  # (m, size)
     rate: Tensor = field(init=False)  # (m,) `rates` on the device
     kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
@@ -92,11 +92,11 @@ class SolverState:
 
     def begin_epoch(self, rates: list[float], annealing: list[float]) -> None:
         """Set what is the same in all steps of an epoch."""
-        if not hasattr(self, "rates") or self.rates != rates:
+        if self.rates != rates:
             self.rates = rates
             self.rate.copy_(torch.tensor(rates, dtype=torch.float64, device="cpu"))
             self.forget("updates")
-        if not hasattr(self, "annealing") or self.annealing != annealing:
+        if self.annealing != annealing:
             self.annealing = annealing
             weights = [getattr(p.objective, "beta", 1.0) * share for p, share in zip(self.problems, annealing)]
             self.kl_weight[:, 0, 0] = torch.tensor(weights, dtype=self.params.dtype, device="cpu")
@@ -216,10 +216,8 @@ class AEVB(Solver):
         """Move the parameters of the first models by their gradients."""
         if state.has_penalty:
             self._add_penalty(state, m)
-        for name in state.problems[0].optimizer.counters:
-            state.slots[name][:m].add_(state.one)
-        for optimizer, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
-            optimizer.step_many(*members, rate)
+        for step, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
+            step(*members, rate)
         if self.averaging:
             self._average(state, m)
 
@@ -286,7 +284,10 @@ class AEVB(Solver):
                 average[i].lerp_(params[i], share)
 
     def is_capturable(self, state):
-        return state.arrangement.places is not None and all(p.optimizer.is_capturable for p in state.problems)
+        optimizers = [problem.optimizer for problem in state.problems]
+        return state.arrangement.places is not None and all(
+            optimizer.is_capturable and belongs_with(optimizer, "step_many", "step") for optimizer in optimizers
+        )
 
     def result(self, state, i):
         return (state.slots["average"] if self.averaging else state.params)[i]
@@ -297,17 +298,17 @@ class AEVB(Solver):
 
 
 def _update_groups(state: SolverState, m: int):
-    """Return what one call of an optimizer updates, as (optimizer, learning rate, (parameters, gradients, slots))."""
+    """Return the calls that update the models, as (function, learning rate, (parameters, gradients, slots))."""
     optimizers = [problem.optimizer for problem in state.problems[:m]]
     if state.stays_on_device:  # the rate is a number on the device, which can change under a recorded step
-        return [(optimizer, state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
+        return [(optimizer.together(), state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
     groups: list[tuple[Optimizer, float, list[int]]] = []
     for i, (optimizer, rate) in enumerate(zip(optimizers, state.rates)):
         same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
         if same is None:
             groups.append((optimizer, rate, same := []))
         same.append(i)
-    return [(optimizer, rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
+    return [(optimizer.together(), rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
 
 
 def _members(state: SolverState, chosen: list[int]) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:

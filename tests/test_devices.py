@@ -118,6 +118,12 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason(device):
         resolve_device(device)
 
 
+def test_auto_leaves_small_work_to_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto", 1e6).type == "cpu"
+    assert resolve_device("auto", 1e8).type == resolve_device("auto").type == "cuda"
+
+
 def test_the_precision_of_products_is_set_in_a_scope():
     before = torch.get_float32_matmul_precision()
     with matmul_precision("medium"):

@@ -178,6 +178,29 @@ def test_steps_that_cannot_be_recorded_run_call_by_call_with_one_warning(monkeyp
     torch.testing.assert_close(what_it_learnt(eager)[1], what_it_learnt(other)[1], rtol=1e-4, atol=1e-5)
 
 
+def test_training_computes_in_the_precision_that_was_asked_for_and_tidies_now_and_then(monkeypatch):
+    seen, tidied = [], []
+    trainee = make_trainee(max_iter=64, matmul_precision="medium")  # of 4 steps each
+    trainee.callbacks = [lambda progress, state: seen.append(torch.get_float32_matmul_precision())]
+    monkeypatch.setattr(AEVB, "tidy", lambda self, state: tidied.append(trainee.progress.n_steps))
+    train([trainee])
+    assert set(seen) == {"medium"} and torch.get_float32_matmul_precision() == "highest"
+    assert tidied == [4, 68, 132, 196]
+
+
+def test_a_recording_keeps_alive_what_it_works_on(monkeypatch):
+    trainee = make_trainee(max_iter=2)
+    train([trainee])
+    monkeypatch.setattr(_engine, "capture", record_on_cpu)
+    cohort = _engine.Cohort([trainee])
+    with torch.inference_mode():
+        (part,) = next(cohort._windows())
+        window = _engine.side_by_side([part], 16)
+        recording = cohort._recording(window, False)
+    kernels = list(trainee.state.kept["kernel"].values())
+    assert all(any(kernel is used for used in sum(recording.uses, [])) for kernel in kernels) and kernels
+
+
 def test_a_restart_point_is_a_copy():
     trainee = make_trainee()
     train([trainee])

@@ -188,3 +188,8 @@ def test_a_subclass_that_changes_the_density_is_scored_by_it():
         with torch.inference_mode():
             values.append(model.log_px(model.unpack(flat_params(model)), Batch(x), z))
     torch.testing.assert_close(values[1], 2 * values[0])
+
+
+def test_likelihoods_of_other_parameters_do_not_share_a_batch():
+    structures = [kernels.structure(make_model(likelihood), ELBO()) for likelihood in (*LIKELIHOODS, Heavier(), Gaussian())]
+    assert len(set(structures)) == len(LIKELIHOODS) + 1

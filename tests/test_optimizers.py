@@ -44,3 +44,28 @@ def test_adagrad_moves_nothing_while_it_only_accumulates():
 def test_impossible_betas_are_refused(betas):
     with pytest.raises(ValueError, match=r"must be two numbers in \[0, 1\)"):
         Adam(betas).validate()
+
+
+def test_adam_clears_moments_that_have_faded_and_no_others():
+    slots = {"mean": torch.tensor([1e-31, -1e-31, 1e-29, 0.5]), "square": torch.tensor([1e-36, 1e-34, 0.0, 2.0])}
+    Adam().tidy(slots)
+    torch.testing.assert_close(slots["mean"], torch.tensor([0.0, 0.0, 1e-29, 0.5]), rtol=0, atol=0)
+    torch.testing.assert_close(slots["square"], torch.tensor([0.0, 1e-34, 0.0, 2.0]), rtol=0, atol=0)
+
+
+class Reversed(Adam):
+    """A subclass that changes the step alone."""
+
+    def step(self, params, grad, slots, learning_rate):
+        super().step(params, -grad, slots, learning_rate)
+
+
+def test_a_subclass_that_changes_the_step_is_heeded_in_company_too():
+    params, grads = [torch.zeros(3) for _ in range(2)], [torch.ones(3), torch.ones(3)]
+    memories = [Reversed().init(vector) for vector in params]
+    slots = {name: [memory[name] for memory in memories] for name in memories[0]}
+    Reversed().together()(params, grads, slots, 0.1)
+    assert all((vector > 0).all() for vector in params), "it must ascend"
+    assert [float(step) for step in slots["step"]] == [1.0, 1.0]
+    Adam().together()(params, grads, slots, 0.1)
+    assert [float(step) for step in slots["step"]] == [2.0, 2.0]
