@@ -17,7 +17,7 @@ _TILE_ROWS = 128  # rows per call of a network at inference, with which products
 _SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
 _SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
 _VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
-_TILE_DRAWS = 2048  # row-samples per tile where latents are drawn, if that makes whole vectors
+_TILE_DRAWS = 8192  # row-samples per tile where latents are drawn, if that makes whole vectors
 _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
 _DECODING_FLOPS = 4e8  # work that is worth a call
 _MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
@@ -117,17 +117,13 @@ def true_elbo(model: Model) -> ELBO:
     return ELBO(kl="analytic" if model.has_closed_kl else "monte_carlo")
 
 
-def kl_of_rows(model: Model, params: Params, data: Rows, noise: Tensor) -> Tensor:
-    """Return KL(q(z|x) || p(z)) of every row, per component, in nats.  # (n, k)"""
-    how = true_elbo(model).kl
-    params = _aligned(model, params, "encoder")
-
-    def kl(batch: Batch) -> Tensor:
-        q = model.encode(params, batch)
-        return kl_per_component(model, params, q, model.posterior.sample(q, noise) if how == "monte_carlo" else q, how)
-
-    tile = _tile_rows(model) if how == "analytic" else _TILE_ROWS
-    return map_rows(kl, data, tile, tile * model.layout.size)
+def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
+    """Return the bound of every row, its KL(q(z|x) || p(z)) per component, and the mean of q(z|x).  # (n, 1 + 2k)"""
+    q = model.encode(params, batch)
+    z = model.posterior.sample(q, noise)
+    kl = kl_per_component(model, params, q, z, true_elbo(model).kl)
+    bound = model.log_px(params, batch, z).mean(0) - kl.sum(-1)
+    return torch.cat([bound[:, None], kl, model.posterior.mean(q)], -1)
 
 
 def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:

@@ -229,11 +229,13 @@ class Kernel:
     """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
 
     def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
-        self.likelihood = wide.likelihood
-        self.params, self.slopes = params["likelihood"], slopes["likelihood"] if slopes else {}
+        self.likelihood, self.params = wide.likelihood, params["likelihood"]
         s, n, k = n_samples, n_rows, wide.n_components
-        self.encoder = Network(wide.encoder, params["encoder"], slopes["encoder"] if slopes else {}, n)
-        self.decoder = Network(wide.decoder, params["decoder"], slopes["decoder"] if slopes else {}, s * n)
+        drafts, self.sources, self.targets = _drafts(slopes or {})
+        slopes_of = {piece: drafts.get(piece, {}) for piece in params}
+        self.slopes = slopes_of["likelihood"]
+        self.encoder = Network(wide.encoder, params["encoder"], slopes_of["encoder"], n)
+        self.decoder = Network(wide.decoder, params["decoder"], slopes_of["decoder"], s * n)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         m, new_zeros = len(self.mean), self.mean.new_zeros
@@ -306,6 +308,8 @@ class Kernel:
             self._deltas_by_closed_kl(weight * kl_weight)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(x, self.encoder_delta)
+        if self.targets:
+            torch._foreach_copy_(self.targets, self.sources)
         return value
 
     def _weight_of_draws(self, weight: Tensor, importance: Tensor | None) -> Tensor:
@@ -327,6 +331,22 @@ class Kernel:
         self.mean_delta.copy_(_sum_of_draws(self.z_delta))
         by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
         torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
+
+
+def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
+    """Return where slopes are written, and from which tensors to which they are copied afterwards.
+
+    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side.
+    """
+    drafts = {piece: dict(named) for piece, named in slopes.items()}
+    sources, targets = [], []
+    for named in drafts.values():
+        for name, slope in named.items():
+            if not (slope.is_contiguous() or slope.is_cuda):
+                named[name] = slope.new_zeros(slope.shape)
+                sources.append(named[name])
+                targets.append(slope)
+    return drafts, sources, targets
 
 
 def _sum_of_draws(values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Settings objects: small, comparable, searchable descriptions of the pieces of a model. They never hold tensors."""
 
 import inspect
+from functools import cache
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone
@@ -21,6 +22,11 @@ class Settings(BaseEstimator):
     """
 
     _parameter_constraints: dict[str, list] = {}
+
+    @classmethod
+    @cache
+    def _get_param_names(cls):
+        return super()._get_param_names()
 
     def __eq__(self, other):
         return type(self) is type(other) and self.get_params(deep=False) == other.get_params(deep=False)

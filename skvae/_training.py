@@ -12,7 +12,7 @@ from torch import Tensor
 from skvae._batch import Batch, Rows
 from skvae._devices import room_for_data, threads_for
 from skvae._engine import Callback, Plan, Progress, Trainee, divergence
-from skvae._inference import encode_rows, kl_of_rows, true_elbo, value_of_rows, weighted_mean
+from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model
 from skvae._population import train_in_company
@@ -287,11 +287,11 @@ def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_components, stream, fitted.dtype)
-    bound = weighted_mean(value_of_rows(model, params, rows, true_elbo(model).bound, noise), rows.weight)
+    values = value_of_rows(model, params, rows, bound_kl_mean, noise)
+    kl, mean = values[:, 1:].chunk(2, -1)
+    bound = weighted_mean(values[:, 0], rows.weight)
     if not math.isfinite(bound):
         raise divergence(progress)
-    kl = kl_of_rows(model, params, rows, noise)
-    mean = model.posterior.mean(encode_rows(model, params, rows))
     share = torch.ones(len(rows), device=rows.x.device, dtype=torch.float64) if rows.weight is None else rows.weight
     share = (share / share.sum()).double()[:, None]
     variance = (share * (mean - (share * mean).sum(0)).square()).sum(0)

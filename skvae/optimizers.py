@@ -27,7 +27,7 @@ class Optimizer(Settings):
         raise NotImplementedError
 
     def step_many(self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate) -> None:
-        """Take a step for several models; with a capturable optimizer the learning rate may be a tensor."""
+        """Take a step for several models, with one rate for all; with a capturable optimizer it may be a tensor."""
         for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
             self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
 
