@@ -1,0 +1,102 @@
+r"""Hamiltonian Monte Carlo over latents: many chains at once, none of which looks at another.
+
+A chain moves along the paths of a particle with the potential energy :math:`-\log p(z)` and a random momentum :math:`v`. A
+move is accepted with probability :math:`\min(1, e^{H - H'})`, where :math:`H = -\log p(z) + \frac12\|v\|^2` before and after
+it, which makes up for the finite steps. All randomness comes in as arguments: chains of different rows can share it, so that
+what a row gets does not depend on the rows around it.
+
+Shapes: z (..., k), log densities and uniform numbers (...), step sizes (...) or single numbers.
+
+Sources: Neal, *MCMC using Hamiltonian dynamics*, 2011; Kingma & Welling, 2013, appendices D and E.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._random import normal
+
+LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...)
+
+
+def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log density and its gradient by z."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        value = log_density(leaf)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), slope
+
+
+def leapfrog(
+    log_density: LogDensity, z: Tensor, momentum: Tensor, step_size: Tensor, n_steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Follow the path for some steps; return where it ends, the momentum there, and the log density here and there.
+
+    Reversible: from the end with minus the momentum, the same number of steps leads back.
+    """
+    step = step_size[..., None]
+    start, slope = value_and_slope(log_density, z)
+    value = start
+    momentum = momentum + 0.5 * step * slope
+    for i in range(n_steps):
+        z = z + step * momentum
+        value, slope = value_and_slope(log_density, z)
+        momentum = momentum + (1.0 if i < n_steps - 1 else 0.5) * step * slope
+    return z, momentum, start, value
+
+
+def transition(
+    log_density: LogDensity, z: Tensor, step_size: Tensor, n_leapfrog: int, momentum: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Move every chain once, or leave it where it is; return the latents and the probability with which each was moved.
+
+    `momentum` is standard normal and `uniform` in [0, 1); both may have axes of length one where chains share them.
+    """
+    momentum = momentum.expand_as(z)
+    proposal, momentum_there, here, there = leapfrog(log_density, z, momentum, step_size, n_leapfrog)
+    gain = there - here + 0.5 * (momentum.square() - momentum_there.square()).sum(-1)
+    probability = gain.clamp(max=0).exp().nan_to_num(nan=0.0)  # a path that left the finite numbers leads nowhere
+    return torch.where((uniform < probability)[..., None], proposal, z), probability
+
+
+class Draws(NamedTuple):
+    """What chains visited, and how they moved."""
+
+    z: Tensor  # (n_draws, ..., k)
+    step_size: Tensor  # (...) of every chain, tuned
+    acceptance: Tensor  # (...) mean probability of a move after tuning
+
+
+def draw(
+    log_density: LogDensity,
+    z: Tensor,
+    stream: torch.Generator,
+    *,
+    n_draws: int,
+    n_leapfrog: int,
+    n_tuning: int,
+    acceptance: float = 0.9,
+    step_size: float = 0.1,
+    shared_axes: tuple[int, ...] = (),
+) -> Draws:
+    """Move chains from `z` on: first to tune the step size of each to the wanted acceptance, then to draw, with it fixed.
+
+    Chains along `shared_axes` of z get the same random numbers.
+    """
+    shape = tuple(1 if axis in {a % z.ndim for a in shared_axes} else n for axis, n in enumerate(z.shape))
+    log_step = torch.full(z.shape[:-1], math.log(step_size), dtype=z.dtype, device=z.device)
+    visited, accepted = [], torch.zeros_like(log_step)
+    for i in range(n_tuning + n_draws):
+        momentum = normal(shape, stream, z.dtype)
+        uniform = torch.rand(shape[:-1], generator=stream, device=z.device, dtype=z.dtype)
+        z, probability = transition(log_density, z, log_step.exp(), n_leapfrog, momentum, uniform)
+        if i < n_tuning:  # Robbins & Monro, 1951
+            log_step = log_step + (probability - acceptance) / math.sqrt(1 + i / 10)
+        else:
+            visited.append(z)
+            accepted += probability
+    return Draws(torch.stack(visited), log_step.exp(), accepted / max(n_draws, 1))

@@ -1,0 +1,76 @@
+"""Hamiltonian Monte Carlo against distributions whose moments are known."""
+
+import pytest
+import torch
+
+from skvae._hmc import draw, leapfrog, transition, value_and_slope
+from skvae._random import generator, normal
+
+F64 = torch.float64
+
+
+def gaussian(covariance):
+    """Return the log density of N(0, covariance)."""
+    precision = torch.linalg.inv(covariance)
+    return lambda z: -0.5 * ((z @ precision) * z).sum(-1)
+
+
+COVARIANCE = torch.tensor([[1.0, 0.6, 0.0], [0.6, 0.5, 0.1], [0.0, 0.1, 2.0]], dtype=F64)
+
+
+def test_slope_is_the_gradient():
+    z = normal((5, 3), generator(0), F64)
+    value, slope = value_and_slope(gaussian(COVARIANCE), z)
+    torch.testing.assert_close(slope, -z @ torch.linalg.inv(COVARIANCE))
+    assert value.shape == (5,)
+    assert not value.requires_grad
+
+
+def test_paths_are_reversible():
+    log_density = gaussian(COVARIANCE)
+    z, momentum = (normal((7, 3), generator(0, name), F64) for name in ("z", "v"))
+    step = torch.full((7,), 0.2, dtype=F64)
+    there, momentum_there, _, _ = leapfrog(log_density, z, momentum, step, 12)
+    back, momentum_back, _, _ = leapfrog(log_density, there, -momentum_there, step, 12)
+    assert (there - z).abs().min() > 1e-3
+    torch.testing.assert_close(back, z, rtol=0, atol=1e-10)
+    torch.testing.assert_close(momentum_back, -momentum, rtol=0, atol=1e-10)
+
+
+def test_energy_error_is_of_second_order():
+    log_density = gaussian(COVARIANCE)
+    z, momentum = (normal((200, 3), generator(0, name), F64) for name in ("z", "v"))
+
+    def error(step, n_steps):
+        _, momentum_there, here, there = leapfrog(log_density, z, momentum, torch.full((200,), step, dtype=F64), n_steps)
+        return float((there - here + 0.5 * (momentum.square() - momentum_there.square()).sum(-1)).abs().mean())
+
+    assert error(0.02, 10) / error(0.01, 20) == pytest.approx(4, rel=0.05)
+
+
+def test_moments_and_acceptance():
+    log_density = gaussian(COVARIANCE)
+    start = torch.full((400, 3), 3.0, dtype=F64)
+    draws = draw(log_density, start, generator(1), n_draws=300, n_leapfrog=10, n_tuning=100)
+    assert abs(float(draws.acceptance.mean()) - 0.9) < 0.05
+    z = draws.z.flatten(0, 1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3, dtype=F64), rtol=0, atol=0.03)
+    torch.testing.assert_close(z.mT @ z / len(z), COVARIANCE, rtol=0, atol=0.04)
+
+
+def test_chains_that_share_numbers_do_not_look_at_each_other():
+    log_density = gaussian(COVARIANCE)
+    start = normal((4, 3), generator(0), F64)
+    options = {"n_draws": 5, "n_leapfrog": 4, "n_tuning": 10, "shared_axes": (0,)}
+    all_ = draw(log_density, start, generator(2), **options).z
+    one = draw(log_density, start[2:3], generator(2), **options).z
+    torch.testing.assert_close(all_[:, 2:3], one, rtol=0, atol=1e-12)
+
+
+def test_a_step_that_is_too_long_is_refused():
+    z = normal((6, 3), generator(0), F64)
+    there, probability = transition(
+        gaussian(COVARIANCE), z, torch.full((6,), 1e200, dtype=F64), 5, torch.ones_like(z), torch.zeros(6, dtype=F64)
+    )
+    torch.testing.assert_close(there, z, rtol=0, atol=0)
+    assert (probability == 0).all()
