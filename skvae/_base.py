@@ -464,7 +464,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
         method = resolve("objective", method)
         stream = generator(model.seed, "score", device=rows.device)
-        noise = matched_normal(method.n_samples, model.n_components, stream, fitted.dtype)
+        noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
         values = value_of_rows(model, params, rows, method.bound, noise)
         return values.double().cpu().numpy() + fitted.codec.log_jacobian
 
@@ -565,7 +565,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         fitted, params, rows, dtype = self._encoded(X)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
-        noise = normal((int(n_samples), len(rows), fitted.model.n_components), stream, fitted.dtype)
+        noise = normal((int(n_samples), len(rows), fitted.model.n_noise), stream, fitted.dtype)
         return _to_array(fitted.model.posterior.sample(q, noise), dtype)
 
     def reconstruct(self, X):

@@ -13,7 +13,7 @@ from torch import Tensor
 from skvae import _kernels as kernels
 from skvae._batch import Batch, Rows
 from skvae._devices import capture, matmul_precision, threads_for
-from skvae._inference import true_elbo, value_of_rows, weighted_mean
+from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, nested
 from skvae._random import generator, normal
 from skvae._windows import BatchesOfOne, Window, side_by_side
@@ -432,7 +432,7 @@ class Cohort:
 def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
     """Return the noise of a window of rows.  # (s, n, k)"""
     stream = generator(trainee.plan.seed, "noise", trainee.progress.epoch, window, device=x.device)
-    return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_components), stream, x.dtype)
+    return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_noise), stream, x.dtype)
 
 
 class Recording:
@@ -485,7 +485,7 @@ def judged_alone(trainee: Trainee) -> tuple[float, float]:
     def mean_of(function) -> float:
         return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
 
-    bound = mean_of(true_elbo(problem.model).bound)
+    bound = mean_of(ELBO().bound)
     return (bound if is_elbo(problem) else mean_of(problem.objective)), bound
 
 

@@ -10,7 +10,7 @@ from skvae._batch import Batch
 from skvae._random import derived_seed, generator
 from skvae.likelihoods import Likelihood
 from skvae.networks import Network
-from skvae.posteriors import Posterior
+from skvae.posteriors import Posterior, check_pair
 from skvae.priors import Prior
 
 Params = dict[str, dict[str, Tensor]]
@@ -72,6 +72,7 @@ class Model:
         self.n_components = n_components
         self.seed = seed
         self.posterior, self.prior, self.likelihood = pieces.posterior, pieces.prior, pieces.likelihood
+        check_pair(self.posterior, self.prior, n_components)
         self._encoder_sizes = (n_columns, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self._decoder_sizes = (n_components, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
@@ -82,7 +83,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
-                    ("prior", self.prior.shapes(n_components)),
+                    ("prior", self.prior.shapes(n_components, n_columns)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
                 for name, shape in shapes.items()
@@ -94,7 +95,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "prior": self.prior.init(self.n_components, generator(self.seed, "prior")),
+            "prior": self.prior.init(self.n_components, self.n_columns, generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }
         return self.layout.flatten({(p, n): v for p, named in values.items() for n, v in named.items()}, dtype)
@@ -128,17 +129,16 @@ class Model:
 
     def log_prior(self, params: Params, z: Tensor) -> Tensor:
         """Return log p(z), one value per component.  # (..., n, k)"""
-        return self.prior.log_prob(params["prior"], z)
+        return self.prior.log_prob(self.prior.given(self, params), z)
 
     @property
-    def has_closed_kl(self) -> bool:
-        """Whether KL(q(z|x) || p(z)) has a closed form."""
-        q = torch.zeros((1, self.posterior.n_outputs(self.n_components)), device="cpu")
-        return self.posterior.kl(q, self.prior) is not None
+    def n_noise(self) -> int:
+        """Number of standard normal numbers that a draw from the posterior of a row takes."""
+        return self.posterior.n_noise(self.n_components)
 
     def sample(self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype) -> Tensor:
         """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)"""
-        z = self.prior.sample(params["prior"], (n_samples, self.n_components), stream, dtype)
+        z = self.prior.sample(self.prior.given(self, params), (n_samples, self.n_components), stream, dtype)
         eta = self.decode(params, z)
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)

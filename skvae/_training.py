@@ -191,6 +191,10 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
         n, d = len(split.train), split.train.n_columns
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
+    if fitted.is_new:
+        fitted.model.prior.start_from(
+            fitted.model.unpack(params)["prior"], split.train.head(_WATCHED_ROWS).x, fitted.model.seed
+        )
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
     slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
     return params, best, slots
@@ -210,7 +214,7 @@ def _is_linear_start(init: str, model: Model) -> bool:
 def _n_draws(model: Model, limit: float = math.inf) -> int:
     """Return an even number of draws per row for a measurement: enough for exact moments, unless there is no room for them."""
     room = _MEASURED_CELLS / max(model.n_columns, 1)
-    return max(2, int(min(max(16, 2 * model.n_components), limit, room)) // 2 * 2)
+    return max(2, int(min(max(16, 2 * model.n_noise), limit, room)) // 2 * 2)
 
 
 class Run:
@@ -229,7 +233,7 @@ class Run:
             progress,
             split.train,
             split.watched,
-            matched_normal(draws, model.n_components, generator(model.seed, "watched", device=device), fitted.dtype),
+            matched_normal(draws, model.n_noise, generator(model.seed, "watched", device=device), fitted.dtype),
             params,
             best,
             slots,
@@ -286,7 +290,7 @@ def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]
     model = fitted.model
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
-    noise = matched_normal(_n_draws(model), model.n_components, stream, fitted.dtype)
+    noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)
     values = value_of_rows(model, params, rows, bound_kl_mean, noise)
     kl, mean = values[:, 1:].chunk(2, -1)
     bound = weighted_mean(values[:, 0], rows.weight)

@@ -44,11 +44,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     decoder : Network or callable, default=None
         The network that reads latents; as `encoder`.
 
-    posterior : {"normal"} or Posterior, default="normal"
-        Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance.
+    posterior : str or Posterior, default="normal"
+        Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance, "full_normal" any covariance; "laplace", "gamma",
+        "beta", "dirichlet" and others are listed in :ref:`posteriors_and_priors`. It must not reach beyond the prior.
 
-    prior : {"normal"} or Prior, default="normal"
-        Family of :math:`p(z)`: "normal" is :math:`N(0, I)`.
+    prior : str or Prior, default="normal"
+        Family of :math:`p(z)`: "normal" is :math:`N(0, I)`; "mixture" and "vamp" are mixtures that are learnt; the others have
+        the names of the posteriors.
 
     init : {"auto", "linear", "random"}, default="auto"
         Where training starts: "linear" at the closed-form solution of the linear model, "random" at random weights, "auto" at

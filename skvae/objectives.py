@@ -19,15 +19,15 @@ def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Te
 
 
 def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
-    """Return KL(q(z|x) || p(z)) per component, in closed form ("analytic") or averaged over z ("monte_carlo").  # (n, k)"""
-    if how == "monte_carlo":
-        return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0)
-    kl = model.posterior.kl(q, model.prior)
-    if kl is None:
+    """Return KL(q(z|x) || p(z)) per component, averaged over z where it has no closed form or is not to have one.  # (n, k)"""
+    kl = None if how == "monte_carlo" else model.posterior.kl(q, model.prior)
+    if kl is not None:
+        return kl
+    if how == "analytic":
         raise ValueError(
-            f"There is no closed form for the KL between {model.posterior!r} and {model.prior!r}. Use ELBO(kl='monte_carlo')."
+            f"There is no closed form for the KL between {model.posterior!r} and {model.prior!r}. Use ELBO(kl='auto')."
         )
-    return kl
+    return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0)
 
 
 class Objective(Settings):
@@ -59,9 +59,10 @@ class ELBO(Objective):
     beta : float, default=1.0
         Weight of the KL in training. Scores, `lower_bound_` and the history of bounds always use 1.
 
-    kl : {"analytic", "monte_carlo"}, default="analytic"
-        "analytic" integrates the KL (estimator B of the paper, usually of lower variance); "monte_carlo" averages
-        :math:`\log q - \log p` over the samples (estimator A, for families without a closed form).
+    kl : {"auto", "analytic", "monte_carlo"}, default="auto"
+        "analytic" integrates the KL (estimator B of the paper, usually of lower variance) and refuses pairs of posterior and
+        prior without a closed form; "monte_carlo" averages :math:`\log q - \log p` over the samples (estimator A); "auto"
+        integrates where there is a closed form, and averages elsewhere.
 
     n_samples : int, default=1
         Draws of z per row and step, the paper's L.
@@ -83,12 +84,12 @@ class ELBO(Objective):
 
     _parameter_constraints = {
         "beta": [Interval(Real, 0, None, closed="left")],
-        "kl": [StrOptions({"analytic", "monte_carlo"})],
+        "kl": [StrOptions({"auto", "analytic", "monte_carlo"})],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "warmup": [Interval(Integral, 0, None, closed="left")],
     }
 
-    def __init__(self, beta=1.0, *, kl="analytic", n_samples=1, warmup=0):
+    def __init__(self, beta=1.0, *, kl="auto", n_samples=1, warmup=0):
         self.beta = beta
         self.kl = kl
         self.n_samples = n_samples

@@ -1,14 +1,23 @@
 """Families of approximate posteriors q(z|x): what the encoder's outputs mean, how z is drawn, its density and its KL."""
 
 import math
+from numbers import Real
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from skvae._settings import Settings, register
-from skvae.priors import Prior, StandardNormal
+from skvae import _families as families
+from skvae._families import Family
+from skvae._settings import Interval, Settings, register
+from skvae.priors import Dirichlet as DirichletPrior
+from skvae.priors import FamilyPrior, Prior, StandardNormal, Support, dirichlet_draw, dirichlet_kl, dirichlet_log_prob
 
 #: of a standard deviation, from 4.5e-5 to 148: wide enough for any column at the noise floor, safe to square in float32
 LOG_SCALE_RANGE = (-10.0, 5.0)
+
+#: of the logarithm of a shape parameter: smaller ones put their mass at numbers that float32 does not have
+LOG_CONCENTRATION_RANGE = (-1.5, 7.0)
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -16,12 +25,19 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 class Posterior(Settings):
     """Base of the posterior families; `q` stands for the encoder's outputs, rows in its last axis but one."""
 
+    #: where q(z|x) may be
+    support = Support()
+
+    def n_noise(self, n_components: int) -> int:
+        """Return how many standard normal numbers per row a draw takes."""
+        return n_components
+
     def n_outputs(self, n_components: int) -> int:
         """Return how many numbers per row the encoder must give."""
         raise NotImplementedError
 
     def mean(self, q: Tensor) -> Tensor:
-        """Return E[z|x], of shape (..., n, k)."""
+        """Return E[z|x], of shape (..., n, k); the median in a family that has no mean."""
         raise NotImplementedError
 
     def scale(self, q: Tensor) -> Tensor:
@@ -29,11 +45,11 @@ class Posterior(Settings):
         raise NotImplementedError
 
     def sample(self, q: Tensor, noise: Tensor) -> Tensor:
-        """Return z = g(noise, x), differentiable in `q`; `noise` is standard normal, of shape (s, n or 1, k)."""
+        """Return z = g(noise, x), differentiable in `q`; `noise` is standard normal, of shape (s, n or 1, n_noise)."""
         raise NotImplementedError
 
     def log_prob(self, q: Tensor, z: Tensor) -> Tensor:
-        """Return log q(z|x) in nats, one value per component."""
+        """Return log q(z|x) in nats, one value per component: of each given those before it, if they are not independent."""
         raise NotImplementedError
 
     def kl(self, q: Tensor, prior: Prior) -> Tensor | None:
@@ -86,4 +102,277 @@ class Normal(Posterior):
         return 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
 
 
-register("posterior", normal=Normal)
+class FullNormal(Posterior):
+    """Normal posterior with a covariance matrix of its own for every row: z = mean + L noise, with L lower triangular.
+
+    The encoder gives the mean, the logarithm of the diagonal of L, and what is below it. Components may then depend on each
+    other, as in the exact posterior of most models; with k components the encoder has k (k + 3) / 2 outputs.
+
+    References
+    ----------
+    Kingma & Welling, *An Introduction to Variational Autoencoders*, 2019, section 2.5.1.
+
+    Examples
+    --------
+    >>> from skvae.posteriors import FullNormal
+    >>> FullNormal().n_outputs(n_components=3)
+    9
+    """
+
+    def n_outputs(self, n_components):
+        return n_components * (n_components + 3) // 2
+
+    def _split(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean (..., k), log diagonal (..., k) and L (..., k, k)."""
+        k = (math.isqrt(9 + 8 * q.shape[-1]) - 3) // 2
+        mean, log_diagonal, below = q.split([k, k, k * (k - 1) // 2], -1)
+        log_diagonal = log_diagonal.clamp(*LOG_SCALE_RANGE)
+        place = torch.ones((k, k), dtype=torch.long, device=q.device).tril_(-1)
+        place[place > 0] = torch.arange(1, below.shape[-1] + 1, device=q.device)
+        factor = torch.diag_embed(log_diagonal.exp()) + F.pad(below, (1, 0))[..., place]
+        return mean, log_diagonal, factor
+
+    def mean(self, q):
+        return self._split(q)[0]
+
+    def scale(self, q):
+        return self._split(q)[2].square().sum(-1).sqrt()
+
+    def sample(self, q, noise):
+        mean, _, factor = self._split(q)
+        return mean + (factor * noise[..., None, :]).sum(-1)
+
+    def log_prob(self, q, z):
+        mean, log_diagonal, factor = self._split(q)
+        noise = torch.linalg.solve_triangular(factor, (z - mean)[..., None], upper=False)[..., 0]
+        return -0.5 * noise.square() - log_diagonal - _HALF_LOG_2PI
+
+    def kl(self, q, prior):
+        """Return the KL to a standard normal prior; of each component given those before it."""
+        if not isinstance(prior, StandardNormal):
+            return None
+        mean, log_diagonal, factor = self._split(q)
+        return 0.5 * (mean.square() + factor.square().sum(-1) - 1) - log_diagonal
+
+
+class FamilyPosterior(Posterior):
+    """Base of the posteriors under which the components are independent members of one family."""
+
+    def family(self) -> Family:
+        """Return the family."""
+        raise NotImplementedError
+
+    @property
+    def support(self):
+        return Support(*self.family().support)
+
+    def n_outputs(self, n_components):
+        return len(self.family().parameters) * n_components
+
+    def n_noise(self, n_components):
+        return self.family().n_noise * n_components
+
+    def member(self, q: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters of the family that the encoder's outputs stand for."""
+        parameters = self.family().parameters
+        return tuple(_link(name, kind, part) for (name, kind), part in zip(parameters.items(), q.chunk(len(parameters), -1)))
+
+    def mean(self, q):
+        return self.family().mean(*self.member(q))
+
+    def scale(self, q):
+        return self.family().std(*self.member(q))
+
+    def sample(self, q, noise):
+        return self.family().draw(noise, *self.member(q))
+
+    def log_prob(self, q, z):
+        return self.family().log_prob(z, *self.member(q))
+
+    def kl(self, q, prior):
+        """Return the KL to a standard normal prior, or to a prior of the same family, where it has a closed form."""
+        if isinstance(prior, StandardNormal):
+            return self.family().kl_to_normal(*self.member(q))
+        if isinstance(prior, FamilyPrior) and prior.family() == self.family():
+            return self.family().kl_within(self.member(q), prior.member(q))
+        return None
+
+
+def _link(name: str, kind: str, output: Tensor) -> Tensor:
+    """Return the parameter that an output of the encoder stands for; a positive one is given by its logarithm."""
+    if kind == "real":
+        return output
+    low, high = LOG_SCALE_RANGE if name in ("scale", "rate") else LOG_CONCENTRATION_RANGE
+    return output.clamp(low, high).exp()
+
+
+class Laplace(FamilyPosterior):
+    """Laplace posterior, with location and scale from the encoder; heavier tails than the normal."""
+
+    def family(self):
+        return families.Laplace()
+
+
+class Logistic(FamilyPosterior):
+    """Logistic posterior, with location and scale from the encoder."""
+
+    def family(self):
+        return families.Logistic()
+
+
+class StudentT(FamilyPosterior):
+    """Student's t posterior, with location and scale from the encoder.
+
+    Parameters
+    ----------
+    df : float, default=5.0
+        Degrees of freedom.
+    """
+
+    _parameter_constraints = {"df": [Interval(Real, 0, None, closed="neither")]}
+
+    def __init__(self, df=5.0):
+        self.df = df
+
+    def family(self):
+        return families.StudentT(self.df)
+
+
+class Uniform(FamilyPosterior):
+    """Uniform posterior, with middle and half width from the encoder."""
+
+    def family(self):
+        return families.Uniform()
+
+
+class Triangular(FamilyPosterior):
+    """Symmetric triangular posterior, with middle and half width from the encoder."""
+
+    def family(self):
+        return families.Triangular()
+
+
+class Cauchy(FamilyPosterior):
+    """Cauchy posterior, with median and scale from the encoder; `transform` returns the median, as there is no mean."""
+
+    def family(self):
+        return families.Cauchy()
+
+
+class Gumbel(FamilyPosterior):
+    """Gumbel posterior, with mode and scale from the encoder."""
+
+    def family(self):
+        return families.Gumbel()
+
+
+class Exponential(FamilyPosterior):
+    """Exponential posterior of positive latents, with the mean from the encoder."""
+
+    def family(self):
+        return families.Exponential()
+
+
+class Rayleigh(FamilyPosterior):
+    """Rayleigh posterior of positive latents, with the mode from the encoder."""
+
+    def family(self):
+        return families.Rayleigh()
+
+
+class Weibull(FamilyPosterior):
+    """Weibull posterior of positive latents, with scale and shape from the encoder."""
+
+    def family(self):
+        return families.Weibull()
+
+
+class Pareto(FamilyPosterior):
+    """Pareto posterior of latents above 1, with the shape from the encoder, which stays above 1 so that there is a mean."""
+
+    def family(self):
+        return families.Pareto()
+
+    def member(self, q):
+        (concentration,) = super().member(q)
+        return (1 + concentration,)
+
+
+class LogNormal(FamilyPosterior):
+    """Log-normal posterior of positive latents, with mean and standard deviation of the logarithm from the encoder."""
+
+    def family(self):
+        return families.LogNormal()
+
+
+class Gamma(FamilyPosterior):
+    """Gamma posterior of positive latents, with shape and rate from the encoder."""
+
+    def family(self):
+        return families.Gamma()
+
+
+class ChiSquared(FamilyPosterior):
+    """Chi-squared posterior of positive latents, with the degrees of freedom from the encoder."""
+
+    def family(self):
+        return families.ChiSquared()
+
+
+class Beta(FamilyPosterior):
+    """Beta posterior of latents between 0 and 1, with both shapes from the encoder."""
+
+    def family(self):
+        return families.Beta()
+
+
+class Dirichlet(Posterior):
+    """Dirichlet posterior of shares, positive latents that sum to one, with a shape per component from the encoder."""
+
+    support = Support(0.0, 1.0, sums_to_one=True)
+
+    def n_outputs(self, n_components):
+        return n_components
+
+    def _concentration(self, q: Tensor) -> Tensor:
+        return _link("concentration", "positive", q)
+
+    def mean(self, q):
+        a = self._concentration(q)
+        return a / a.sum(-1, keepdim=True)
+
+    def scale(self, q):
+        mean, total = self.mean(q), self._concentration(q).sum(-1, keepdim=True)
+        return (mean * (1 - mean) / (total + 1)).sqrt()
+
+    def sample(self, q, noise):
+        return dirichlet_draw(noise, self._concentration(q))
+
+    def log_prob(self, q, z):
+        return dirichlet_log_prob(z, self._concentration(q))
+
+    def kl(self, q, prior):
+        if not isinstance(prior, DirichletPrior):
+            return None
+        a = self._concentration(q)
+        return dirichlet_kl(a, torch.full_like(a, prior.concentration))
+
+
+def check_pair(posterior: Posterior, prior: Prior, n_components: int) -> None:
+    """Refuse a posterior that reaches latents which the prior excludes: the KL between them would be infinite."""
+    if prior.support is not None and not prior.support.holds(posterior.support):
+        raise ValueError(
+            f"The posterior {posterior!r} gives latents {posterior.support}, but the prior {prior!r} allows only latents "
+            f"{prior.support}: their KL is infinite. Choose a prior that reaches as far as the posterior, such as the one "
+            "of the same name."
+        )
+    if posterior.support.sums_to_one and n_components < 2:
+        raise ValueError("Latents that sum to one need n_components of at least 2: a single one would be constant.")
+
+
+register(
+    "posterior", normal=Normal, full_normal=FullNormal, laplace=Laplace, logistic=Logistic, student_t=StudentT,
+    uniform=Uniform, triangular=Triangular, cauchy=Cauchy, gumbel=Gumbel, exponential=Exponential, rayleigh=Rayleigh,
+    weibull=Weibull, pareto=Pareto, log_normal=LogNormal, gamma=Gamma, chi_squared=ChiSquared, beta=Beta,
+    dirichlet=Dirichlet,
+)  # fmt: skip

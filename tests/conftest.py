@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from skvae import posteriors, priors
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import SGD, Adagrad, Adam
-from skvae.posteriors import Normal
-from skvae.priors import StandardNormal
 from skvae.solvers import AEVB
 
 
@@ -40,8 +39,33 @@ LIKELIHOODS = [
     Bernoulli(limits="observed"),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
-POSTERIORS = [Normal()]
-PRIORS = [StandardNormal()]
+PAIRS = [
+    (posteriors.Normal(), priors.StandardNormal()),
+    (posteriors.FullNormal(), priors.StandardNormal()),
+    (posteriors.Laplace(), priors.Laplace()),
+    (posteriors.Laplace(), priors.StandardNormal()),
+    (posteriors.Logistic(), priors.Logistic()),
+    (posteriors.StudentT(4.0), priors.StudentT(4.0)),
+    (posteriors.Uniform(), priors.StandardNormal()),
+    (posteriors.Triangular(), priors.StandardNormal()),
+    (posteriors.Cauchy(), priors.Cauchy(0.1, 1.2)),
+    (posteriors.Gumbel(), priors.Gumbel()),
+    (posteriors.Exponential(), priors.Exponential(0.7)),
+    (posteriors.Rayleigh(), priors.Rayleigh(1.3)),
+    (posteriors.Weibull(), priors.Weibull(1.2, 1.5)),
+    (posteriors.Pareto(), priors.Pareto(2.5)),
+    (posteriors.LogNormal(), priors.LogNormal(0.2, 0.9)),
+    (posteriors.Gamma(), priors.Gamma(2.0, 1.5)),
+    (posteriors.ChiSquared(), priors.ChiSquared(4.0)),
+    (posteriors.Beta(), priors.Beta(1.5, 2.0)),
+    (posteriors.Beta(), priors.Uniform()),
+    (posteriors.Beta(), priors.Triangular()),
+    (posteriors.Dirichlet(), priors.Dirichlet(1.5)),
+    (posteriors.Normal(), priors.MixtureOfNormals(4)),
+    (posteriors.Normal(), priors.VampPrior(6)),
+    (posteriors.FullNormal(), priors.VampPrior(6)),
+    (posteriors.Dirichlet(), priors.VampPrior(6)),
+]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
 SOLVERS = [AEVB(), AEVB(averaging=0)]

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 import skops.io
 import torch
-from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, POSTERIORS, PRIORS, SOLVERS, table_for
+from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, PAIRS, SOLVERS, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -86,8 +86,8 @@ def path(tmp_path):
 PIECES = [
     (role, piece)
     for role, pieces in {
-        "likelihood": LIKELIHOODS, "encoder": NETWORKS, "decoder": NETWORKS, "posterior": POSTERIORS, "prior": PRIORS,
-        "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "solver": SOLVERS,
+        "likelihood": LIKELIHOODS, "encoder": NETWORKS, "decoder": NETWORKS, "objective": OBJECTIVES, "optimizer": OPTIMIZERS,
+        "solver": SOLVERS,
     }.items()
     for piece in pieces
 ]  # fmt: skip
@@ -167,6 +167,16 @@ def test_loaded_estimator_can_be_cloned_and_fitted(saved):
     before, data, after = saved
     if before.random_state is not None:
         assert_same_training(clone(after).fit(data), before)
+
+
+@pytest.mark.parametrize("posterior, prior", PAIRS, ids=repr)
+def test_every_posterior_and_prior_comes_back_and_goes_on(path, posterior, prior):
+    data = table_for(None)
+    vae = small_vae(warm_start=True, posterior=posterior, prior=prior).fit(data)
+    vae.save(path)
+    after = skvae.load(path)
+    np.testing.assert_array_equal(after.transform(data), vae.transform(data))
+    assert_same_training(after.set_params(max_iter=9).fit(data), vae.set_params(max_iter=9).fit(data))
 
 
 @pytest.mark.parametrize("role, piece", PIECES, ids=str)

@@ -1,9 +1,13 @@
 """Posterior families against torch's distributions and against Monte Carlo."""
 
+import pytest
 import torch
+from conftest import PAIRS
 from torch import distributions
 
-from skvae.posteriors import Normal
+from skvae import posteriors, priors
+from skvae._random import generator, normal
+from skvae.posteriors import Dirichlet, FullNormal, Normal, check_pair
 from skvae.priors import Prior, StandardNormal
 
 
@@ -76,3 +80,131 @@ def test_there_is_no_closed_form_for_a_foreign_prior():
 def test_standard_normal_is_that_of_torch():
     z = torch.linspace(-5, 5, 11, dtype=torch.float64)
     torch.testing.assert_close(StandardNormal().log_prob({}, z), distributions.Normal(0.0, 1.0).log_prob(z))
+
+
+# --- all families ----------------------------------------------------------------------------------------------------
+
+F64 = torch.float64
+CLOSED = [pair for pair in PAIRS if pair[0].kl(torch.zeros(1, pair[0].n_outputs(3), dtype=F64), pair[1]) is not None]
+
+
+def outputs_of(family, n=3, k=3, seed=0):
+    return 0.5 * normal((n, family.n_outputs(k)), generator(seed, repr(family)), F64)
+
+
+def draws_of(family, q, n_draws, k=3):
+    return family.sample(q, normal((n_draws, len(q), family.n_noise(k)), generator(1, repr(family)), F64))
+
+
+@pytest.mark.parametrize("family", [pair[0] for pair in PAIRS], ids=repr)
+def test_draws_have_the_moments_that_are_promised(family):
+    q = outputs_of(family)
+    z = draws_of(family, q, 200_000)
+    assert z.shape == (200_000, 3, 3)
+    if isinstance(family, posteriors.Cauchy | posteriors.Pareto):
+        assert ((z.median(0).values - family.mean(q)).abs() < 0.02).all() or isinstance(family, posteriors.Pareto)
+        return
+    scale = family.scale(q)
+    assert ((z.mean(0) - family.mean(q)).abs() < 0.02 * scale).all()
+    torch.testing.assert_close(z.std(0), scale, rtol=0.25 if isinstance(family, posteriors.LogNormal) else 0.1, atol=0)
+
+
+@pytest.mark.parametrize("family, prior", CLOSED, ids=repr)
+def test_closed_kl_matches_monte_carlo(family, prior):
+    q = outputs_of(family)
+    z = draws_of(family, q, 100_000)
+    draws = (family.log_prob(q, z) - prior.log_prob({}, z)).sum(-1)
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - family.kl(q, prior).sum(-1)).abs() < 4.5 * error + 1e-9).all()
+
+
+def test_most_pairs_of_the_same_name_have_a_closed_kl():
+    names = {type(posterior).__name__ for posterior, _ in CLOSED}
+    assert names == {
+        "Normal", "FullNormal", "Laplace", "Uniform", "Triangular", "Cauchy", "Gumbel", "Exponential", "Rayleigh", "Weibull",
+        "Pareto", "LogNormal", "Gamma", "ChiSquared", "Beta", "Dirichlet",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [pair[0] for pair in PAIRS], ids=repr)
+def test_everything_is_finite_whatever_the_encoder_gives(family):
+    for value in (-1e6, -30.0, 0.0, 30.0, 1e6):
+        q = torch.full((2, family.n_outputs(3)), value)
+        if value != 0 and isinstance(family, posteriors.FullNormal):
+            continue  # its elements below the diagonal are real numbers, as its means are
+        z = draws_of(family, q.double(), 10).float()
+        assert not z.isnan().any()
+        assert not family.log_prob(q, z).isnan().any()
+
+
+def test_full_normal_is_that_of_torch():
+    family, q = FullNormal(), outputs_of(FullNormal())
+    mean, _, factor = family._split(q)
+    oracle = distributions.MultivariateNormal(mean, scale_tril=factor)
+    z = draws_of(family, q, 5)
+    torch.testing.assert_close(family.log_prob(q, z).sum(-1), oracle.log_prob(z))
+    torch.testing.assert_close(family.scale(q), oracle.stddev)
+    standard = distributions.MultivariateNormal(torch.zeros(3, dtype=F64), torch.eye(3, dtype=F64))
+    torch.testing.assert_close(family.kl(q, StandardNormal()).sum(-1), distributions.kl_divergence(oracle, standard))
+
+
+def test_full_normal_without_correlations_is_the_normal():
+    q = random_q()
+    full = torch.cat([q, q.new_zeros(len(q), 3)], -1)
+    z = torch.randn(5, 6, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(FullNormal().log_prob(full, z), Normal().log_prob(q, z))
+    torch.testing.assert_close(FullNormal().kl(full, StandardNormal()), Normal().kl(q, StandardNormal()))
+
+
+def test_dirichlet_is_that_of_torch():
+    family, q = Dirichlet(), outputs_of(Dirichlet())
+    oracle = distributions.Dirichlet(q.exp())
+    z = draws_of(family, q, 5)
+    torch.testing.assert_close(z.sum(-1), torch.ones(5, 3, dtype=F64))
+    torch.testing.assert_close(family.log_prob(q, z).sum(-1), oracle.log_prob(z))
+    torch.testing.assert_close(family.mean(q), oracle.mean)
+    torch.testing.assert_close(family.scale(q), oracle.stddev)
+    kl = distributions.kl_divergence(oracle, distributions.Dirichlet(torch.full((3,), 1.5, dtype=F64)))
+    torch.testing.assert_close(family.kl(q, priors.Dirichlet(1.5)).sum(-1), kl)
+
+
+def test_dirichlet_draws_follow_the_distribution():
+    family, q = Dirichlet(), torch.tensor([[0.3, -0.4, 1.0]], dtype=F64)
+    z = draws_of(family, q, 50_000)[:, 0]
+    more = distributions.Dirichlet(q.exp()[0]).sample((200_000,))
+    torch.testing.assert_close(z.mT @ z / len(z), more.mT @ more / len(more), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "family", [FullNormal(), Dirichlet(), posteriors.Gamma(), posteriors.Beta(), posteriors.StudentT()], ids=repr
+)
+def test_gradients_of_draws_are_right(family):
+    q, noise = outputs_of(family).requires_grad_(), normal((2, 3, family.n_noise(3)), generator(5), F64)
+    assert torch.autograd.gradcheck(lambda q: family.sample(q, noise), q, rtol=1e-3)
+    z = family.sample(q, noise).detach()
+    assert torch.autograd.gradcheck(lambda q: family.log_prob(q, z), q)
+
+
+@pytest.mark.parametrize(
+    "posterior, prior",
+    [
+        (posteriors.Normal(), priors.Gamma()), (posteriors.Gamma(), priors.Beta()), (posteriors.Gamma(), priors.Pareto()),
+        (posteriors.Uniform(), priors.Uniform()), (posteriors.Beta(), priors.Dirichlet()),
+        (posteriors.Dirichlet(), priors.Beta()), (posteriors.Dirichlet(), priors.StandardNormal()),
+        (posteriors.Beta(), priors.Uniform(1.0, 0.5)),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_impossible_pairs_are_refused_with_the_reason(posterior, prior):
+    with pytest.raises(ValueError, match="their KL is infinite"):
+        check_pair(posterior, prior, 3)
+
+
+def test_one_share_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        check_pair(posteriors.Dirichlet(), priors.Dirichlet(), 1)
+
+
+@pytest.mark.parametrize("posterior, prior", PAIRS, ids=repr)
+def test_possible_pairs_pass(posterior, prior):
+    check_pair(posterior, prior, 3)

@@ -1,0 +1,101 @@
+"""Priors against torch's distributions, and their draws against their densities."""
+
+import math
+
+import pytest
+import torch
+from conftest import PAIRS
+from torch import distributions
+
+from skvae import priors
+from skvae._model import Model, Pieces
+from skvae._random import generator
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP
+from skvae.posteriors import Gamma, Normal
+
+F64 = torch.float64
+OWN = [prior for _, prior in PAIRS if not prior.shapes(3, 4)]
+
+
+@pytest.mark.parametrize("prior", OWN, ids=repr)
+def test_the_density_integrates_to_one(prior):
+    if prior.support.sums_to_one:  # three shares: a triangle in the plane of the first two
+        u = (torch.arange(600, dtype=F64) + 0.5) / 600
+        first, second = torch.meshgrid(u, u, indexing="ij")
+        z = torch.stack([first, second, 1 - first - second], -1).view(-1, 3)
+        z = z[z[:, 2] > 0]
+        assert float(prior.log_prob({}, z).sum(-1).exp().sum() / 600**2) == pytest.approx(1, abs=0.01)
+        return
+    low, high = prior.support.low, prior.support.high
+    t = torch.linspace(-0.9999, 0.9999, 2_000_001, dtype=F64)[:, None]
+    if math.isinf(low):
+        z, slope = t / (1 - t.square()), (1 + t.square()) / (1 - t.square()).square()
+    elif math.isinf(high):
+        z, slope = low + (1 + t) / (1 - t), 2 / (1 - t).square()
+    else:
+        z, slope = low + (high - low) * (1 + t) / 2, torch.full_like(t, (high - low) / 2)
+    integral = torch.trapezoid((prior.log_prob({}, z).exp() * slope)[:, 0], t[:, 0])
+    assert float(integral) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("prior", OWN, ids=repr)
+def test_draws_have_the_density(prior):
+    z = prior.sample({}, (100_000, 3), generator(0), F64)
+    assert z.shape == (100_000, 3)
+    other = prior.sample({}, (100_000, 3), generator(1), F64)
+    half = z[:, 0].median()  # the mass below the median of one set of draws, by the other and by the density
+    assert abs(float((other[:, 0] < half).double().mean()) - 0.5) < 0.01
+    assert prior.log_prob({}, z).isfinite().all()
+
+
+def test_mixture_is_that_of_torch():
+    prior = priors.MixtureOfNormals(4)
+    params = {name: value.double() for name, value in prior.init(3, 5, generator(0)).items()}
+    params["logit"] = torch.tensor([[0.1], [-1.0], [2.0], [0.0]], dtype=F64)
+    params["log_scale"] = torch.randn(4, 3, dtype=F64, generator=torch.Generator().manual_seed(0)) / 2
+    modes = distributions.Independent(distributions.Normal(params["mean"], params["log_scale"].exp()), 1)
+    oracle = distributions.MixtureSameFamily(distributions.Categorical(logits=params["logit"][:, 0]), modes)
+    z = torch.randn(7, 5, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+    values = prior.log_prob(params, z)
+    assert values.shape == z.shape
+    torch.testing.assert_close(values.sum(-1), oracle.log_prob(z))
+    draws = prior.sample(params, (100_000, 3), generator(2), F64)
+    torch.testing.assert_close(draws.mean(0), oracle.mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(draws.var(0), oracle.variance, rtol=0.05, atol=0)
+
+
+def model_with(prior, posterior, likelihood):
+    net = MLP((8,), activation="tanh", skip=False)
+    return Model(Pieces(net, net, posterior, prior, likelihood), 4, 3, 0)
+
+
+@pytest.mark.parametrize("posterior", [Normal(), Gamma()], ids=repr)
+def test_vamp_prior_is_the_average_of_posteriors(posterior):
+    prior = priors.VampPrior(5)
+    model = model_with(prior, posterior, Gaussian())
+    params = model.unpack(model.init(F64))
+    params["prior"]["logit"].copy_(torch.tensor([[0.1], [-1.0], [2.0], [0.0], [0.5]]))
+    given = prior.given(model, params)
+    z = posterior.sample(given["q"][:2], torch.randn(6, 2, posterior.n_noise(3), dtype=F64))
+    weights = params["prior"]["logit"][:, 0].softmax(0)
+    each = torch.stack([posterior.log_prob(given["q"][j], z).sum(-1).exp() for j in range(5)], -1)
+    torch.testing.assert_close(model.log_prior(params, z).sum(-1), (each * weights).sum(-1).log())
+    draws = prior.sample(given, (50_000, 3), generator(2), F64)
+    torch.testing.assert_close(draws.mean(0), (weights[:, None] * posterior.mean(given["q"])).sum(0), rtol=0.05, atol=0.05)
+
+
+def test_pseudo_inputs_start_as_rows_of_the_data_and_stay_within_bounds():
+    prior, x = priors.VampPrior(5), torch.rand(8, 4)
+    params = prior.init(3, 4, generator(0))
+    prior.start_from(params, x, seed=0)
+    assert all((row == x).all(1).any() for row in params["pseudo_inputs"])
+    assert len(params["pseudo_inputs"].unique(dim=0)) == 5
+    few = prior.init(3, 4, generator(0))
+    prior.start_from(few, x[:2], seed=0)
+    assert len(few["pseudo_inputs"].unique(dim=0)) == 2
+    model = model_with(prior, Normal(), Bernoulli())
+    far, edge = (model.unpack(model.init(F64)) for _ in range(2))
+    far["prior"]["pseudo_inputs"].fill_(7.0)
+    edge["prior"]["pseudo_inputs"].fill_(1.0)
+    torch.testing.assert_close(prior.given(model, far)["q"], prior.given(model, edge)["q"])
