@@ -28,6 +28,7 @@ _WINDOW_CELLS = 2_000_000  # cells of such a window, at most
 _MEASURED_CELLS = 2**20  # numbers per call when the bound is measured
 _MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
+_COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs
 
 
 class DivergenceError(ValueError):
@@ -486,7 +487,13 @@ def judged_alone(trainee: Trainee) -> tuple[float, float]:
         return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
 
     bound = mean_of(ELBO().bound)
-    return (bound if is_elbo(problem) else mean_of(problem.objective)), bound
+    if is_elbo(problem):
+        return bound, bound
+    if problem.objective.is_rowwise:
+        return mean_of(problem.objective), bound
+    with torch.inference_mode():
+        few = rows.head(_COMPARED_ROWS)
+        return weighted_mean(problem.objective(problem.model, params, few, trainee.noise[:2]), few.weight), bound
 
 
 def is_elbo(problem: Problem) -> bool:

@@ -13,6 +13,7 @@ Functions take and return tensors that broadcast; parameters come in the order o
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,14 +24,29 @@ _LOG_2PI = math.log(2 * math.pi)
 _N_NEWTON = 5  # from the starts below: all digits for concentrations from 0.1 on
 
 
+class Support(NamedTuple):
+    """Where latents may be: an open interval for every component, and whether they must sum to one."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    sums_to_one: bool = False
+
+    def holds(self, other: "Support") -> bool:
+        """Tell whether `other` lies within it."""
+        return self.sums_to_one == other.sums_to_one and self.low <= other.low and other.high <= self.high
+
+    def __str__(self):
+        return "that are positive and sum to one" if self.sums_to_one else f"between {self.low:g} and {self.high:g}"
+
+
 class Family:
     """Base of the families."""
 
     #: names of the parameters, each "real" or "positive"
     parameters: dict[str, str]
 
-    #: open interval of possible values
-    support = (-math.inf, math.inf)
+    #: possible values
+    support = Support()
 
     #: numbers of noise that a draw takes
     n_noise = 1
@@ -250,7 +266,7 @@ class Exponential(Family):
     """The exponential distribution."""
 
     parameters = {"scale": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
 
     def draw(self, noise, *params):
         return -params[0] * log_ndtr(-noise)
@@ -275,7 +291,7 @@ class Rayleigh(Family):
     """The Rayleigh distribution, of the length of a normal vector in the plane."""
 
     parameters = {"scale": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
 
     def draw(self, noise, *params):
         return params[0] * (-2 * log_ndtr(-noise)).sqrt()
@@ -301,7 +317,7 @@ class Weibull(Family):
     """The Weibull distribution."""
 
     parameters = {"scale": "positive", "concentration": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
 
     def draw(self, noise, *params):
         scale, concentration = params
@@ -335,7 +351,7 @@ class Pareto(Family):
     """The Pareto distribution of values above 1."""
 
     parameters = {"concentration": "positive"}
-    support = (1.0, math.inf)
+    support = Support(1.0, math.inf)
 
     def draw(self, noise, *params):
         return (-log_ndtr(-noise) / params[0]).exp()
@@ -368,7 +384,7 @@ class LogNormal(Family):
     """The exponential of a normal variable; the parameters are those of the normal."""
 
     parameters = {"loc": "real", "scale": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
 
     def draw(self, noise, *params):
         return (params[0] + params[1] * noise).exp()
@@ -396,7 +412,7 @@ class Gamma(Family):
     """The gamma distribution."""
 
     parameters = {"concentration": "positive", "rate": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
 
     def draw(self, noise, *params):
         return gamma_quantile(noise, params[0]) / params[1]
@@ -424,7 +440,7 @@ class ChiSquared(Family):
     """The chi-squared distribution, a gamma distribution of rate 1/2."""
 
     parameters = {"df": "positive"}
-    support = (0.0, math.inf)
+    support = Support(0.0, math.inf)
     _gamma = Gamma()
 
     def _as_gamma(self, df: Tensor) -> tuple[Tensor, Tensor]:
@@ -453,7 +469,7 @@ class Beta(Family):
     """The beta distribution, of the share of one gamma in the sum of two."""
 
     parameters = {"concentration1": "positive", "concentration0": "positive"}
-    support = (0.0, 1.0)
+    support = Support(0.0, 1.0)
     n_noise = 2
 
     def draw(self, noise, *params):

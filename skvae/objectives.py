@@ -8,7 +8,12 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._model import Model, Params
+from skvae._random import generator
 from skvae._settings import Interval, Settings, StrOptions, register
+from skvae.posteriors import Posterior
+
+_PRIOR_DRAWS = 512
+_KERNEL_WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
@@ -37,6 +42,9 @@ class Objective(Settings):
     """
 
     n_samples: int
+
+    #: whether the value of a row depends on that row alone
+    is_rowwise: bool = True
 
     def __call__(self, model: Model, params: Params, batch: Batch, noise: Tensor, annealing: float = 1.0) -> Tensor:
         """Return what training maximises, at full strength unless `annealing` < 1 scales the KL down in warm-up.  # (n,)"""
@@ -111,6 +119,138 @@ class ELBO(Objective):
         return log_px - kl_weight * kl_per_component(model, params, q, z, self.kl).sum(-1)
 
 
+class InfoVAE(Objective):
+    r"""The bound with its KL split: less for the latents of each row, more for their distribution over the data.
+
+    .. math:: E_q[\log p(x|z)] - (1 - \alpha)\,\mathrm{KL}(q(z|x) \,\|\, p(z)) - (\alpha + \lambda - 1)\,
+              \mathrm{MMD}^2(q(z), p(z))
+
+    The maximum mean discrepancy compares the latents of a batch with draws from the prior, by sums of inverse multiquadratic
+    kernels of seven widths. Rows can keep as many nats as they like, as long as together they look like the prior.
+
+    Parameters
+    ----------
+    alpha : float, default=1.0
+        Share of the KL that is given up. 1 gives the MMD-VAE.
+
+    weight : float, default=10.0
+        The :math:`\lambda` of the formula.
+
+    n_samples : int, default=1
+        Draws of z per row and step.
+
+    References
+    ----------
+    Zhao, Song & Ermon, *InfoVAE*, 2019. Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, for the kernels.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.objectives import InfoVAE
+    >>> VAETransformer(objective=InfoVAE(weight=100.0))
+    VAETransformer(objective=InfoVAE(weight=100.0))
+    """
+
+    _parameter_constraints = {
+        "alpha": [Interval(Real, None, 1, closed="right")],
+        "weight": [Interval(Real, 0, None, closed="left")],
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+    }
+    is_rowwise = False
+
+    def __init__(self, alpha=1.0, *, weight=10.0, n_samples=1):
+        self.alpha = alpha
+        self.weight = weight
+        self.n_samples = n_samples
+
+    def __call__(self, model, params, batch, noise, annealing=1.0):
+        q = model.encode(params, batch)
+        z = model.posterior.sample(q, noise)
+        log_px = model.log_px(params, batch, z).mean(0)
+        kl = kl_per_component(model, params, q, z, "auto").sum(-1)
+        stream = generator(model.seed, "prior draws", device=z.device)
+        shape = (_PRIOR_DRAWS, model.n_components)
+        from_prior = model.prior.sample(model.prior.given(model, params), shape, stream, z.dtype)
+        return log_px - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * discrepancy(z, from_prior).mean(0)
+
+    def bound(self, model, params, batch, noise):
+        return ELBO().bound(model, params, batch, noise)
+
+
+def discrepancy(z: Tensor, others: Tensor) -> Tensor:
+    """Return the part of every latent z (s, n, k) in the squared MMD between them and `others` (m, k), without bias.  # (s, n)
+
+    The mean over rows is the estimate.
+    """
+    n, m = z.shape[-2], len(others)
+    among = _kernel(z, z).sum(-1) - len(_KERNEL_WIDTHS)  # without the distance of each to itself, which is zero
+    rest = (_kernel(others, others).sum() - m * len(_KERNEL_WIDTHS)) / (m * (m - 1))
+    return among / max(n - 1, 1) - 2 * _kernel(z, others).mean(-1) + rest
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of inverse multiquadratic kernels between rows.  # (..., n, k), (..., m, k) -> (..., n, m)"""
+    norms = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
+    distance = (norms - 2 * a @ b.mT).clamp(min=0)
+    k = a.shape[-1]
+    return sum((2 * k * width / (2 * k * width + distance) for width in _KERNEL_WIDTHS), torch.zeros_like(distance))
+
+
+class BetaTCVAE(Objective):
+    r"""The bound with more weight on the total correlation of the latents, which pulls components apart.
+
+    The KL to the prior, averaged over the data, is the mutual information of row and latents, plus the total correlation
+    :math:`\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))`, plus the KLs of the components to their priors; the second counts
+    :math:`\beta` times. The aggregated posterior q(z) is that of the batch.
+
+    Parameters
+    ----------
+    beta : float, default=6.0
+        Weight of the total correlation; 1 gives the ELBO.
+
+    n_samples : int, default=1
+        Draws of z per row and step.
+
+    References
+    ----------
+    Chen, Li, Grosse & Duvenaud, *Isolating Sources of Disentanglement in Variational Autoencoders*, 2018.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.objectives import BetaTCVAE
+    >>> VAETransformer(objective=BetaTCVAE(beta=4.0))
+    VAETransformer(objective=BetaTCVAE(beta=4.0))
+    """
+
+    _parameter_constraints = {
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+    }
+    is_rowwise = False
+
+    def __init__(self, beta=6.0, *, n_samples=1):
+        self.beta = beta
+        self.n_samples = n_samples
+
+    def __call__(self, model, params, batch, noise, annealing=1.0):
+        q = model.encode(params, batch)
+        z = model.posterior.sample(q, noise)
+        log_px = model.log_px(params, batch, z)
+        kl = model.posterior.log_prob(q, z).sum(-1) - model.log_prior(params, z).sum(-1)
+        return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z)).mean(0)
+
+    def bound(self, model, params, batch, noise):
+        return ELBO().bound(model, params, batch, noise)
+
+
+def total_correlation(posterior: Posterior, q: Tensor, z: Tensor) -> Tensor:
+    """Return log q(z) less the sum of log q(z_j) for draws z (s, n, k), where q(z) averages over the rows of q.  # (s, n)"""
+    of_pairs = posterior.log_prob(q, z[..., :, None, :])  # (s, n, n, k): of the draws of each row, under each row
+    joint = torch.logsumexp(of_pairs.sum(-1), -1) - math.log(len(q))
+    return joint - (torch.logsumexp(of_pairs, -2) - math.log(len(q))).sum(-1)
+
+
 class IWAE(Objective):
     r"""The importance-weighted bound, :math:`E[\log \frac1K \sum_k p(x, z_k) / q(z_k \mid x)]`.
 
@@ -143,4 +283,4 @@ class IWAE(Objective):
         return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-register("objective", elbo=ELBO, iwae=IWAE)
+register("objective", elbo=ELBO, iwae=IWAE, info_vae=InfoVAE, beta_tc_vae=BetaTCVAE)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae import _families as families
-from skvae._families import Family
+from skvae._families import Family, Support
 from skvae._settings import Interval, Settings, register
 from skvae.priors import Dirichlet as DirichletPrior
-from skvae.priors import FamilyPrior, Prior, StandardNormal, Support, dirichlet_draw, dirichlet_kl, dirichlet_log_prob
+from skvae.priors import FamilyPrior, Prior, StandardNormal, dirichlet_draw, dirichlet_kl, dirichlet_log_prob
 
 #: of a standard deviation, from 4.5e-5 to 148: wide enough for any column at the noise floor, safe to square in float32
 LOG_SCALE_RANGE = (-10.0, 5.0)
@@ -164,7 +164,7 @@ class FamilyPosterior(Posterior):
 
     @property
     def support(self):
-        return Support(*self.family().support)
+        return self.family().support
 
     def n_outputs(self, n_components):
         return len(self.family().parameters) * n_components

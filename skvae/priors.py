@@ -2,44 +2,15 @@
 
 import math
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skvae import _families as families
 from skvae._batch import Batch
-from skvae._families import Family
+from skvae._families import Family, Support
 from skvae._random import generator, normal
 from skvae._settings import Interval, Settings, register
-
-
-class Support(NamedTuple):
-    """Where latents may be.
-
-    Parameters
-    ----------
-    low : float, default=-inf
-        Below every component.
-
-    high : float, default=inf
-        Above every component.
-
-    sums_to_one : bool, default=False
-        Whether the components of a row must sum to one.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    sums_to_one: bool = False
-
-    def holds(self, other: "Support") -> bool:
-        """Tell whether `other` lies within it."""
-        return self.sums_to_one == other.sums_to_one and self.low <= other.low and other.high <= self.high
-
-    def __str__(self):
-        return "that are positive and sum to one" if self.sums_to_one else f"between {self.low:g} and {self.high:g}"
-
 
 _POSITIVE = [Interval(Real, 0, None, closed="neither")]
 _REAL = [Interval(Real, None, None, closed="neither")]
@@ -101,7 +72,7 @@ class FamilyPrior(Prior):
 
     @property
     def support(self):
-        return Support(*self.family().support)
+        return self.family().support
 
     def log_prob(self, params, z):
         return self.family().log_prob(z, *self.member(z))

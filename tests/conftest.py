@@ -11,7 +11,7 @@ from torch import nn
 from skvae import posteriors, priors
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, Module
-from skvae.objectives import ELBO, IWAE
+from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
 from skvae.solvers import AEVB
 
@@ -66,7 +66,7 @@ PAIRS = [
     (posteriors.FullNormal(), priors.VampPrior(6)),
     (posteriors.Dirichlet(), priors.VampPrior(6)),
 ]
-OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
+OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5), InfoVAE(), BetaTCVAE()]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
 SOLVERS = [AEVB(), AEVB(averaging=0)]
 

@@ -72,7 +72,7 @@ def test_noise_far_out_gives_finite_draws(family, params, oracle):
 
 @each_case
 def test_nothing_lies_outside_the_support(family, params, oracle):
-    low, high = family.support
+    low, high, _ = family.support
     outside = [x for x in (low - 1, high + 1) if math.isfinite(x)]
     z = torch.tensor(outside, dtype=F64)
     assert (family.log_prob(z, *tensors(params)) == -math.inf).all()

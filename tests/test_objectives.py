@@ -10,7 +10,7 @@ from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
-from skvae.objectives import ELBO, IWAE, log_weights
+from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, discrepancy, log_weights, total_correlation
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
 
@@ -97,3 +97,49 @@ def test_a_missing_closed_form_is_told_with_the_remedy(problem):
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"The '{next(iter(bad))}' parameter of ELBO"):
         ELBO(**bad).validate()
+
+
+def test_beta_tc_vae_with_weight_one_is_the_bound(problem):
+    model, params, batch, noise = problem
+    torch.testing.assert_close(
+        BetaTCVAE(beta=1.0)(model, params, batch, noise), ELBO(kl="monte_carlo").bound(model, params, batch, noise)
+    )
+
+
+def test_total_correlation_is_that_of_a_normal_distribution():
+    """Narrow posteriors around points that were drawn with correlation r: it is -log(1 - r ** 2) / 2."""
+    r, n = 0.8, 3000
+    mean = torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean[:, 1] = r * mean[:, 0] + (1 - r**2) ** 0.5 * mean[:, 1]
+    q = torch.cat([mean, torch.full_like(mean, math.log(0.1))], 1)
+    z = Normal().sample(q, torch.randn(1, n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        value = float(total_correlation(Normal(), q, z).mean())
+    variance = 1 + 0.1**2
+    assert value == pytest.approx(-0.5 * math.log(1 - (r / variance) ** 2), abs=0.05)
+
+
+def test_discrepancy_vanishes_for_equal_distributions_and_has_no_bias():
+    z, others, far = (torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    parts = discrepancy(z[None], others)
+    assert parts.shape == (1, 400)
+    assert abs(float(parts.mean())) < 0.02
+    assert float(discrepancy(far[None] + 1, others).mean()) > 0.2
+    values = [
+        float(discrepancy(torch.randn(1, 20, 2, generator=torch.Generator().manual_seed(s)), others.float()).mean())
+        for s in range(400)
+    ]
+    assert abs(sum(values) / 400) < 4 * torch.tensor(values).std() / 20 + 0.005
+
+
+def test_info_vae_gives_up_the_kl_of_rows(problem):
+    model, params, batch, noise = problem
+    plain = ELBO().bound(model, params, batch, noise)
+    torch.testing.assert_close(InfoVAE(alpha=0.0, weight=1.0)(model, params, batch, noise), plain)
+    assert (InfoVAE(alpha=1.0, weight=0.0)(model, params, batch, noise) >= plain - 1e-9).all()
+
+
+@pytest.mark.parametrize("objective", [InfoVAE(), BetaTCVAE()], ids=repr)
+def test_scores_do_not_depend_on_penalties(objective, problem):
+    model, params, batch, noise = problem
+    torch.testing.assert_close(objective.bound(model, params, batch, noise), ELBO().bound(model, params, batch, noise))
