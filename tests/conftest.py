@@ -14,7 +14,7 @@ from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import SGD, Adagrad, Adam
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
-from skvae.solvers import AEVB
+from skvae.solvers import AEVB, MonteCarloEM, WakeSleep
 
 
 class SmallNet(nn.Module):
@@ -44,7 +44,15 @@ POSTERIORS = [Normal()]
 PRIORS = [StandardNormal()]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
-SOLVERS = [AEVB(), AEVB(averaging=0)]
+SOLVERS = [
+    AEVB(),
+    AEVB(averaging=0),
+    WakeSleep(),
+    WakeSleep(3, encoder_phase="wake", averaging=0.9),
+    WakeSleep(5, encoder_phase="both"),
+    MonteCarloEM(),
+    MonteCarloEM(n_leapfrog=3, acceptance=0.7, n_updates=2, averaging=0.9),
+]
 
 
 def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
