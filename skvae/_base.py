@@ -366,7 +366,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Train the state on the rows of a table and commit what comes out, in one assignment."""
         recipe = self._recipe()
         device = resolve_device(
-            self.device, flops_of_step(fitted.model, recipe.objective, batch_size_for(recipe, len(table.X)))
+            self.device,
+            flops_of_step(fitted.model, recipe.solver.n_draws(recipe.objective), batch_size_for(recipe, len(table.X))),
         )
         split = split_table(fitted, table, recipe, device, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)

@@ -17,7 +17,7 @@ from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, nested
 from skvae._random import generator, normal
 from skvae._windows import BatchesOfOne, Window, side_by_side
-from skvae.objectives import ELBO, Objective
+from skvae.objectives import ELBO
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
 
@@ -289,12 +289,12 @@ def train(trainees: Sequence[Trainee]) -> None:
 
 def work_of_step(trainees: Sequence[Trainee]) -> float:
     """Return the floating point operations of one step."""
-    return sum(flops_of_step(t.problem.model, t.problem.objective, t.plan.batch_size) for t in trainees)
+    return sum(flops_of_step(t.problem.model, t.solver.n_draws(t.problem.objective), t.plan.batch_size) for t in trainees)
 
 
-def flops_of_step(model: Model, objective: Objective, batch_size: int) -> float:
+def flops_of_step(model: Model, n_draws: int, batch_size: int) -> float:
     """Return about how many floating point operations a step of one model is."""
-    return 6.0 * model.layout.size * batch_size * objective.n_samples
+    return 6.0 * model.layout.size * batch_size * n_draws
 
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
@@ -433,7 +433,8 @@ class Cohort:
 def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
     """Return the noise of a window of rows.  # (s, n, k)"""
     stream = generator(trainee.plan.seed, "noise", trainee.progress.epoch, window, device=x.device)
-    return normal((trainee.problem.objective.n_samples, len(x), trainee.problem.model.n_noise), stream, x.dtype)
+    n_draws = trainee.solver.n_draws(trainee.problem.objective)
+    return normal((n_draws, len(x), trainee.problem.model.n_noise), stream, x.dtype)
 
 
 class Recording:

@@ -86,8 +86,20 @@ class Split:
 
 def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
     """Set the validation rows aside."""
+    _check_solver(recipe, table, one_epoch)
     split = split_rows if isinstance(table, Table) else split_streamed_rows
     return split(fitted, table, recipe, device, one_epoch)  # type: ignore[arg-type]
+
+
+def _check_solver(recipe: Recipe, table: Table | StreamedTable, one_epoch: bool) -> None:
+    """Refuse what the solver cannot heed."""
+    recipe.solver.check(recipe.objective)
+    if recipe.solver.takes_all_rows and (one_epoch or not isinstance(table, Table)):
+        refused = "partial_fit, which sees some of them once" if one_epoch else "a data source, whose rows stay on disk"
+        raise ValueError(
+            f"solver={recipe.solver!r} takes all rows in every step and remembers something of each, so it cannot train by "
+            f"{refused}. Use solver='aevb' or 'wake-sleep', or fit an array."
+        )
 
 
 def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
@@ -139,7 +151,7 @@ def _mean_one(weight: Tensor | None, rows: Tensor) -> Tensor | None:
 def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, one_epoch: bool) -> Plan:
     """Decide how long and in which portions to train."""
     n = len(split.train)
-    batch_size = batch_size_for(recipe, n)
+    batch_size = n if recipe.solver.takes_all_rows else batch_size_for(recipe, n)
     budget = recipe.max_iter or default_max_iter(n, batch_size)
     if one_epoch:
         budget = progress.epoch + 1
@@ -153,7 +165,7 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,
         n_iter_no_change=recipe.n_iter_no_change,
-        evaluate_every=max(1, round(_UPDATES_PER_EVALUATION * batch_size / n)),
+        evaluate_every=max(1, round(_UPDATES_PER_EVALUATION / recipe.solver.n_updates * batch_size / n)),
         max_time=recipe.max_time,
         matmul_precision=recipe.matmul_precision,
     )
@@ -227,7 +239,15 @@ class Run:
         params, best, slots = start_state(fitted, split, recipe, one_epoch)
         draws = _n_draws(model, _WATCHED_DRAWS // len(split.watched))
         self.trainee = Trainee(
-            Problem(model, recipe.objective, recipe.optimizer, recipe.alpha, split.total_weight),
+            Problem(
+                model,
+                recipe.objective,
+                recipe.optimizer,
+                recipe.alpha,
+                split.total_weight,
+                n_rows=len(split.train),
+                batch_size=batch_size_for(recipe, len(split.train)),
+            ),  # fmt: skip
             recipe.solver,
             make_plan(recipe, fitted, split, progress, one_epoch),
             progress,

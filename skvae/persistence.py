@@ -462,13 +462,18 @@ def _check_state(fitted: Fitted) -> None:
         parts += [training, progress]
         fits += [
             all((a.dtype, a.shape) == vector for a in (training.params, training.best)),
-            all(a.shape in ((), (size,)) and a.dtype.kind == "f" for a in training.slots.values()),
+            all(_is_memory(a, size, model.n_components) for a in training.slots.values()),
             min(progress.epoch, progress.n_steps, training.data_hash) >= 0,
             set(progress.history) == set(HISTORY),
             len({len(values) for values in progress.history.values()}) == 1,
         ]
     if not (all(fits) and all(_has_declared_types(part) for part in parts)):
         raise SkvaeFileError("the parts of its state do not fit together")
+
+
+def _is_memory(array: np.ndarray, size: int, n_components: int) -> bool:
+    """Tell whether an array can be a number, a value per parameter, or latents of the training rows."""
+    return array.dtype.kind == "f" and (array.shape in ((), (size,)) or (array.ndim == 2 and array.shape[1] == n_components))
 
 
 def _check_features(attributes: dict[str, Any], n_columns: int) -> None:

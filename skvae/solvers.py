@@ -1,170 +1,28 @@
 """Solvers: how one batch changes the parameters. Gradients and updates live here and in the optimizers, nowhere else."""
 
-from dataclasses import dataclass, field
-from numbers import Real
+import math
+from functools import partial
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from skvae import _hmc as hmc
 from skvae import _kernels as kernels
 from skvae._batch import Batch
-from skvae._model import Layout, Model, Params, nested
-from skvae._settings import Interval, Settings, belongs_with, register
-from skvae.objectives import Objective
-from skvae.optimizers import Optimizer, Slots
+from skvae._model import Model, Params, nested
+from skvae._random import generator, normal
+from skvae._settings import Interval, StrOptions, belongs_with, register
+from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
+from skvae.objectives import ELBO, Objective
 
-_MAX_PRECISION = 1e12  # of the prior per row, when rows weigh next to nothing: its square stays finite in float32
-_MAX_KEPT = 8  # shapes of batches whose buffers are kept
+__all__ = ["AEVB", "Arrangement", "GradientSolver", "MonteCarloEM", "Problem", "Solver", "SolverState", "WakeSleep"]
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What is to be maximised: the objective summed over weighted rows, plus the log prior of the weight matrices."""
-
-    model: Model
-    objective: Objective
-    optimizer: Optimizer
-    alpha: float  # precision of the Gaussian prior on the weight matrices
-    total_weight: float  # number of rows, counted with repetitions
+_FIRST_STEP_SIZE = 0.1  # of the chains, in units of the prior
+_PART_CELLS = 2**21  # cells of the rows whose chains move in one call
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """How the parameters of models lie side by side in training: each in the slots of one wide model."""
-
-    wide: Model
-    layout: Layout
-    places: list[Tensor] | None = None  # of each model's parameters in the layout; None: they are the layout
-
-    def place(self, i: int, vector: Tensor) -> Tensor:
-        """Return a vector of model `i`, in its own layout, as it lies in training; numbers pass."""
-        if self.places is None or not vector.ndim:
-            return vector.clone()
-        placed = vector.new_zeros(self.layout.size)
-        placed[self.places[i].to(vector.device)] = vector
-        return placed
-
-    def extract(self, i: int, vector: Tensor) -> Tensor:
-        """Return a vector of model `i` in its own layout; numbers pass."""
-        return vector if self.places is None or not vector.ndim else vector[self.places[i].to(vector.device)]
-
-    def only(self, chosen: list[int]) -> "Arrangement":
-        """Return the arrangement of some of the models."""
-        return Arrangement(self.wide, self.layout, self.places and [self.places[i] for i in chosen])
-
-
-@dataclass
-class SolverState:
-    """What a step reads and changes in place, for `m` models: parameters, gradients, and the memory of all that came before."""
-
-    problems: list[Problem]
-    arrangement: Arrangement
-    params: Tensor  # (m, size)
-    slots: Slots  # named vectors (m, size) and numbers (m,) of the optimizer and the solver
-    rates: list[float] = field(init=False, default_factory=list)  # learning rates of the present epoch
-    annealing: list[float] = field(init=False, default_factory=list)  # share of the KL that counts in it
-    grad: Tensor = field(init=False)  # (m, size)
-    rate: Tensor = field(init=False)  # (m,) `rates` on the device
-    kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
-    one: Tensor = field(init=False)  # a number costs more than a tensor to an operation
-    has_penalty: bool = field(init=False)
-    stays_on_device: bool = field(init=False)  # whether a step must not look at a number on the device
-    n_parts: int = field(init=False, default=1)  # in which a batch is taken, for want of memory
-    kept: dict = field(init=False, default_factory=dict)  # what steps use again: views and buffers
-
-    def __post_init__(self):
-        m = len(self.params)
-        self.grad = torch.zeros_like(self.params)
-        self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
-        self.one = torch.ones((), device=self.params.device)
-        self.has_penalty = any(problem.alpha for problem in self.problems)
-        self.stays_on_device = self.params.is_cuda
-
-    def member(self, i: int) -> tuple[Tensor, Tensor, Slots]:
-        """Return views of the parameters, the gradient and the memory of model `i`."""
-        return self.params[i], self.grad[i], {name: slot[i] for name, slot in self.slots.items()}
-
-    def only(self, chosen: list[int]) -> "SolverState":
-        """Return a copy with some of the models."""
-        slots = {name: slot[chosen] for name, slot in self.slots.items()}
-        problems = [self.problems[i] for i in chosen]
-        return SolverState(problems, self.arrangement.only(chosen), self.params[chosen], slots)
-
-    def begin_epoch(self, rates: list[float], annealing: list[float]) -> None:
-        """Set what is the same in all steps of an epoch."""
-        if self.rates != rates:
-            self.rates = rates
-            self.rate.copy_(torch.tensor(rates, dtype=torch.float64, device="cpu"))
-            self.forget("updates")
-        if self.annealing != annealing:
-            self.annealing = annealing
-            weights = [getattr(p.objective, "beta", 1.0) * share for p, share in zip(self.problems, annealing)]
-            self.kl_weight[:, 0, 0] = torch.tensor(weights, dtype=self.params.dtype, device="cpu")
-
-    def reuse(self, kind: str, key, make):
-        """Return what `make` gave when it was last called for this kind and key."""
-        kept = self.kept.setdefault(kind, {})
-        if key not in kept:
-            if len(kept) >= _MAX_KEPT:
-                kept.clear()
-            kept[key] = make()
-        return kept[key]
-
-    def forget(self, kind: str) -> None:
-        """Drop what was kept of this kind."""
-        self.kept.pop(kind, None)
-
-
-class Solver(Settings):
-    """Base of the solvers."""
-
-    def structure(self, problem: Problem) -> tuple | None:
-        """Return what problems must have in common to be solved in one state; None for a problem that is solved alone."""
-        return None
-
-    def arrange(self, problems: list[Problem]) -> Arrangement:
-        """Decide how the parameters of the models lie in training."""
-        return Arrangement(problems[0].model, problems[0].model.layout)
-
-    def fresh_slots(self, problem: Problem, params: Tensor) -> Slots:
-        """Return the memory of one model at the start of training from a vector of parameters, as it lies in training."""
-        raise NotImplementedError
-
-    def init(self, problems: list[Problem], arrangement: Arrangement, params: list[Tensor], slots: list[Slots | None]):
-        """Return the state in which training starts, or goes on where `slots` are given; vectors lie as in training."""
-        fresh = [self.fresh_slots(problem, vector) for problem, vector in zip(problems, params)]
-        # The memory of another optimizer says nothing to this one.
-        memories = [old if old is not None and old.keys() == new.keys() else new for old, new in zip(slots, fresh)]
-        stacked = {name: torch.stack([one[name] for one in memories]) for name in fresh[0]}
-        return SolverState(problems, arrangement, torch.stack(params), stacked)
-
-    def start_over(self, state: SolverState, i: int, params: Tensor) -> None:
-        """Let model `i` go on from other parameters with an empty memory."""
-        state.params[i].copy_(params)
-        for name, fresh in self.fresh_slots(state.problems[i], params).items():
-            state.slots[name][i].copy_(fresh)
-
-    def result(self, state: SolverState, i: int) -> Tensor:
-        """Return the parameters that training would give model `i` if it ended here.  # (size,)"""
-        return state.params[i]
-
-    def step(self, state: SolverState, batch: Batch, noise: Tensor, measured: bool = True) -> Tensor | None:
-        """Change the first models of the state by one batch each; return their weighted objective if `measured`.  # (m,)
-
-        The batch has rows x (m, n, d) and weights (m, n), which contain the division by the number of rows; noise is
-        (m, s, n, k).
-        """
-        raise NotImplementedError
-
-    def is_capturable(self, state: SolverState) -> bool:
-        """Tell whether a step is a fixed sequence of work on the device, which can be recorded and replayed."""
-        return False
-
-    def tidy(self, state: SolverState) -> None:
-        """Do what has to be done now and then; called a few times in a thousand steps."""
-
-
-class AEVB(Solver):
+class AEVB(GradientSolver):
     """Auto-encoding variational Bayes: stochastic gradient ascent on the objective through reparameterised samples.
 
     Parameters
@@ -178,8 +36,6 @@ class AEVB(Solver):
     Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, algorithm 1 and equation 8. Polyak & Juditsky, *Acceleration of
     Stochastic Approximation by Averaging*, 1992.
     """
-
-    _parameter_constraints = {"averaging": [Interval(Real, 0, 1, closed="left")]}
 
     def __init__(self, *, averaging=0.99):
         self.averaging = averaging
@@ -196,53 +52,12 @@ class AEVB(Solver):
         wide = kernels.widened(models)
         return Arrangement(wide, kernels.aligned_layout(wide), [kernels.positions(model, wide) for model in models])
 
-    def fresh_slots(self, problem, params):
-        slots = problem.optimizer.init(params)
-        if self.averaging:
-            slots["average"] = params.clone()
-            slots["n_averaged"] = torch.zeros((), device=params.device, dtype=torch.float32)
-        return slots
-
     def step(self, state, batch, noise, measured=True):
-        value = self._gradient(state, batch, noise, measured)
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                self._update(state, batch.x.shape[0])
-        else:
-            self._update(state, batch.x.shape[0])
+        fill = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
+        n = batch.x.shape[1]
+        value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured))
+        self.update(state, batch.x.shape[0])
         return value
-
-    def _update(self, state, m):
-        """Move the parameters of the first models by their gradients."""
-        if state.has_penalty:
-            self._add_penalty(state, m)
-        for step, rate, members in state.reuse("updates", m, lambda: _update_groups(state, m)):
-            step(*members, rate)
-        if self.averaging:
-            self._average(state, m)
-
-    def _gradient(self, state, batch, noise, measured):
-        """Fill the gradient; where the memory does not suffice, from parts of the batch, twice as many as before."""
-        way = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
-        while True:
-            try:
-                if state.n_parts == 1:
-                    return way(state, batch, noise, measured)
-                return self._gradient_of_parts(way, state, batch, noise, measured)
-            except torch.OutOfMemoryError:
-                if state.n_parts >= batch.x.shape[1]:
-                    raise
-                state.n_parts *= 2
-                state.kept.clear()
-
-    def _gradient_of_parts(self, way, state, batch, noise, measured):
-        size = -(-batch.x.shape[1] // state.n_parts)
-        values, total = [], torch.zeros_like(state.grad)
-        for x, weight, eps in zip(batch.x.split(size, 1), batch.weight.split(size, 1), noise.split(size, 2), strict=True):
-            values.append(way(state, Batch(x, weight), eps, measured))
-            total += state.grad
-        state.grad.copy_(total)
-        return sum(values) if measured else None
 
     def _gradient_by_hand(self, state, batch, noise, measured):
         """Fill the gradient by the closed forms."""
@@ -255,65 +70,18 @@ class AEVB(Solver):
     def _gradient_by_autograd(self, state, batch, noise, measured):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
         (problem,) = state.problems
-        leaves = state.reuse("leaves", 1, lambda: _leaves(state))
+        leaves = leaves_of(state)
         state.grad.zero_()
         value = problem.objective(problem.model, leaves, Batch(batch.x[0]), noise[0], state.annealing[0])  # (n,)
         total = (value * batch.weight[0]).sum()
         (-total).backward()
         return total.detach()[None]
 
-    def _add_penalty(self, state, m):
-        for i, problem in enumerate(state.problems[:m]):
-            if problem.alpha:
-                matrices = state.reuse("matrices", 1, lambda: _weight_matrices(state))
-                precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
-                state.grad[i].addcmul_(matrices, state.params[i], value=precision)
-
-    def _average(self, state, m):
-        """Move the averages towards the parameters; young averages forget faster."""
-        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(state.one)
-        if state.stays_on_device:
-            share = 1 - (age / (age + 9)).clamp(max=self.averaging)
-            average[:m].lerp_(params[:m], share.to(params.dtype)[:, None])
-            return
-        shares = [1 - min(self.averaging, t / (t + 9)) for t in age.tolist()]
-        if len(set(shares)) == 1:
-            average[:m].lerp_(params[:m], shares[0])
-        else:
-            for i, share in enumerate(shares):
-                average[i].lerp_(params[i], share)
-
     def is_capturable(self, state):
         optimizers = [problem.optimizer for problem in state.problems]
         return state.arrangement.places is not None and all(
             optimizer.is_capturable and belongs_with(optimizer, "step_many", "step") for optimizer in optimizers
         )
-
-    def result(self, state, i):
-        return (state.slots["average"] if self.averaging else state.params)[i]
-
-    def tidy(self, state):
-        with torch.no_grad():
-            state.problems[0].optimizer.tidy(state.slots)
-
-
-def _update_groups(state: SolverState, m: int):
-    """Return the calls that update the models, as (function, learning rate, (parameters, gradients, slots))."""
-    optimizers = [problem.optimizer for problem in state.problems[:m]]
-    if state.stays_on_device:  # the rate is a number on the device, which can change under a recorded step
-        return [(optimizer.together(), state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
-    groups: list[tuple[Optimizer, float, list[int]]] = []
-    for i, (optimizer, rate) in enumerate(zip(optimizers, state.rates)):
-        same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
-        if same is None:
-            groups.append((optimizer, rate, same := []))
-        same.append(i)
-    return [(optimizer.together(), rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
-
-
-def _members(state: SolverState, chosen: list[int]) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:
-    slots = {name: [slot[i] for i in chosen] for name, slot in state.slots.items()}
-    return [state.params[i] for i in chosen], [state.grad[i] for i in chosen], slots
 
 
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
@@ -322,25 +90,271 @@ def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kerne
     return kernels.Kernel(state.arrangement.wide, params, slopes, n, n_samples)
 
 
-def _leaves(state: SolverState) -> Params:
-    """Return leaf views of the only model's parameters, whose gradients are views of the gradient.
+class _Competitor(GradientSolver):
+    """Base of the solvers that raise no objective but follow gradients of their own, one model at a time."""
 
-    They share the storage of the vectors: slicing a vector inside the graph would make a gradient of full length per parameter
-    (2.4 times slower at 784-500-20).
+    def check(self, objective: Objective) -> None:
+        if not (isinstance(objective, ELBO) and objective == ELBO(kl=objective.kl)):
+            raise ValueError(
+                f"solver={self!r} follows gradients of its own and is judged by the bound, so it needs objective='elbo'. "
+                f"Got objective={objective!r}. Use solver='aevb' to raise another objective."
+            )
+
+
+class WakeSleep(_Competitor):
+    r"""Wake-sleep, and reweighted wake-sleep with several samples: two phases with two objectives.
+
+    *Wake*: latents :math:`z_k \sim q(z \mid x)` of the rows are drawn and held fixed, and the decoder, the prior and the noise
+    raise :math:`\sum_k w_k \log p(x, z_k)`, with weights :math:`w_k \propto p(x, z_k) / q(z_k \mid x)` that add up to one.
+    *Sleep*: the model dreams, :math:`z' \sim p(z)` and :math:`x' \sim p(x \mid z')`, and the encoder raises
+    :math:`\log q(z' \mid x')`. No gradient passes through a sample, so none has to be differentiable; but there is no one
+    function that both phases raise, and the bound, by which training is judged, may fall.
+
+    Parameters
+    ----------
+    n_samples : int, default=1
+        The number K of latents per row. One is wake-sleep; with more, the wake phase climbs the importance-weighted bound.
+
+    encoder_phase : {"sleep", "wake", "both"}, default="sleep"
+        What the encoder learns from: dreams; the rows, by :math:`\sum_k w_k \log q(z_k \mid x)`, which takes at least two
+        samples, as the weight of a single one tells nothing; or the mean of both.
+
+    averaging : float, default=0.0
+        Decay of the running average of the parameters, per step. 0 keeps the last iterate, as the paper does.
+
+    See Also
+    --------
+    AEVB : Raises the bound, through samples that are differentiable.
+
+    References
+    ----------
+    Hinton, Dayan, Frey & Neal, *The Wake-Sleep Algorithm for Unsupervised Neural Networks*, 1995. Bornschein & Bengio,
+    *Reweighted Wake-Sleep*, 2015. Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, section 5.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.solvers import WakeSleep
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = VAETransformer(2, solver=WakeSleep(n_samples=5), learning_rate="cosine", max_iter=20, random_state=0)
+    >>> vae.fit_transform(X).shape
+    (150, 2)
     """
-    leaves = {k: v.detach().requires_grad_() for k, v in state.arrangement.layout.views(state.params[0]).items()}
-    for k, view in state.arrangement.layout.views(state.grad[0]).items():
-        leaves[k].grad = view
-    return nested(leaves)
+
+    lasting = ("n_dreams",)
+    _parameter_constraints = {
+        **GradientSolver._parameter_constraints,
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "encoder_phase": [StrOptions({"sleep", "wake", "both"})],
+    }
+
+    def __init__(self, n_samples=1, *, encoder_phase="sleep", averaging=0.0):
+        self.n_samples = n_samples
+        self.encoder_phase = encoder_phase
+        self.averaging = averaging
+
+    def validate(self):
+        super().validate()
+        if self.n_samples == 1 and self.encoder_phase != "sleep":
+            raise ValueError(
+                f"encoder_phase={self.encoder_phase!r} needs n_samples=2 or more, as the weight of a single sample tells the "
+                "encoder nothing. Raise n_samples, or use encoder_phase='sleep'."
+            )
+        return self
+
+    def n_draws(self, objective):
+        return self.n_samples
+
+    def fresh_slots(self, problem, params):
+        return {**super().fresh_slots(problem, params), "n_dreams": _counter()}
+
+    def step(self, state, batch, noise, measured=True):
+        n = batch.x.shape[1]
+        dreams = None if self.encoder_phase == "wake" else self._dreams(state, n)
+        value = within_memory(state, n, lambda rows: self._gradient(state, *part_of(batch, noise, rows), dreams, rows))
+        self.update(state, 1)
+        return value
+
+    def _dreams(self, state, n):
+        model, number = state.problems[0].model, int(state.slots["n_dreams"][0].add_(1))
+        stream = generator(model.seed, "dream", number, device=state.params.device)
+        return dream(model, model.unpack(state.params[0]), n, stream)
+
+    def _gradient(self, state, batch, noise, dreams, rows):
+        """Fill the gradient from some rows and as many dreams; return the bound."""
+        model, params = state.problems[0].model, leaves_of(state)
+        awake = {"sleep": 0.0, "both": 0.5, "wake": 1.0}[self.encoder_phase]
+        raised, bound = wake(model, params, Batch(batch.x[0]), noise[0], awake)
+        total = (raised * batch.weight[0]).sum()
+        if dreams is not None:
+            z, x = dreams if rows is None else (dreamt[rows] for dreamt in dreams)
+            total = total + (1 - awake) * sleep(model, params, z, x).sum() / len(dreams[0])
+        state.grad.zero_()
+        (-total).backward()
+        return (bound * batch.weight[0]).sum()[None]
 
 
-def _weight_matrices(state: SolverState) -> Tensor:
-    """Return ones where the Gaussian prior holds, zeros elsewhere.  # (size,)"""
-    wide, layout = state.arrangement.wide, state.arrangement.layout
-    marked = torch.zeros(layout.size, dtype=state.params.dtype, device="cpu")
-    for name, view in layout.views(marked).items():
-        view.fill_(float(wide.is_weight_matrix(*name)))
-    return marked.to(state.params.device)
+def dream(model: Model, params: Params, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw latents from the prior and a row from each.  # (n, k), (n, d)"""
+    with torch.no_grad():
+        dtype = next(iter(params["decoder"].values())).dtype
+        z = model.prior.sample(params["prior"], (n, model.n_components), stream, dtype)
+        return z, model.likelihood.sample(params["likelihood"], model.decode(params, z), stream)
 
 
-register("solver", aevb=AEVB)
+def sleep(model: Model, params: Params, z: Tensor, x: Tensor) -> Tensor:
+    """Return log q(z|x), in nats per row.  # (n,)"""
+    return model.posterior.log_prob(model.encode(params, Batch(x)), z).sum(-1)
+
+
+def wake(model: Model, params: Params, batch: Batch, noise: Tensor, awake: float) -> tuple[Tensor, Tensor]:
+    """Return what the wake phase raises and the importance-weighted bound, in nats per row, for draws that are held fixed.
+
+    `awake` is the weight of log q, by which the encoder learns from the draws.  # (n,), (n,)
+    """
+    q = model.encode(params, batch)
+    with torch.no_grad():
+        z = model.posterior.sample(q, noise)  # (s, n, k)
+    log_joint, log_q = _log_joint(model, params, batch, z), model.posterior.log_prob(q, z).sum(-1)
+    log_w = (log_joint - log_q).detach()
+    return (log_w.softmax(0) * (log_joint + awake * log_q)).sum(0), log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def _log_joint(model: Model, params: Params, batch: Batch, z: Tensor) -> Tensor:
+    """Return log p(x, z), in nats per row.  # (..., n)"""
+    return model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1)
+
+
+class MonteCarloEM(_Competitor):
+    r"""Monte Carlo EM: every training row has a chain of latents that follows its true posterior.
+
+    *E*: Hamiltonian Monte Carlo moves each chain once, by a path of `n_leapfrog` steps in the potential
+    :math:`-\log p(x, z)`. The length of the steps is common to all chains and tuned until the wanted share is accepted.
+    *M*: the decoder, the prior and the noise make `n_updates` updates that raise :math:`\log p(x, z)`, each on `batch_size`
+    rows with the states of their chains. In the same updates the encoder, which has no part in any of this, raises
+    :math:`\log q(z \mid x)` at those states, so that new rows can be transformed and scored.
+
+    An epoch is one such sweep over all rows, which stay in memory: `partial_fit` and data sources are refused.
+
+    Parameters
+    ----------
+    n_leapfrog : int, default=10
+        Steps of a path. The cost of a sweep grows with it, and so does the distance that a chain moves.
+
+    acceptance : float, default=0.9
+        Share of the moves that are to be accepted.
+
+    n_updates : int, default=5
+        Updates of the parameters per sweep.
+
+    averaging : float, default=0.0
+        Decay of the running average of the parameters, per update. 0 keeps the last iterate, as the paper does; near 1, the
+        noise of the chains cancels.
+
+    See Also
+    --------
+    AEVB : Needs no chains, and takes a batch of rows at a time.
+
+    References
+    ----------
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, section 5 and appendix E. Wei & Tanner, *A Monte Carlo
+    Implementation of the EM Algorithm*, 1990. Neal, *MCMC using Hamiltonian Dynamics*, 2011.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.solvers import MonteCarloEM
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = VAETransformer(2, solver=MonteCarloEM(averaging=0.99), learning_rate="cosine", max_iter=20, random_state=0)
+    >>> vae.fit_transform(X).shape
+    (150, 2)
+    """
+
+    takes_all_rows = True
+    lasting = ("chains", "step_size", "n_sweeps")
+    _parameter_constraints = {
+        **GradientSolver._parameter_constraints,
+        "n_leapfrog": [Interval(Integral, 1, None, closed="left")],
+        "acceptance": [Interval(Real, 0, 1, closed="neither")],
+        "n_updates": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(self, *, n_leapfrog=10, acceptance=0.9, n_updates=5, averaging=0.0):
+        self.n_leapfrog = n_leapfrog
+        self.acceptance = acceptance
+        self.n_updates = n_updates
+        self.averaging = averaging
+
+    def n_draws(self, objective):
+        return 1
+
+    def fresh_slots(self, problem, params):
+        return {
+            **super().fresh_slots(problem, params),
+            "chains": params.new_zeros((problem.n_rows, problem.model.n_components)),
+            "step_size": params.new_full((), _FIRST_STEP_SIZE),
+            "n_sweeps": _counter(),
+        }
+
+    def step(self, state, batch, noise, measured=True):
+        (problem,) = state.problems
+        rows, chains = Batch(batch.x[0], batch.weight[0]), state.slots["chains"][0]
+        sweep = int(state.slots["n_sweeps"][0].add_(1))
+        stream = generator(problem.model.seed, "sweep", sweep, device=chains.device)
+        if sweep == 1:
+            q = problem.model.encode(problem.model.unpack(state.params[0]), rows)
+            chains.copy_(problem.model.posterior.sample(q, noise[0])[0])
+        self._move_chains(state, rows, stream)
+        values = []
+        for _ in range(self.n_updates):
+            picked, z = _some_of(rows, chains, problem.batch_size, stream)
+            values.append(within_memory(state, len(picked), partial(self._gradient, state, picked, z)))
+            self.update(state, 1)
+        return sum(values) / self.n_updates
+
+    def _move_chains(self, state, rows, stream):
+        """Move every chain once, and the length of the steps towards the wanted acceptance."""
+        model, n = state.problems[0].model, len(rows)
+        params, chains, step_size = model.unpack(state.params[0]), state.slots["chains"][0], state.slots["step_size"][0]
+        momentum = normal(tuple(chains.shape), stream, chains.dtype)
+        uniform = torch.rand(n, generator=stream, device=chains.device, dtype=chains.dtype)
+        probability = torch.empty_like(uniform)
+        size = max(1, _PART_CELLS // max(rows.n_columns, 1))
+        for part in (slice(start, start + size) for start in range(0, n, size)):
+            chains[part], probability[part] = hmc.transition(
+                partial(_log_joint, model, params, rows.slice(part.start, part.stop)),
+                chains[part], step_size, self.n_leapfrog, momentum[part], uniform[part],
+            )  # fmt: skip
+        factor = min(1.25, 1.02 ** min(100, n))
+        accepted = (probability * rows.weight).sum() / rows.weight.sum()
+        step_size.mul_(torch.where(accepted > self.acceptance, factor, 1 / factor))
+
+    def _gradient(self, state, batch, z, part):
+        """Fill the gradient from some rows and the states of their chains; return log p(x, z)."""
+        model, params = state.problems[0].model, leaves_of(state)
+        if part is not None:
+            batch, z = batch.slice(part.start, part.stop), z[part]
+        log_joint = _log_joint(model, params, batch, z)
+        log_q = model.posterior.log_prob(model.encode(params, batch), z).sum(-1)
+        state.grad.zero_()
+        (-((log_joint + log_q) * batch.weight).sum()).backward()
+        return (log_joint.detach() * batch.weight).sum()[None]
+
+
+def _some_of(rows: Batch, chains: Tensor, size: int, stream: torch.Generator) -> tuple[Batch, Tensor]:
+    """Return some rows and the states of their chains, all of them where `size` is their number; weights keep their sum."""
+    if size >= len(rows):
+        return rows, chains
+    picked = torch.randperm(len(rows), generator=stream, device=chains.device)[:size]
+    batch = rows.take(picked)
+    assert batch.weight is not None
+    return Batch(batch.x, batch.weight * (len(rows) / size)), chains[picked]
+
+
+def _counter() -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device="cpu")
+
+
+register("solver", **{"aevb": AEVB, "wake-sleep": WakeSleep, "mcem": MonteCarloEM})

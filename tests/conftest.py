@@ -13,7 +13,7 @@ from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
-from skvae.solvers import AEVB
+from skvae.solvers import AEVB, MonteCarloEM, WakeSleep
 
 
 class SmallNet(nn.Module):
@@ -68,7 +68,15 @@ PAIRS = [
 ]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5), InfoVAE(), BetaTCVAE()]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
-SOLVERS = [AEVB(), AEVB(averaging=0)]
+SOLVERS = [
+    AEVB(),
+    AEVB(averaging=0),
+    WakeSleep(),
+    WakeSleep(3, encoder_phase="wake", averaging=0.9),
+    WakeSleep(5, encoder_phase="both"),
+    MonteCarloEM(),
+    MonteCarloEM(n_leapfrog=3, acceptance=0.7, n_updates=2, averaging=0.9),
+]
 
 
 def table_for(likelihood, n_rows=40, n_columns=4, seed=0):

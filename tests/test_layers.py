@@ -11,8 +11,8 @@ SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in so
 # From the ground up: a module may import those that stand before it.
 ORDER = [
     "_sklearn", "_random", "_settings", "_batch", "_families", "priors", "posteriors", "likelihoods", "networks",
-    "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "solvers", "_devices", "_inference",
-    "_engine", "_population", "data", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_base",
+    "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_solver", "solvers", "_devices",
+    "_inference", "_engine", "_population", "data", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_base",
     "_transformer", "__init__", "displays", "_demo", "__main__",
 ]  # fmt: skip
 ESTIMATORS = {"_base", "_transformer", "__init__"}
@@ -127,7 +127,7 @@ def test_the_disk_is_touched_by_persistence_alone(module):
 
 def test_test_files_mirror_modules():
     ours = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    tested_by_topic = {"_sklearn", "_settings", "_batch", "_model", "_linear", "_state", "_base", "_transformer", "__init__",
+    tested_by_topic = {"_sklearn", "_settings", "_batch", "_model", "_linear", "_solver", "_state", "_base", "_transformer", "__init__",
                        "__main__"}  # fmt: skip
     missing = {name.lstrip("_") for name in set(ORDER) - tested_by_topic} - ours
     assert not missing
