@@ -202,7 +202,8 @@ def _is_linear_start(init: str, model: Model) -> bool:
     if init == "linear" and not possible:
         raise ValueError(
             "init='linear' needs the linear solution of the model, which exists for MLP networks with skip=True (or without "
-            "hidden layers), a Gaussian likelihood, a normal posterior and prior, and at most 1,000 columns. Use init='auto'."
+            "hidden layers), a Gaussian likelihood with link='identity', a normal posterior and prior, and at most 1,000 "
+            "columns. Use init='auto'."
         )
     return possible and init != "random"
 

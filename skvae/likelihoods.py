@@ -105,11 +105,18 @@ class Gaussian(Likelihood):
         units of the standardised columns.
 
     standardize : bool, default=True
-        Whether the model sees columns with mean 0 and standard deviation 1. Scores are in the units of the data either way.
+        Whether the model sees columns with mean 0 and standard deviation 1; with `link="logit"`, from 0 to 1. Scores are in
+        the units of the data either way.
 
     floor : float, default=0.01
         Smallest standard deviation of the noise that learning can reach, in the model's units. The likelihood is unbounded
         without one: a column that is reproduced exactly has infinite density.
+
+    link : {"identity", "logit"}, default="identity"
+        How the decoder's output becomes the mean: as it is, or through a sigmoid, for columns that end on either side, such as
+        grey levels (the paper's decoder of the Frey faces). The sigmoid reaches from the smallest to the largest value that the
+        column had in training, which then are the model's 0 and 1; with `standardize=False` from 0 to 1, and columns that go
+        beyond are refused in training.
 
     References
     ----------
@@ -127,15 +134,17 @@ class Gaussian(Likelihood):
         "noise": [StrOptions({"feature", "shared", "network"}), Interval(Real, 0, None, closed="neither")],
         "standardize": ["boolean"],
         "floor": [Interval(Real, 0, None, closed="neither")],
+        "link": [StrOptions({"identity", "logit"})],
     }
 
     # The parameter is log(sigma) / 2: Adam moves every parameter at the same rate, and the noise has the longest way to go.
     _RATE = 2.0
 
-    def __init__(self, noise="feature", *, standardize=True, floor=0.01):
+    def __init__(self, noise="feature", *, standardize=True, floor=0.01, link="identity"):
         self.noise = noise
         self.standardize = standardize
         self.floor = floor
+        self.link = link
 
     @property
     def support(self):
@@ -151,8 +160,16 @@ class Gaussian(Likelihood):
         return self.standardize
 
     def units(self, columns):
-        zero = columns.mean * 0.0
-        return (columns.mean, columns.std) if self.standardize else (zero, zero + 1.0)
+        if self.standardize:
+            return (columns.mean, columns.std) if self.link == "identity" else (columns.low, columns.high - columns.low)
+        low, high = columns.low.min(), columns.high.max()
+        if self.link == "logit" and (low < 0 or high > 1):
+            raise ValueError(
+                f"The training data have values from {low:g} to {high:g}, but the mean of Gaussian(link='logit', "
+                "standardize=False) lies between 0 and 1. Use standardize=True, which lets it reach from the smallest to the "
+                "largest value of each column, or rescale the columns to [0, 1]."
+            )
+        return columns.mean * 0.0, columns.mean * 0.0 + 1.0
 
     def n_outputs(self, n_columns):
         return 2 * n_columns if self.noise == "network" else n_columns
@@ -172,12 +189,12 @@ class Gaussian(Likelihood):
             params["log_scale"].copy_(raw.mean(1, keepdim=True) / self._RATE if self.noise == "shared" else raw / self._RATE)
 
     def _mean_and_log_scale(self, params, eta):
-        if self.noise == "network":
-            mean, log_scale = eta.chunk(2, -1)
-        elif self.noise in ("feature", "shared"):
-            mean, log_scale = eta, self._RATE * params["log_scale"]
-        else:
-            return eta, eta.new_tensor(math.log(self.noise))
+        by_network = self.noise == "network"
+        mean, log_scale = eta.chunk(2, -1) if by_network else (eta, self._RATE * params.get("log_scale", 0.0))
+        if self.link == "logit":
+            mean = mean.sigmoid()
+        if not (by_network or params):
+            return mean, eta.new_tensor(math.log(self.noise))
         # A smooth floor on the variance, floor**2 + exp(2 * log_scale): no gradient is ever cut off.
         return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
 
@@ -186,6 +203,16 @@ class Gaussian(Likelihood):
         return -0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - _HALF_LOG_2PI
 
     def derivative(self, params, eta, x, weight):
+        if self.link == "identity":
+            return self._derivative_by_mean(params, eta, x, weight)
+        mean = (eta.chunk(2, -1)[0] if self.noise == "network" else eta).sigmoid_()
+        slope = mean * (1 - mean)  # of the sigmoid
+        by_eta, by_params = self._derivative_by_mean(params, eta, x, weight)
+        by_eta[..., : slope.shape[-1]].mul_(slope)
+        return by_eta, by_params
+
+    def _derivative_by_mean(self, params, eta, x, weight):
+        """Return what `derivative` does for outputs that hold the mean itself."""
         if self.noise == "network":
             return self._derivative_with_network(eta, x, weight), {}
         residual = torch.sub(x, eta, out=eta)

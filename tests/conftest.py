@@ -35,6 +35,8 @@ LIKELIHOODS = [
     Gaussian(noise="network"),
     Gaussian(noise=0.5),
     Gaussian(standardize=False),
+    Gaussian(link="logit"),
+    Gaussian(noise="network", link="logit", standardize=False),
     Bernoulli(),
     Bernoulli(limits=(0, 16)),
     Bernoulli(limits="observed"),
@@ -54,6 +56,8 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
     if isinstance(likelihood, Bernoulli):
         low, high = (0, 1) if likelihood.limits == "observed" else likelihood.limits
         return low + (high - low) * (X.mean() < X)
+    if isinstance(likelihood, Gaussian) and likelihood.link == "logit" and not likelihood.standardize:
+        return 1 / (1 + np.exp(-X))
     return X
 
 

@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from conftest import LIKELIHOODS
+from conftest import LIKELIHOODS, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions
 
+from skvae import VAETransformer
 from skvae._random import generator
 from skvae.likelihoods import Bernoulli, Gaussian
 
@@ -24,12 +26,20 @@ def gaussian_case(likelihood, d=3, n=50):
     elif isinstance(likelihood.noise, str):
         mean, log_scale = eta, likelihood._RATE * params["log_scale"]
     else:
-        return params, eta, x, distributions.Normal(eta, torch.full_like(eta, likelihood.noise))
+        mean, log_scale = eta, None
+    if likelihood.link == "logit":
+        mean = 1 / (1 + (-mean).exp())
+    if log_scale is None:
+        return params, eta, x, distributions.Normal(mean, torch.full_like(mean, likelihood.noise))
     scale = ((2 * log_scale).exp() + likelihood.floor**2).sqrt()
     return params, eta, x, distributions.Normal(mean, scale.expand_as(mean))
 
 
-GAUSSIANS = [Gaussian(), Gaussian("shared"), Gaussian("network"), Gaussian(0.5), Gaussian(floor=0.3)]
+GAUSSIANS = [
+    Gaussian(link=link, **params)
+    for link in ("identity", "logit")
+    for params in ({}, {"noise": "shared"}, {"noise": "network"}, {"noise": 0.5}, {"floor": 0.3})
+]
 
 
 @pytest.mark.parametrize("likelihood", GAUSSIANS, ids=repr)
@@ -64,6 +74,20 @@ def test_gradients_are_right(likelihood):
 
 
 @pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
+def test_derivative_in_closed_form_is_that_of_autograd(likelihood):
+    stream, double = generator(0, "derivative"), torch.float64
+    shapes = likelihood.shapes(3)
+    eta = torch.randn((6, likelihood.n_outputs(3)), generator=stream, dtype=double).requires_grad_()
+    params = {k: torch.randn(s, generator=stream, dtype=double).requires_grad_() for k, s in shapes.items()}
+    x, weight = torch.rand((6, 3), generator=stream, dtype=double), torch.rand((6, 1), generator=stream, dtype=double)
+    expected = torch.autograd.grad((weight * likelihood.log_prob(params, eta, x)).sum(), [eta, *params.values()])
+    with torch.no_grad():
+        by_eta, by_params = likelihood.derivative(params, eta.clone(), x, weight)
+    for found, wanted in zip([by_eta, *by_params.values()], expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
 def test_leading_axes_broadcast(likelihood):
     """Samples (s, n, .) and models (m, s, n, .) give what a loop over them gives."""
     g = torch.Generator().manual_seed(0)
@@ -74,6 +98,34 @@ def test_leading_axes_broadcast(likelihood):
     for m in range(2):
         alone = likelihood.log_prob({k: v[m, 0] for k, v in params.items()}, eta[m], x)
         torch.testing.assert_close(together[m], alone)
+
+
+def test_means_of_the_logit_link_stay_within_the_range_of_the_columns():
+    X = table_for(Gaussian(link="logit")) * [1.0, 100.0, 1e-3, 7.0]
+    vae = VAETransformer(2, likelihood=Gaussian(link="logit"), max_iter=20, learning_rate="cosine", random_state=0).fit(X)
+    far = vae.inverse_transform(1e3 * np.random.default_rng(0).normal(size=(50, 2)))
+    assert (far >= X.min(0) - 1e-6 * np.ptp(X, axis=0)).all()
+    assert (far <= X.max(0) + 1e-6 * np.ptp(X, axis=0)).all()
+    assert np.ptp(far, axis=0).max() > 0
+
+
+def test_score_of_the_logit_link_is_in_the_units_of_the_data():
+    X = table_for(Gaussian(link="logit"))
+    one, other = (
+        VAETransformer(2, likelihood=Gaussian(link="logit"), max_iter=5, learning_rate="cosine", random_state=0).fit(table)
+        for table in (X, 8 * X)
+    )
+    np.testing.assert_allclose(other.score(8 * X), one.score(X) - 4 * math.log(8), rtol=1e-5)
+
+
+def test_columns_beyond_a_fixed_sigmoid_are_refused():
+    with pytest.raises(ValueError, match=r"values from 0 to 255.*Use standardize=True"):
+        VAETransformer(likelihood=Gaussian(link="logit", standardize=False)).fit(np.array([[0.0], [255.0]]))
+
+
+def test_linear_start_is_refused_where_the_mean_bends(X):
+    with pytest.raises(ValueError, match="link='identity'"):
+        VAETransformer(likelihood=Gaussian(link="logit"), init="linear").fit(X)
 
 
 def test_noise_cannot_fall_below_the_floor():
