@@ -420,12 +420,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
-    def _encoded(self, X):
-        """Return the fitted state, its parameters on the device, the rows of X, and the dtype of X."""
+    def _encoded(self, X, *, only_for_encoder=False):
+        """Return the fitted state, its parameters on the device, the rows of X as the model sees them, and the dtype of X."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         fitted, params, device = self._ready()
-        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device), X.dtype
+        model = fitted.model
+        present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
+        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device, present), X.dtype
 
     def _by_parts(self, X, function):
         """Return what `function` gives for the rows of X, part by part where X is a source."""
@@ -536,7 +538,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         moments : PosteriorMoments
             A named tuple of `mean` and `std`, each an ndarray of shape (n_samples, n_components).
         """
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         family = fitted.model.posterior
         return PosteriorMoments(_to_array(family.mean(q), dtype), _to_array(family.scale(q), dtype))
@@ -562,7 +564,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check_n_samples(n_samples)
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
         noise = normal((int(n_samples), len(rows), fitted.model.n_components), stream, fitted.dtype)
@@ -581,7 +583,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             What the latent space keeps of each row, in the units of the data.
         """
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         z = fitted.model.posterior.mean(encode_rows(fitted.model, params, rows))
         return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
 
@@ -590,7 +592,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._by_parts(X, self._latents_of_array)
 
     def _latents_of_array(self, X):
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         return _to_array(fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype)
 
     def _decoded(self, Z):
@@ -610,16 +612,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 class _Table:
     """The rows of an array, each encoded when it is asked for: what fits the cache is encoded several times faster."""
 
-    def __init__(self, codec, X, dtype, device):
-        self.codec, self.X, self.dtype, self.device = codec, X, dtype, device
+    def __init__(self, codec, X, dtype, device, present):
+        self.codec, self.X, self.dtype, self.device, self.present = codec, X, dtype, device, present
 
     def __len__(self):
         return len(self.X)
 
     def slice(self, start, stop):
-        """Return rows `start` to `stop` in the model's units, on the device."""
+        """Return rows `start` to `stop` as the model sees them, on the device."""
         try:
-            return self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device)
+            return self.present(self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device))
         except ValueError:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise

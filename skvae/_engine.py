@@ -89,7 +89,7 @@ class Trainee:
     plan: Plan
     progress: Progress
     data: Rows
-    watched: Batch  # rows on which training is judged
+    watched: Batch  # rows on which training is judged, as the model sees them
     noise: Tensor  # (s, 1, k) with which it is
     params: Tensor
     best: Tensor
@@ -412,7 +412,7 @@ class Cohort:
             present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
             for t, _, sizes in present:
                 t.progress.n_steps += len(sizes)
-            yield [(rows, sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
+            yield [(_presented(t, number, rows), sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
 
     def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
         """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs."""
@@ -427,6 +427,11 @@ class Cohort:
             values, bounds = self.judges[key].measure(chosen)
             found.update({id(t): pair for t, pair in zip(chosen, zip(values, bounds))})
         return [found[id(trainee)] for trainee in trainees]
+
+
+def _presented(trainee: Trainee, window: int, rows: Batch) -> Batch:
+    """Return the rows of a window as the model sees them in this epoch."""
+    return trainee.problem.model.presented(rows, "epoch", trainee.progress.epoch, window)
 
 
 def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ class Run:
             make_plan(recipe, fitted, split, progress, one_epoch),
             progress,
             split.train,
-            split.watched,
+            model.presented(split.watched, "watched"),
             matched_normal(draws, model.n_components, generator(model.seed, "watched", device=device), fitted.dtype),
             params,
             best,
@@ -283,8 +283,8 @@ class Run:
 
 def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
-    rows = train.head(_WATCHED_ROWS)
     model = fitted.model
+    rows = model.presented(train.head(_WATCHED_ROWS), "report")
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_components, stream, fitted.dtype)

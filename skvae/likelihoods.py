@@ -1,6 +1,7 @@
 """Likelihoods p(x|z): what the decoder's outputs mean, the density of each cell, its mean and its sampler."""
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch._C._nn import softplus
 from torch.nn.functional import logsigmoid
 
-from skvae._random import normal
+from skvae._random import normal, uniform
 from skvae._settings import Interval, Settings, StrOptions, belongs_with, register
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -42,6 +43,14 @@ class Likelihood(Settings):
     def units(self, columns):
         """Return `loc` and `scale` of every column, given its `mean`, `std`, `low` and `high` in the training data."""
         raise NotImplementedError
+
+    def presented(self, x: Tensor, uniform: Callable[[], Tensor] | None = None) -> Tensor:
+        """Return rows as the model sees them, encoder and density alike; most likelihoods show them as they are.
+
+        A likelihood that draws them calls `uniform` for numbers in [0, 1), of the shape of x or of one row for all. Where there
+        is none, because only the encoder will see the rows, it shows what it would draw on average.
+        """
+        return x
 
     def n_outputs(self, n_columns: int) -> int:
         """Return how many numbers per row the decoder must give."""
@@ -273,6 +282,18 @@ class Bernoulli(Likelihood):
         The values that stand for 0 and 1, for example `(0, 255)` for images of 8 bits. Cells outside are refused. "observed"
         takes the smallest and the largest value of each column of the training data, and moves later cells to that range.
 
+    binarize : {"dynamic"}, float or None, default=None
+        How grey levels become zeros and ones before encoder and likelihood see them, so that scores are probabilities of
+        images. "dynamic" draws every pixel anew each time a row is shown in training, a one with the probability that its grey
+        level says, which also keeps the model from learning pixels by heart. A number between 0 and 1 is a threshold: what lies
+        above this share of the way between the limits is a one. None leaves grey levels as they are.
+
+    Notes
+    -----
+    Once a model with `binarize="dynamic"` is fitted, nothing is left to chance: scores are those of one drawing, by random
+    numbers that are the same for every row and each time, while `transform`, `reconstruct` and whatever else only encodes
+    reads the grey levels, of which nothing is lost. Zeros and ones stay what they are, in any case.
+
     References
     ----------
     Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.1.
@@ -285,11 +306,15 @@ class Bernoulli(Likelihood):
     VAETransformer(likelihood=Bernoulli(limits=(0, 16)), n_components=20)
     """
 
-    _parameter_constraints = {"limits": [tuple, StrOptions({"observed"})]}
+    _parameter_constraints = {
+        "limits": [tuple, StrOptions({"observed"})],
+        "binarize": [StrOptions({"dynamic"}), Interval(Real, 0, 1, closed="neither"), None],
+    }
     is_density = False
 
-    def __init__(self, limits=(0.0, 1.0)):
+    def __init__(self, limits=(0.0, 1.0), *, binarize=None):
         self.limits = limits
+        self.binarize = binarize
 
     @property
     def support(self):
@@ -316,6 +341,11 @@ class Bernoulli(Likelihood):
         low, high = self.limits
         return columns.mean * 0.0 + low, columns.mean * 0.0 + (high - low)
 
+    def presented(self, x, uniform=None):
+        if self.binarize == "dynamic":
+            return x if uniform is None else (uniform() < x).to(x.dtype)
+        return x if self.binarize is None else (x > self.binarize).to(x.dtype)
+
     def log_prob(self, params, eta, x):
         return x * eta + logsigmoid(-eta)
 
@@ -330,8 +360,7 @@ class Bernoulli(Likelihood):
         return eta.sigmoid()
 
     def sample(self, params, eta, stream):
-        uniform = torch.rand(eta.shape, generator=stream, device=eta.device, dtype=eta.dtype)
-        return (uniform < eta.sigmoid()).to(eta.dtype)
+        return (uniform(eta.shape, stream, eta.dtype) < eta.sigmoid()).to(eta.dtype)
 
 
 register("likelihood", gaussian=Gaussian, bernoulli=Bernoulli)

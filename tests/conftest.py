@@ -40,6 +40,8 @@ LIKELIHOODS = [
     Bernoulli(),
     Bernoulli(limits=(0, 16)),
     Bernoulli(limits="observed"),
+    Bernoulli(limits=(0, 16), binarize="dynamic"),
+    Bernoulli(binarize=0.3),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
 POSTERIORS = [Normal()]
@@ -55,6 +57,8 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
     X = rng.normal(size=(n_rows, n_columns)) + 3 * rng.integers(2, size=(n_rows, 1))
     if isinstance(likelihood, Bernoulli):
         low, high = (0, 1) if likelihood.limits == "observed" else likelihood.limits
+        if likelihood.binarize is not None:
+            return low + (high - low) / (1 + np.exp(-X))
         return low + (high - low) * (X.mean() < X)
     if isinstance(likelihood, Gaussian) and likelihood.link == "logit" and not likelihood.standardize:
         return 1 / (1 + np.exp(-X))

@@ -1,18 +1,23 @@
 """Likelihoods against the distributions of torch, their samplers, and their gradients."""
 
 import math
+import warnings
+from itertools import combinations, product
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from conftest import LIKELIHOODS, table_for
+from conftest import LIKELIHOODS, assert_same_training, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from torch import distributions
 
 from skvae import VAETransformer
-from skvae._random import generator
+from skvae._random import generator, uniform
 from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP
 
 
 def gaussian_case(likelihood, d=3, n=50):
@@ -197,3 +202,134 @@ def test_the_sum_over_columns_is_that_of_the_values_per_column(likelihood, shape
     tolerance = (1e-6 if dtype == torch.float32 else 1e-12) * per_column.abs().sum(-1).max()
     found = likelihood.log_prob_rows(params, eta.clone(), x)
     torch.testing.assert_close(found, per_column.sum(-1), rtol=0, atol=float(tolerance))
+
+
+# --- grey levels ---------------------------------------------------------------------------------------------------------
+
+
+class Witness(Bernoulli):
+    """Bernoulli likelihood that notes the rows of which training asks it the density."""
+
+    steps: ClassVar[list] = []
+
+    def log_prob(self, params, eta, x):
+        if torch.is_grad_enabled():
+            self.steps.append(("likelihood", x.clone()))
+        return super().log_prob(params, eta, x)
+
+
+class WitnessEncoder(MLP):
+    """MLP that notes the rows which it reads in training."""
+
+    def forward(self, params, x):
+        if torch.is_grad_enabled():
+            Witness.steps.append(("encoder", x.clone()))
+        return super().forward(params, x)
+
+
+def grey_images(n_rows=60, seed=0):
+    return table_for(Bernoulli(binarize="dynamic"), n_rows=n_rows, seed=seed)
+
+
+def bernoulli_vae(**params):
+    defaults = {"max_iter": 6, "hidden_layer_sizes": (8,), "learning_rate": "cosine", "batch_size": 16, "random_state": 0}
+    return VAETransformer(2, **{**defaults, **params})
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", 0.3, None])
+def test_encoder_and_likelihood_see_the_same_pixels(binarize):
+    Witness.steps.clear()
+    X = grey_images()
+    likelihood, encoder = Witness(binarize=binarize), WitnessEncoder((8,))
+    bernoulli_vae(likelihood=likelihood, encoder=encoder, early_stopping=False).fit(X)
+    steps = [rows for who, rows in Witness.steps]
+    assert [who for who, _ in Witness.steps] == ["encoder", "likelihood"] * (6 * 4)
+    assert all(torch.equal(read, rated) for read, rated in zip(steps[::2], steps[1::2], strict=True))
+    values = set(torch.cat(steps).unique().tolist())
+    assert values == {0.0, 1.0} if binarize is not None else len(values) > 100
+
+
+def test_pixels_are_drawn_anew_in_every_epoch():
+    Witness.steps.clear()
+    bernoulli_vae(
+        likelihood=Bernoulli(binarize="dynamic"), encoder=WitnessEncoder((8,)), early_stopping=False, batch_size=60
+    ).fit(grey_images())
+    epochs = torch.stack([rows for _, rows in Witness.steps])  # (6, n, d)
+    assert epochs.shape == (6, 60, 4)
+    assert all(not torch.equal(one, other) for one, other in combinations(epochs, 2))
+
+
+def test_pixels_are_drawn_with_the_probability_of_their_grey_levels():
+    x = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
+    shown = Bernoulli(binarize="dynamic").presented(x.expand(40_000, 5), lambda: uniform((40_000, 5), generator(0), x.dtype))
+    assert set(shown.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(shown.mean(0), x, atol=0.01, rtol=0)
+    assert shown[:, 0].max() == 0 and shown[:, -1].min() == 1
+
+
+def test_density_of_drawn_pixels_is_that_of_grey_levels_on_average():
+    eta, x = torch.tensor([0.7, -2.0, 1.0]), torch.tensor([0.3, 0.8, 1.0])
+    dynamic = Bernoulli(binarize="dynamic")
+    shown = dynamic.presented(x.expand(100_000, 3), lambda: uniform((100_000, 3), generator(0), x.dtype))
+    expected = Bernoulli().log_prob({}, eta, x)
+    torch.testing.assert_close(dynamic.log_prob({}, eta, shown).mean(0), expected, atol=0.02, rtol=0)
+
+
+def test_threshold_is_a_share_of_the_way_between_the_limits():
+    X = np.array([[0.0, 4.0], [3.0, 16.0], [5.0, 0.0], [16.0, 2.0]] * 10)
+    binary = np.where(X > 0.25 * 16, 16.0, 0.0)
+    vae = bernoulli_vae(likelihood=Bernoulli((0, 16), binarize=0.25)).fit(X)
+    assert (binary != X).any()
+    for method in (vae.transform, vae.score_samples, vae.reconstruct):
+        np.testing.assert_array_equal(method(X), method(binary))
+
+
+def test_zeros_and_ones_stay_what_they_are_to_the_last_bit():
+    X = (grey_images() > 0.5).astype(float)
+    plain, *others = (bernoulli_vae(likelihood=Bernoulli(binarize=how)).fit(X) for how in (None, "dynamic", 0.5))
+    for other in others:
+        assert_same_training(other, plain)
+        np.testing.assert_array_equal(other.score_samples(X), plain.score_samples(X))
+
+
+def test_scores_of_drawn_pixels_are_those_of_zeros_and_ones_and_of_each_row_alone():
+    X = grey_images()
+    vae = bernoulli_vae(likelihood=Bernoulli(binarize="dynamic")).fit(X)
+    scores = vae.score_samples(X)
+    np.testing.assert_array_equal(vae.score_samples(X), scores)
+    np.testing.assert_array_equal(vae.score_samples(X[::-1]), scores[::-1])
+    np.testing.assert_array_equal(vae.score_samples(X[5:6]), scores[5:6])
+    every_image = np.array(list(product([0.0, 1.0], repeat=4)))
+    possible = vae.score_samples(every_image)
+    assert all(np.isclose(possible, score, rtol=1e-5).any() for score in scores)
+    assert np.exp(possible).sum() < 1.0, "bounds on the probabilities of all images"
+
+
+def test_latents_of_drawn_pixels_are_those_of_the_grey_levels():
+    X = grey_images()
+    vae = bernoulli_vae(likelihood=Bernoulli(binarize="dynamic")).fit(X)
+    assert len(np.unique(vae.transform(X), axis=0)) == 60 > 2**4
+
+
+def test_training_on_drawn_pixels_goes_on_to_the_last_bit():
+    X = grey_images()
+    dynamic = {"likelihood": Bernoulli(binarize="dynamic"), "learning_rate": "constant"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        twice = bernoulli_vae(**dynamic, warm_start=True, max_iter=16).fit(X).set_params(max_iter=32).fit(X)
+        assert_same_training(twice, bernoulli_vae(**dynamic, max_iter=32).fit(X))
+
+
+def test_training_on_drawn_pixels_is_the_same_by_hand_and_by_autograd():
+    X = grey_images()
+    by_hand, by_autograd = (
+        bernoulli_vae(likelihood=Bernoulli(binarize="dynamic"), encoder=encoder, dtype="float64").fit(X)
+        for encoder in (MLP((8,)), WitnessEncoder((8,)))
+    )
+    np.testing.assert_allclose(by_autograd._fitted.params, by_hand._fitted.params, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, -0.5, "static", True])
+def test_impossible_ways_to_binarize_are_refused(bad):
+    with pytest.raises(ValueError, match="The 'binarize' parameter of Bernoulli"):
+        Bernoulli(binarize=bad).validate()
