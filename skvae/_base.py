@@ -54,8 +54,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "likelihood": [StrOptions(set(REGISTRY["likelihood"])), Likelihood],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"silu", "relu", "gelu", "tanh", "identity"})],
-        "encoder": [Network, callable, None],
-        "decoder": [Network, callable, None],
+        "encoder": [StrOptions(set(REGISTRY["encoder"])), Network, callable, None],
+        "decoder": [StrOptions(set(REGISTRY["decoder"])), Network, callable, None],
         "posterior": [StrOptions(set(REGISTRY["posterior"])), Posterior],
         "prior": [StrOptions(set(REGISTRY["prior"])), Prior],
         "init": [StrOptions({"auto", "linear", "random"})],
@@ -323,6 +323,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         pieces, d = self._pieces(), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         codec = TableCodec.learn(table.statistics, pieces.likelihood, names, drop_constant)
+        _check_places(pieces, codec)
         n_components = int(self.n_components or default_n_components(d))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
@@ -330,14 +331,15 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _pieces(self):
         """Return the pieces of the model that the parameters describe."""
         return Pieces(
-            self._network(self.encoder), self._network(self.decoder),
+            self._network("encoder"), self._network("decoder"),
             resolve("posterior", self.posterior), resolve("prior", self.prior), resolve("likelihood", self.likelihood),
         )  # fmt: skip
 
-    def _network(self, network):
+    def _network(self, role):
+        network = getattr(self, role)
         if network is None:
             return MLP(self.hidden_layer_sizes, activation=self.activation).validate()
-        return resolve("network", network if isinstance(network, Network) else Module(network))
+        return resolve(role, network if isinstance(network, (str, Network)) else Module(network))
 
     def _fitted_for_more(self):
         """Return the present state, after a check that the parameters still describe it."""
@@ -644,6 +646,17 @@ def _checked_weight(sample_weight, X):
     if total == np.inf:
         raise ValueError(f"The sum of sample_weight is infinite, its largest value {weight.max():g}. Divide all by one number.")
     return weight
+
+
+def _check_places(pieces, codec):
+    """Refuse to leave out columns where a network reads their places."""
+    readers = [type(network).__name__ for network in (pieces.encoder, pieces.decoder) if network.reads_places]
+    if readers and codec.n_columns < len(codec.schema):
+        constant = [column.name for column in codec.schema if column.constant]
+        raise ValueError(
+            f"{len(constant)} column(s) never vary: {constant[:5]}. {pieces.likelihood!r} leaves them out, but {readers[0]} "
+            "reads images and needs every pixel. Use Bernoulli, Gaussian(standardize=False), or crop the images."
+        )
 
 
 def _check_n_samples(n_samples):

@@ -293,7 +293,7 @@ def work_of_step(trainees: Sequence[Trainee]) -> float:
 
 def flops_of_step(model: Model, objective: Objective, batch_size: int) -> float:
     """Return about how many floating point operations a step of one model is."""
-    return 6.0 * model.layout.size * batch_size * objective.n_samples
+    return 6.0 * model.n_products * batch_size * objective.n_samples
 
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -88,6 +89,11 @@ class Model:
                 for name, shape in shapes.items()
             }
         )
+
+    @cached_property
+    def n_products(self) -> int:
+        """About how many products it takes to encode and decode a row."""
+        return self.encoder.n_products(*self._encoder_sizes) + self.decoder.n_products(*self._decoder_sizes)
 
     def init(self, dtype: torch.dtype) -> Tensor:
         """Return the parameter vector at the start of training, a function of the model's seed.  # (size,)"""

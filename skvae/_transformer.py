@@ -37,12 +37,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
         Function applied after every hidden layer. It rarely matters; "tanh" is the paper's.
 
-    encoder : Network or callable, default=None
-        The network that reads rows. None makes the one that `hidden_layer_sizes` and `activation` describe. A callable
-        `factory(n_in, n_out)` that returns a `torch.nn.Module` brings one of your own; see :mod:`skvae.networks`.
+    encoder : {"conv"}, Network or callable, default=None
+        The network that reads rows. None makes the one that `hidden_layer_sizes` and `activation` describe. "conv" takes rows
+        as square images; :class:`skvae.networks.Conv` sets other shapes. A callable `factory(n_in, n_out)` that returns a
+        `torch.nn.Module` brings one of your own; see :mod:`skvae.networks`.
 
-    decoder : Network or callable, default=None
-        The network that reads latents; as `encoder`.
+    decoder : {"conv"}, Network or callable, default=None
+        The network that reads latents; as `encoder`, with :class:`skvae.networks.ConvTranspose` for images.
 
     posterior : {"normal"} or Posterior, default="normal"
         Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance.

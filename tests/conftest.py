@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP, Module
+from skvae.networks import MLP, Conv, ConvTranspose, Module
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import SGD, Adagrad, Adam
 from skvae.posteriors import Normal
@@ -44,6 +44,8 @@ LIKELIHOODS = [
     Bernoulli(binarize=0.3),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
+ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
+DECODERS = [*NETWORKS, ConvTranspose(channels=(4,)), ConvTranspose((1, 4), channels=(5, 3), activation="relu")]
 POSTERIORS = [Normal()]
 PRIORS = [StandardNormal()]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
