@@ -35,7 +35,7 @@ from skvae.posteriors import Posterior
 from skvae.priors import Prior
 from skvae.solvers import Solver
 
-_FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
+FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 _SCORE_METHODS = {"elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100)}
 
 
@@ -585,8 +585,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             What the latent space keeps of each row, in the units of the data.
         """
+        return self._means(*self._posterior_mean(X))
+
+    def _posterior_mean(self, X):
+        """Return the posterior mean of every row of an array on the device, and the dtype of X."""
         fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
-        z = fitted.model.posterior.mean(encode_rows(fitted.model, params, rows))
+        return fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype
+
+    def _means(self, z, dtype):
+        """Return the mean of p(x|z) for every row of a tensor of latents as an array."""
+        fitted, params, _ = self._ready()
         return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
 
     def _latents(self, X):
@@ -594,21 +602,20 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._by_parts(X, self._latents_of_array)
 
     def _latents_of_array(self, X):
-        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
-        return _to_array(fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype)
+        return _to_array(*self._posterior_mean(X))
 
     def _decoded(self, Z):
         """Return the mean of p(x|z) for every row of Z as an array."""
         check_is_fitted(self)
         Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
-        fitted, params, device = self._ready()
+        fitted, _, device = self._ready()
         if Z.shape[1] != fitted.model.n_components:
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but the latent space of this {type(self).__name__} has "
                 f"{fitted.model.n_components} components. Pass what transform returns."
             )
-        z = torch.tensor(Z.clip(-_FARTHEST, _FARTHEST), device=device, dtype=fitted.dtype)
-        return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
+        z = torch.tensor(Z.clip(-FARTHEST, FARTHEST), device=device, dtype=fitted.dtype)
+        return self._means(z, Z.dtype)
 
 
 class _Table:

@@ -440,7 +440,7 @@ class _BoundImages(Network):
 
 class _BoundConv(_BoundImages):
     def shapes(self, n_in, n_out, seed):
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = {}
         for i, (below, above) in enumerate(pairwise(self.grids)):
             shapes[f"weight{i}"] = (above.n_channels, below.n_channels, *self.kernel)
             shapes[f"bias{i}"] = (above.n_channels,)
@@ -479,7 +479,7 @@ class _BoundConvTranspose(_BoundImages):
 
     def shapes(self, n_in, n_out, seed):
         size = self.grids[0].size
-        shapes: dict[str, tuple[int, ...]] = {"weight0": (n_in, size), "bias0": (1, size)}
+        shapes = {"weight0": (n_in, size), "bias0": (1, size)}
         for i, (below, above) in enumerate(pairwise(self.grids), 1):
             shapes[f"weight{i}"] = (below.n_channels, above.n_channels, *self.kernel)
             shapes[f"bias{i}"] = (above.n_channels,)
