@@ -30,7 +30,8 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0, strati
 # shown, so that the model sees many versions of each.
 
 images = Bernoulli(limits=(0, 16), binarize="dynamic")
-vae = VAETransformer(n_components=2, likelihood=images, random_state=0).fit(X_train)
+budget = {"learning_rate": "cosine", "max_iter": 80, "random_state": 0}
+vae = VAETransformer(n_components=2, likelihood=images, **budget).fit(X_train)
 
 LatentSpaceDisplay.from_estimator(vae, X_test, y_test, components=(0, 1))
 plt.show()
@@ -49,7 +50,7 @@ plt.show()
 # Images drawn from models with 2, 5, 10 and 20 components: a latent row from the prior, and the mean of its pixels.
 
 fig, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
-models = [VAETransformer(k, likelihood=images, random_state=0).fit(X_train) for k in (5, 10, 20)]
+models = [VAETransformer(k, likelihood=images, **budget).fit(X_train) for k in (5, 10, 20)]
 for ax, model in zip(axes.flat, [vae, *models]):
     SamplesDisplay.from_estimator(model, image_shape=(8, 8), n_samples=50, random_state=0, ax=ax)
     ax.set_title(f"{model.n_components_} components, {model.score(X_test):.1f} nats per image", fontsize="medium")

@@ -391,6 +391,11 @@ class ConvTranspose(_Images):
         raise self.refusal(n_out)
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Return images (rows, c, h, w) whose channels lie side by side in memory, with which convolutions are twice as fast."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def _halvings(image: Grid, channels) -> list[Grid]:
     """Return an image and what convolutions with these channels make of it, one after the other."""
     grids = [image]
@@ -454,7 +459,8 @@ class _BoundConv(_BoundImages):
         for i, (below, above) in enumerate(pairwise(widths)):
             aligned[f"weight{i}"] = enlarged(params[f"weight{i}"], 0, above, 1, below)
             aligned[f"bias{i}"] = enlarged(params[f"bias{i}"], 0, above)
-        aligned[f"weight{last}"] = enlarged(params[f"weight{last}"], 0, widths[-1] * self.grids[-1].n_places)
+        by_place = params[f"weight{last}"].unflatten(0, (self.grids[-1].n_places, -1))
+        aligned[f"weight{last}"] = enlarged(by_place, 1, widths[-1]).flatten(0, 1)
         return aligned
 
     def fan_in(self, shape):
@@ -462,10 +468,10 @@ class _BoundConv(_BoundImages):
 
     def forward(self, params, x):
         last = len(self.grids) - 1
-        out = x.reshape(-1, *self.grids[0]).movedim(-1, 1)  # (rows, c, h, w)
+        out = channels_last(x.reshape(-1, *self.grids[0]).movedim(-1, 1))  # (rows, c, h, w)
         for i in range(last):
             out = self.activation(F.conv2d(out, params[f"weight{i}"], params[f"bias{i}"], _STRIDE, self.padding))
-        out = affine(out.flatten(1), params[f"weight{last}"], params[f"bias{last}"])
+        out = affine(out.movedim(1, -1).flatten(1), params[f"weight{last}"], params[f"bias{last}"])
         return out.unflatten(0, x.shape[:-1])
 
 
@@ -489,7 +495,8 @@ class _BoundConvTranspose(_BoundImages):
         """Return parameters with channels of zeros added, so that each image of every layer fills whole cache lines."""
         aligned, widths = dict(params), [*map(self.aligned_channels, self.grids)]
         for name in ("weight0", "bias0"):
-            aligned[name] = enlarged(params[name], 1, widths[0] * self.grids[0].n_places)
+            by_place = params[name].unflatten(1, (self.grids[0].n_places, -1))
+            aligned[name] = enlarged(by_place, 2, widths[0]).flatten(1)
         for i, (below, above) in enumerate(pairwise(widths), 1):
             aligned[f"weight{i}"] = enlarged(params[f"weight{i}"], 0, below, 1, above)
             aligned[f"bias{i}"] = enlarged(params[f"bias{i}"], 0, above)
@@ -501,7 +508,7 @@ class _BoundConvTranspose(_BoundImages):
     def forward(self, params, x):
         first, image = self.grids[0], self.grids[-1]
         out = affine(x.flatten(0, -2), params["weight0"], params["bias0"])
-        out = out.unflatten(-1, (-1, first.height, first.width))  # (rows, c, h, w)
+        out = channels_last(out.unflatten(-1, (first.height, first.width, -1)).movedim(-1, 1))  # (rows, c, h, w)
         for i, missing in enumerate(self.missing, 1):
             kernel, bias = params[f"weight{i}"], params[f"bias{i}"]
             out = F.conv_transpose2d(self.activation(out), kernel, bias, _STRIDE, self.padding, missing)

@@ -158,7 +158,7 @@ def test_convolutions_are_those_of_torch(input_shape, d, channels, kernel_size):
         layer.weight.data, layer.bias.data = params[f"weight{i}"], params[f"bias{i}"]
         out = nn.functional.silu(layer(out))
     last = len(channels)
-    expected = out.flatten(1) @ params[f"weight{last}"] + params[f"bias{last}"]
+    expected = out.movedim(1, -1).flatten(1) @ params[f"weight{last}"] + params[f"bias{last}"]
     torch.testing.assert_close(bound.forward(params, x), expected)
 
 
@@ -172,7 +172,7 @@ def test_transposed_convolutions_are_those_of_torch(input_shape, d, channels, ke
     sizes = [image[1:]]
     for _ in channels:
         sizes.insert(0, tuple(-(-n // 2) for n in sizes[0]))
-    out = (z @ params["weight0"] + params["bias0"]).unflatten(1, (channels[-1], *sizes[0]))
+    out = (z @ params["weight0"] + params["bias0"]).unflatten(1, (*sizes[0], channels[-1])).movedim(-1, 1)
     for i, n_channels in enumerate([*channels[-2::-1], n_images * image[0]], 1):
         layer = nn.ConvTranspose2d(out.shape[1], n_channels, kernel_size, stride=2, padding=kernel_size // 2).double()
         layer.weight.data, layer.bias.data = params[f"weight{i}"], params[f"bias{i}"]
@@ -218,7 +218,9 @@ def test_a_picture_of_the_same_stroke_elsewhere_has_the_same_features_elsewhere(
     params = {**random_params(bound, 256, 2), "weight1": weight, "bias1": torch.zeros((1, 192), dtype=torch.float64)}
     image = torch.zeros(16, 16, dtype=torch.float64)
     image[3:6, 2:5] = torch.randn(3, 3, dtype=torch.float64)
-    one, other = (bound.forward(params, x.reshape(1, -1)).view(3, 8, 8) for x in (image, image.roll((4, 6), (0, 1))))
+    one, other = (
+        bound.forward(params, x.reshape(1, -1)).view(8, 8, 3).movedim(-1, 0) for x in (image, image.roll((4, 6), (0, 1)))
+    )
     torch.testing.assert_close(one.roll((2, 3), (1, 2))[:, 2:, 3:], other[:, 2:, 3:])
     assert not torch.allclose(one, other)
 
