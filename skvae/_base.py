@@ -35,7 +35,7 @@ from skvae.posteriors import Posterior
 from skvae.priors import Prior
 from skvae.solvers import Solver
 
-_FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
+FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 _SCORE_METHODS = {"elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100)}
 
 
@@ -54,8 +54,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "likelihood": [StrOptions(set(REGISTRY["likelihood"])), Likelihood],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"silu", "relu", "gelu", "tanh", "identity"})],
-        "encoder": [Network, callable, None],
-        "decoder": [Network, callable, None],
+        "encoder": [StrOptions(set(REGISTRY["encoder"])), Network, callable, None],
+        "decoder": [StrOptions(set(REGISTRY["decoder"])), Network, callable, None],
         "posterior": [StrOptions(set(REGISTRY["posterior"])), Posterior],
         "prior": [StrOptions(set(REGISTRY["prior"])), Prior],
         "init": [StrOptions({"auto", "linear", "random"})],
@@ -323,6 +323,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         pieces, d = self._pieces(), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         codec = TableCodec.learn(table.statistics, pieces.likelihood, names, drop_constant)
+        _check_places(pieces, codec)
         n_components = int(self.n_components or default_n_components(d))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
@@ -330,14 +331,15 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _pieces(self):
         """Return the pieces of the model that the parameters describe."""
         return Pieces(
-            self._network(self.encoder), self._network(self.decoder),
+            self._network("encoder"), self._network("decoder"),
             resolve("posterior", self.posterior), resolve("prior", self.prior), resolve("likelihood", self.likelihood),
         )  # fmt: skip
 
-    def _network(self, network):
+    def _network(self, role):
+        network = getattr(self, role)
         if network is None:
             return MLP(self.hidden_layer_sizes, activation=self.activation).validate()
-        return resolve("network", network if isinstance(network, Network) else Module(network))
+        return resolve(role, network if isinstance(network, (str, Network)) else Module(network))
 
     def _fitted_for_more(self):
         """Return the present state, after a check that the parameters still describe it."""
@@ -421,12 +423,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
-    def _encoded(self, X):
-        """Return the fitted state, its parameters on the device, the rows of X, and the dtype of X."""
+    def _encoded(self, X, *, only_for_encoder=False):
+        """Return the fitted state, its parameters on the device, the rows of X as the model sees them, and the dtype of X."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         fitted, params, device = self._ready()
-        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device), X.dtype
+        model = fitted.model
+        present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
+        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device, present), X.dtype
 
     def _by_parts(self, X, function):
         """Return what `function` gives for the rows of X, part by part where X is a source."""
@@ -537,7 +541,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         moments : PosteriorMoments
             A named tuple of `mean` and `std`, each an ndarray of shape (n_samples, n_components).
         """
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         family = fitted.model.posterior
         return PosteriorMoments(_to_array(family.mean(q), dtype), _to_array(family.scale(q), dtype))
@@ -563,7 +567,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check_n_samples(n_samples)
-        fitted, params, rows, dtype = self._encoded(X)
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
         noise = normal((int(n_samples), len(rows), fitted.model.n_noise), stream, fitted.dtype)
@@ -582,8 +586,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             What the latent space keeps of each row, in the units of the data.
         """
-        fitted, params, rows, dtype = self._encoded(X)
-        z = fitted.model.posterior.mean(encode_rows(fitted.model, params, rows))
+        return self._means(*self._posterior_mean(X))
+
+    def _posterior_mean(self, X):
+        """Return the posterior mean of every row of an array on the device, and the dtype of X."""
+        fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
+        return fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype
+
+    def _means(self, z, dtype):
+        """Return the mean of p(x|z) for every row of a tensor of latents as an array."""
+        fitted, params, _ = self._ready()
         return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
 
     def _latents(self, X):
@@ -591,36 +603,35 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._by_parts(X, self._latents_of_array)
 
     def _latents_of_array(self, X):
-        fitted, params, rows, dtype = self._encoded(X)
-        return _to_array(fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype)
+        return _to_array(*self._posterior_mean(X))
 
     def _decoded(self, Z):
         """Return the mean of p(x|z) for every row of Z as an array."""
         check_is_fitted(self)
         Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
-        fitted, params, device = self._ready()
+        fitted, _, device = self._ready()
         if Z.shape[1] != fitted.model.n_components:
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but the latent space of this {type(self).__name__} has "
                 f"{fitted.model.n_components} components. Pass what transform returns."
             )
-        z = torch.tensor(Z.clip(-_FARTHEST, _FARTHEST), device=device, dtype=fitted.dtype)
-        return fitted.codec.decode(decode_rows(fitted.model, params, z), Z.dtype)
+        z = torch.tensor(Z.clip(-FARTHEST, FARTHEST), device=device, dtype=fitted.dtype)
+        return self._means(z, Z.dtype)
 
 
 class _Table:
     """The rows of an array, each encoded when it is asked for: what fits the cache is encoded several times faster."""
 
-    def __init__(self, codec, X, dtype, device):
-        self.codec, self.X, self.dtype, self.device = codec, X, dtype, device
+    def __init__(self, codec, X, dtype, device, present):
+        self.codec, self.X, self.dtype, self.device, self.present = codec, X, dtype, device, present
 
     def __len__(self):
         return len(self.X)
 
     def slice(self, start, stop):
-        """Return rows `start` to `stop` in the model's units, on the device."""
+        """Return rows `start` to `stop` as the model sees them, on the device."""
         try:
-            return self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device)
+            return self.present(self.codec.encode(self.X[start:stop], dtype=self.dtype).to(self.device))
         except ValueError:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise
@@ -643,6 +654,17 @@ def _checked_weight(sample_weight, X):
     if total == np.inf:
         raise ValueError(f"The sum of sample_weight is infinite, its largest value {weight.max():g}. Divide all by one number.")
     return weight
+
+
+def _check_places(pieces, codec):
+    """Refuse to leave out columns where a network reads their places."""
+    readers = [type(network).__name__ for network in (pieces.encoder, pieces.decoder) if network.reads_places]
+    if readers and codec.n_columns < len(codec.schema):
+        constant = [column.name for column in codec.schema if column.constant]
+        raise ValueError(
+            f"{len(constant)} column(s) never vary: {constant[:5]}. {pieces.likelihood!r} leaves them out, but {readers[0]} "
+            "reads images and needs every pixel. Use Bernoulli, Gaussian(standardize=False), or crop the images."
+        )
 
 
 def _check_n_samples(n_samples):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -37,6 +37,10 @@ class Batch:
     def _map(self, function) -> "Batch":
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return Batch(**{name: function(value) for name, value in present.items()})
+
+    def with_x(self, x: Tensor) -> "Batch":
+        """Return rows that differ in `x` alone."""
+        return self if x is self.x else replace(self, x=x)
 
     def take(self, rows: Tensor) -> "Batch":
         """Return the chosen rows."""

@@ -90,7 +90,7 @@ class Trainee:
     plan: Plan
     progress: Progress
     data: Rows
-    watched: Batch  # rows on which training is judged
+    watched: Batch  # rows on which training is judged, as the model sees them
     noise: Tensor  # (s, 1, k) with which it is
     params: Tensor
     best: Tensor
@@ -294,7 +294,7 @@ def work_of_step(trainees: Sequence[Trainee]) -> float:
 
 def flops_of_step(model: Model, n_draws: int, batch_size: int) -> float:
     """Return about how many floating point operations a step of one model is."""
-    return 6.0 * model.layout.size * batch_size * n_draws
+    return 6.0 * model.n_products * batch_size * n_draws
 
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
@@ -413,7 +413,7 @@ class Cohort:
             present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
             for t, _, sizes in present:
                 t.progress.n_steps += len(sizes)
-            yield [(rows, sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
+            yield [(_presented(t, number, rows), sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
 
     def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
         """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs."""
@@ -428,6 +428,11 @@ class Cohort:
             values, bounds = self.judges[key].measure(chosen)
             found.update({id(t): pair for t, pair in zip(chosen, zip(values, bounds))})
         return [found[id(trainee)] for trainee in trainees]
+
+
+def _presented(trainee: Trainee, window: int, rows: Batch) -> Batch:
+    """Return the rows of a window as the model sees them in this epoch."""
+    return trainee.problem.model.presented(rows, "epoch", trainee.progress.epoch, window)
 
 
 def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues, noise: Tensor) -> Tensor:
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
     n_draws = len(noise)
-    flops = 2.0 * model.layout.size * n_draws
+    flops = 2.0 * model.n_products * n_draws
     tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
     if tile * n_draws * model.n_columns > _MAX_TILE_CELLS:
         tile = 1
@@ -125,7 +125,7 @@ def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:
     """Return the encoder's output for every row.  # (n, n_outputs)"""
     params = _aligned(model, params, "encoder")
     tile = _tile_rows(model)
-    return map_rows(lambda batch: model.encode(params, batch), data, tile, tile * model.layout.size)
+    return map_rows(lambda batch: model.encode(params, batch), data, tile, tile * model.n_products)
 
 
 def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
@@ -136,12 +136,12 @@ def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
         return model.likelihood.mean(params["likelihood"], model.decode(params, batch.x))
 
     tile = _tile_rows(model)
-    return map_rows(mean, Batch(z), tile, tile * model.layout.size)
+    return map_rows(mean, Batch(z), tile, tile * model.n_products)
 
 
 def _tile_rows(model: Model) -> int:
     """Return the rows per call of a network: more of a small one, whose calls cost more than its work."""
-    return _SMALL_TILE_ROWS if model.layout.size * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS else _TILE_ROWS
+    return _SMALL_TILE_ROWS if model.n_products * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS else _TILE_ROWS
 
 
 def _aligned(model: Model, params: Params, *pieces: str) -> Params:

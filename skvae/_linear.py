@@ -106,6 +106,7 @@ def can_start_linearly(model: Model) -> bool:
     return (
         all(type(n) is MLP and n.has_linear_path() for n in networks)
         and type(pieces.likelihood) is Gaussian
+        and pieces.likelihood.link == "identity"
         and type(pieces.posterior) is Normal
         and type(pieces.prior) is StandardNormal
         and 0 < model.n_columns <= _MAX_COLUMNS

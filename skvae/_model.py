@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from skvae._batch import Batch
-from skvae._random import derived_seed, generator
+from skvae._random import derived_seed, generator, uniform
 from skvae.likelihoods import Likelihood
 from skvae.networks import Network
 from skvae.posteriors import Posterior, check_pair
@@ -90,6 +91,11 @@ class Model:
             }
         )
 
+    @cached_property
+    def n_products(self) -> int:
+        """About how many products it takes to encode and decode a row."""
+        return self.encoder.n_products(*self._encoder_sizes) + self.decoder.n_products(*self._decoder_sizes)
+
     def init(self, dtype: torch.dtype) -> Tensor:
         """Return the parameter vector at the start of training, a function of the model's seed.  # (size,)"""
         values = {
@@ -108,6 +114,22 @@ class Model:
         """Tell whether a parameter multiplies activations of a network."""
         networks = {"encoder": self.encoder, "decoder": self.decoder}
         return piece in networks and networks[piece].is_weight_matrix(name, self.layout.shapes[piece, name])
+
+    def presented(self, batch: Batch, *place: int | str, shared: bool = False) -> Batch:
+        """Return rows as encoder and likelihood see them, which some likelihoods draw anew at every `place` that asks.
+
+        Random numbers belong to the place, one per cell, or one per column where all rows share them.
+        """
+        shape = (1, batch.n_columns) if shared else tuple(batch.x.shape)
+
+        def draw() -> Tensor:
+            return uniform(shape, generator(self.seed, "presented", *place, device=batch.device), batch.dtype)
+
+        return batch.with_x(self.likelihood.presented(batch.x, draw))
+
+    def presented_to_encoder(self, batch: Batch) -> Batch:
+        """Return rows as the encoder sees them where no likelihood is asked: nothing is drawn."""
+        return batch.with_x(self.likelihood.presented(batch.x))
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""

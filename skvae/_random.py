@@ -22,6 +22,11 @@ def normal(shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype) 
     return torch.randn(shape, generator=stream, device=stream.device, dtype=dtype)
 
 
+def uniform(shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Draw numbers from [0, 1) of `shape` from `stream`, on its device."""
+    return torch.rand(shape, generator=stream, device=stream.device, dtype=dtype)
+
+
 def matched_normal(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Draw normal noise, shared by all rows, whose sample moments are those of N(0, I).  # (s, 1, k)
 

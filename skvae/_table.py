@@ -308,6 +308,12 @@ class TableCodec:
             out[..., self.varying] += values * self.scale[self.varying]
             return out.astype(dtype)
 
+    def within_support(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return rows whose cells are moved to the edge of what the likelihood accepts, where they are outside."""
+        with np.errstate(over="ignore"):
+            low, high = (self.loc + self.scale * edge for edge in self.support)
+        return np.clip(X, low, high).astype(dtype, copy=False)
+
     def pack(self) -> dict:
         """Return the codec as plain values and arrays."""
         return {

@@ -218,7 +218,8 @@ def _is_linear_start(init: str, model: Model) -> bool:
     if init == "linear" and not possible:
         raise ValueError(
             "init='linear' needs the linear solution of the model, which exists for MLP networks with skip=True (or without "
-            "hidden layers), a Gaussian likelihood, a normal posterior and prior, and at most 1,000 columns. Use init='auto'."
+            "hidden layers), a Gaussian likelihood with link='identity', a normal posterior and prior, and at most 1,000 "
+            "columns. Use init='auto'."
         )
     return possible and init != "random"
 
@@ -252,7 +253,7 @@ class Run:
             make_plan(recipe, fitted, split, progress, one_epoch),
             progress,
             split.train,
-            split.watched,
+            model.presented(split.watched, "watched"),
             matched_normal(draws, model.n_noise, generator(model.seed, "watched", device=device), fitted.dtype),
             params,
             best,
@@ -306,8 +307,8 @@ class Run:
 
 def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
-    rows = train.head(_WATCHED_ROWS)
     model = fitted.model
+    rows = model.presented(train.head(_WATCHED_ROWS), "report")
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)

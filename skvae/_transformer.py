@@ -1,8 +1,13 @@
 """VAETransformer: the variational auto-encoder as a scikit-learn transformer."""
 
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from numbers import Integral
 
-from skvae._base import BaseVAE
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
+
+from skvae._base import FARTHEST, BaseVAE
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
@@ -37,12 +42,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
         Function applied after every hidden layer. It rarely matters; "tanh" is the paper's.
 
-    encoder : Network or callable, default=None
-        The network that reads rows. None makes the one that `hidden_layer_sizes` and `activation` describe. A callable
-        `factory(n_in, n_out)` that returns a `torch.nn.Module` brings one of your own; see :mod:`skvae.networks`.
+    encoder : {"conv"}, Network or callable, default=None
+        The network that reads rows. None makes the one that `hidden_layer_sizes` and `activation` describe. "conv" takes rows
+        as square images; :class:`skvae.networks.Conv` sets other shapes. A callable `factory(n_in, n_out)` that returns a
+        `torch.nn.Module` brings one of your own; see :mod:`skvae.networks`.
 
-    decoder : Network or callable, default=None
-        The network that reads latents; as `encoder`.
+    decoder : {"conv"}, Network or callable, default=None
+        The network that reads latents; as `encoder`, with :class:`skvae.networks.ConvTranspose` for images.
 
     posterior : str or Posterior, default="normal"
         Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance, "full_normal" any covariance; "laplace", "gamma",
@@ -239,6 +245,114 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             Rows in the units of the data.
         """
         return self._decoded(X)
+
+    def interpolate(self, X_start, X_end, n_steps=10):
+        """Decode the straight ways in the latent space from rows to others.
+
+        Parameters
+        ----------
+        X_start : array-like of shape (n_samples, n_features)
+            Rows where the ways begin.
+
+        X_end : array-like of shape (n_samples, n_features)
+            Rows where they end, as many.
+
+        n_steps : int, default=10
+            Number of places on each way, its ends among them.
+
+        Returns
+        -------
+        X_between : ndarray of shape (n_samples, n_steps, n_features)
+            The means of p(x|z) on the way, in the units of the data. The first and the last are what `reconstruct` gives for
+            the rows themselves.
+        """
+        if not isinstance(n_steps, Integral) or n_steps < 2:
+            raise ValueError(f"n_steps must be a whole number of at least 2, the two ends, got {n_steps!r}.")
+        start, dtype = self._posterior_mean(X_start)
+        end, other_dtype = self._posterior_mean(X_end)
+        if len(start) != len(end):
+            raise ValueError(f"X_start and X_end must have as many rows, got {len(start)} and {len(end)}.")
+        share = torch.linspace(0, 1, int(n_steps), dtype=start.dtype, device=start.device)[:, None]
+        z = torch.lerp(start[:, None], end[:, None], share)  # (n, n_steps, k)
+        return self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype)).reshape(len(start), int(n_steps), -1)
+
+    def attribute_direction(self, X, y):
+        """Return the direction of an attribute in the latent space: the way from the rows without it to those with it.
+
+        It is the difference of the two classes' mean latents, so that a step of length 1 along it, which :meth:`edit` takes,
+        leads from the middle of one class to the middle of the other.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or Source
+            Rows with and without the attribute. Ten to a hundred of each are enough for an attribute that shows; what else
+            differs between the two classes becomes part of the direction.
+
+        y : array-like of shape (n_samples,)
+            Two labels; the direction leads from the first to the second in sorted order, such as from False to True.
+
+        Returns
+        -------
+        direction : ndarray of shape (n_components,)
+            The difference of the means.
+        """
+        y = column_or_1d(y)
+        assert_all_finite(y, input_name="y")
+        labels = np.unique(y)
+        if len(labels) != 2:
+            raise ValueError(
+                f"y must have two labels, for rows without and with the attribute, got {len(labels)}: {labels[:5].tolist()}. "
+                "Compare one class with the others by y == label."
+            )
+        latents = self._latents(X)
+        check_consistent_length(latents, y)
+        without, has = (latents[y == label].mean(axis=0, dtype=np.float64) for label in labels)
+        return (has - without).astype(latents.dtype)
+
+    def edit(self, X, direction, strength=1.0, *, keep_residual=False):
+        """Move rows along a direction in the latent space, and return what they become.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The rows.
+
+        direction : array-like of shape (n_components,)
+            Where to go, such as :meth:`attribute_direction` gives it.
+
+        strength : float or array-like of shape (n_samples,), default=1.0
+            How far, in lengths of the direction; one number for all rows or one for each. Negative ones go the other way.
+
+        keep_residual : bool, default=False
+            Whether to add to each row the change of its reconstruction, so that details which the latent space has lost stay;
+            cells are kept within the limits of the likelihood. False returns the new reconstruction alone.
+
+        Returns
+        -------
+        X_edited : ndarray of shape (n_samples, n_features)
+            The rows after the change, in the units of the data. With a strength of 0, they are what `reconstruct` gives, or
+            the rows themselves where the residual is kept.
+        """
+        z, dtype = self._posterior_mean(X)
+        step = torch.tensor(self._step(direction, strength, len(z)), dtype=z.dtype, device=z.device)
+        edited = self._means(z + step, dtype)
+        if not keep_residual:
+            return edited
+        X = self._validated(X, reset=False)
+        return self._fitted.codec.within_support(X + (edited - self._means(z, dtype)), dtype)
+
+    def _step(self, direction, strength, n_rows):
+        """Return how far each row moves in the latent space, after a check of the shapes."""
+        direction = check_array(direction, ensure_2d=False, dtype=np.float64, input_name="direction")
+        if direction.shape != (self.n_components_,):
+            raise ValueError(
+                f"direction must have one number for each of the {self.n_components_} components, got an array of shape "
+                f"{direction.shape}."
+            )
+        strength = np.asarray(strength, dtype=np.float64)
+        if strength.shape not in ((), (n_rows,)) or not np.isfinite(strength).all():
+            raise ValueError(f"strength must be a finite number, or one for each of the {n_rows} rows, got {strength!r}.")
+        return (strength[..., None] * direction).clip(-FARTHEST, FARTHEST)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,6 +1,7 @@
 """Likelihoods p(x|z): what the decoder's outputs mean, the density of each cell, its mean and its sampler."""
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch._C._nn import softplus
 from torch.nn.functional import logsigmoid
 
-from skvae._random import normal
+from skvae._random import normal, uniform
 from skvae._settings import Interval, Settings, StrOptions, belongs_with, register
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -42,6 +43,14 @@ class Likelihood(Settings):
     def units(self, columns):
         """Return `loc` and `scale` of every column, given its `mean`, `std`, `low` and `high` in the training data."""
         raise NotImplementedError
+
+    def presented(self, x: Tensor, uniform: Callable[[], Tensor] | None = None) -> Tensor:
+        """Return rows as the model sees them, encoder and density alike; most likelihoods show them as they are.
+
+        A likelihood that draws them calls `uniform` for numbers in [0, 1), of the shape of x or of one row for all. Where there
+        is none, because only the encoder will see the rows, it shows what it would draw on average.
+        """
+        return x
 
     def n_outputs(self, n_columns: int) -> int:
         """Return how many numbers per row the decoder must give."""
@@ -105,11 +114,18 @@ class Gaussian(Likelihood):
         units of the standardised columns.
 
     standardize : bool, default=True
-        Whether the model sees columns with mean 0 and standard deviation 1. Scores are in the units of the data either way.
+        Whether the model sees columns with mean 0 and standard deviation 1; with `link="logit"`, from 0 to 1. Scores are in
+        the units of the data either way.
 
     floor : float, default=0.01
         Smallest standard deviation of the noise that learning can reach, in the model's units. The likelihood is unbounded
         without one: a column that is reproduced exactly has infinite density.
+
+    link : {"identity", "logit"}, default="identity"
+        How the decoder's output becomes the mean: as it is, or through a sigmoid, for columns that end on either side, such as
+        grey levels (the paper's decoder of the Frey faces). The sigmoid reaches from the smallest to the largest value that the
+        column had in training, which then are the model's 0 and 1; with `standardize=False` from 0 to 1, and columns that go
+        beyond are refused in training.
 
     References
     ----------
@@ -127,15 +143,17 @@ class Gaussian(Likelihood):
         "noise": [StrOptions({"feature", "shared", "network"}), Interval(Real, 0, None, closed="neither")],
         "standardize": ["boolean"],
         "floor": [Interval(Real, 0, None, closed="neither")],
+        "link": [StrOptions({"identity", "logit"})],
     }
 
     # The parameter is log(sigma) / 2: Adam moves every parameter at the same rate, and the noise has the longest way to go.
     _RATE = 2.0
 
-    def __init__(self, noise="feature", *, standardize=True, floor=0.01):
+    def __init__(self, noise="feature", *, standardize=True, floor=0.01, link="identity"):
         self.noise = noise
         self.standardize = standardize
         self.floor = floor
+        self.link = link
 
     @property
     def support(self):
@@ -151,8 +169,16 @@ class Gaussian(Likelihood):
         return self.standardize
 
     def units(self, columns):
-        zero = columns.mean * 0.0
-        return (columns.mean, columns.std) if self.standardize else (zero, zero + 1.0)
+        if self.standardize:
+            return (columns.mean, columns.std) if self.link == "identity" else (columns.low, columns.high - columns.low)
+        low, high = columns.low.min(), columns.high.max()
+        if self.link == "logit" and (low < 0 or high > 1):
+            raise ValueError(
+                f"The training data have values from {low:g} to {high:g}, but the mean of Gaussian(link='logit', "
+                "standardize=False) lies between 0 and 1. Use standardize=True, which lets it reach from the smallest to the "
+                "largest value of each column, or rescale the columns to [0, 1]."
+            )
+        return columns.mean * 0.0, columns.mean * 0.0 + 1.0
 
     def n_outputs(self, n_columns):
         return 2 * n_columns if self.noise == "network" else n_columns
@@ -172,12 +198,12 @@ class Gaussian(Likelihood):
             params["log_scale"].copy_(raw.mean(1, keepdim=True) / self._RATE if self.noise == "shared" else raw / self._RATE)
 
     def _mean_and_log_scale(self, params, eta):
-        if self.noise == "network":
-            mean, log_scale = eta.chunk(2, -1)
-        elif self.noise in ("feature", "shared"):
-            mean, log_scale = eta, self._RATE * params["log_scale"]
-        else:
-            return eta, eta.new_tensor(math.log(self.noise))
+        by_network = self.noise == "network"
+        mean, log_scale = eta.chunk(2, -1) if by_network else (eta, self._RATE * params.get("log_scale", 0.0))
+        if self.link == "logit":
+            mean = mean.sigmoid()
+        if not (by_network or params):
+            return mean, eta.new_tensor(math.log(self.noise))
         # A smooth floor on the variance, floor**2 + exp(2 * log_scale): no gradient is ever cut off.
         return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
 
@@ -186,6 +212,16 @@ class Gaussian(Likelihood):
         return -0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - _HALF_LOG_2PI
 
     def derivative(self, params, eta, x, weight):
+        if self.link == "identity":
+            return self._derivative_by_mean(params, eta, x, weight)
+        mean = (eta.chunk(2, -1)[0] if self.noise == "network" else eta).sigmoid_()
+        slope = mean * (1 - mean)  # of the sigmoid
+        by_eta, by_params = self._derivative_by_mean(params, eta, x, weight)
+        by_eta[..., : slope.shape[-1]].mul_(slope)
+        return by_eta, by_params
+
+    def _derivative_by_mean(self, params, eta, x, weight):
+        """Return what `derivative` does for outputs that hold the mean itself."""
         if self.noise == "network":
             return self._derivative_with_network(eta, x, weight), {}
         residual = torch.sub(x, eta, out=eta)
@@ -246,6 +282,18 @@ class Bernoulli(Likelihood):
         The values that stand for 0 and 1, for example `(0, 255)` for images of 8 bits. Cells outside are refused. "observed"
         takes the smallest and the largest value of each column of the training data, and moves later cells to that range.
 
+    binarize : {"dynamic"}, float or None, default=None
+        How grey levels become zeros and ones before encoder and likelihood see them, so that scores are probabilities of
+        images. "dynamic" draws every pixel anew each time a row is shown in training, a one with the probability that its grey
+        level says, which also keeps the model from learning pixels by heart. A number between 0 and 1 is a threshold: what lies
+        above this share of the way between the limits is a one. None leaves grey levels as they are.
+
+    Notes
+    -----
+    Once a model with `binarize="dynamic"` is fitted, nothing is left to chance: scores are those of one drawing, by random
+    numbers that are the same for every row and each time, while `transform`, `reconstruct` and whatever else only encodes
+    reads the grey levels, of which nothing is lost. Zeros and ones stay what they are, in any case.
+
     References
     ----------
     Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.1.
@@ -258,11 +306,15 @@ class Bernoulli(Likelihood):
     VAETransformer(likelihood=Bernoulli(limits=(0, 16)), n_components=20)
     """
 
-    _parameter_constraints = {"limits": [tuple, StrOptions({"observed"})]}
+    _parameter_constraints = {
+        "limits": [tuple, StrOptions({"observed"})],
+        "binarize": [StrOptions({"dynamic"}), Interval(Real, 0, 1, closed="neither"), None],
+    }
     is_density = False
 
-    def __init__(self, limits=(0.0, 1.0)):
+    def __init__(self, limits=(0.0, 1.0), *, binarize=None):
         self.limits = limits
+        self.binarize = binarize
 
     @property
     def support(self):
@@ -289,6 +341,11 @@ class Bernoulli(Likelihood):
         low, high = self.limits
         return columns.mean * 0.0 + low, columns.mean * 0.0 + (high - low)
 
+    def presented(self, x, uniform=None):
+        if self.binarize == "dynamic":
+            return x if uniform is None else (uniform() < x).to(x.dtype)
+        return x if self.binarize is None else (x > self.binarize).to(x.dtype)
+
     def log_prob(self, params, eta, x):
         return x * eta + logsigmoid(-eta)
 
@@ -303,8 +360,7 @@ class Bernoulli(Likelihood):
         return eta.sigmoid()
 
     def sample(self, params, eta, stream):
-        uniform = torch.rand(eta.shape, generator=stream, device=eta.device, dtype=eta.dtype)
-        return (uniform < eta.sigmoid()).to(eta.dtype)
+        return (uniform(eta.shape, stream, eta.dtype) < eta.sigmoid()).to(eta.dtype)
 
 
 register("likelihood", gaussian=Gaussian, bernoulli=Bernoulli)

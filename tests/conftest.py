@@ -10,7 +10,7 @@ from torch import nn
 
 from skvae import posteriors, priors
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP, Module
+from skvae.networks import MLP, Conv, ConvTranspose, Module
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
 from skvae.solvers import AEVB, MonteCarloEM, WakeSleep
@@ -34,11 +34,17 @@ LIKELIHOODS = [
     Gaussian(noise="network"),
     Gaussian(noise=0.5),
     Gaussian(standardize=False),
+    Gaussian(link="logit"),
+    Gaussian(noise="network", link="logit", standardize=False),
     Bernoulli(),
     Bernoulli(limits=(0, 16)),
     Bernoulli(limits="observed"),
+    Bernoulli(limits=(0, 16), binarize="dynamic"),
+    Bernoulli(binarize=0.3),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
+ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
+DECODERS = [*NETWORKS, ConvTranspose(channels=(4,)), ConvTranspose((1, 4), channels=(5, 3), activation="relu")]
 PAIRS = [
     (posteriors.Normal(), priors.StandardNormal()),
     (posteriors.FullNormal(), priors.StandardNormal()),
@@ -85,7 +91,11 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
     X = rng.normal(size=(n_rows, n_columns)) + 3 * rng.integers(2, size=(n_rows, 1))
     if isinstance(likelihood, Bernoulli):
         low, high = (0, 1) if likelihood.limits == "observed" else likelihood.limits
+        if likelihood.binarize is not None:
+            return low + (high - low) / (1 + np.exp(-X))
         return low + (high - low) * (X.mean() < X)
+    if isinstance(likelihood, Gaussian) and likelihood.link == "logit" and not likelihood.standardize:
+        return 1 / (1 + np.exp(-X))
     return X
 
 

@@ -6,13 +6,20 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
-from skvae.displays import LatentSpaceDisplay, ReconstructionDisplay, TrainingCurveDisplay
+from skvae.displays import (
+    LatentSpaceDisplay,
+    ManifoldDisplay,
+    ReconstructionDisplay,
+    SamplesDisplay,
+    TrainingCurveDisplay,
+)
 from skvae.likelihoods import Bernoulli
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -20,7 +27,7 @@ matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
 
 IRIS = load_iris(as_frame=True)
-DISPLAYS = [TrainingCurveDisplay, LatentSpaceDisplay, ReconstructionDisplay]
+DISPLAYS = [TrainingCurveDisplay, LatentSpaceDisplay, ReconstructionDisplay, ManifoldDisplay, SamplesDisplay]
 
 
 def fitted(X, **parameters):
@@ -57,9 +64,12 @@ def _pyplot_as_it_was():
     assert matplotlib.rcParams == before
 
 
-def arguments(display):
-    """Return what a display needs beside the estimator."""
-    return () if display is TrainingCurveDisplay else (IRIS.data,)
+def draw(display, estimator, **options):
+    """Draw a display of an estimator with whatever else it needs; four columns make an image of 2 x 2 pixels."""
+    if display in (ManifoldDisplay, SamplesDisplay):
+        options["image_shape"] = (2, 2)
+    rows = (IRIS.data,) if display in (LatentSpaceDisplay, ReconstructionDisplay) else ()
+    return display.from_estimator(estimator, *rows, **options)
 
 
 # --- every display -------------------------------------------------------------------------------------------------------
@@ -67,14 +77,14 @@ def arguments(display):
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_from_estimator_draws_one_new_figure(vae, display):
-    drawn = display.from_estimator(vae, *arguments(display))
+    drawn = draw(display, vae)
     assert plt.get_fignums() == [drawn.figure_.number]
     assert drawn.ax_.figure is drawn.figure_
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_given_axes_are_used_and_pyplot_makes_no_figure(vae, display, ax):
-    drawn = display.from_estimator(vae, *arguments(display), ax=ax)
+    drawn = draw(display, vae, ax=ax)
     assert drawn.ax_ is ax
     assert drawn.figure_ is ax.figure
     assert plt.get_fignums() == []
@@ -82,7 +92,7 @@ def test_given_axes_are_used_and_pyplot_makes_no_figure(vae, display, ax):
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_plot_again_draws_the_same_elsewhere(vae, display, ax):
-    drawn = display.from_estimator(vae, *arguments(display), ax=matplotlib.figure.Figure().subplots())
+    drawn = draw(display, vae, ax=matplotlib.figure.Figure().subplots())
     first = drawn.ax_.get_xlabel()
     assert drawn.plot(ax) is drawn
     assert drawn.ax_ is ax
@@ -92,13 +102,13 @@ def test_plot_again_draws_the_same_elsewhere(vae, display, ax):
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_estimator_that_is_not_fitted_is_refused(display):
     with pytest.raises(NotFittedError):
-        display.from_estimator(VAETransformer(), *arguments(display))
+        draw(display, VAETransformer())
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_pipeline_is_refused_with_what_to_pass_instead(vae, display):
     with pytest.raises(TypeError, match=r"Pipeline.*pipeline\[-1\]"):
-        display.from_estimator(make_pipeline(StandardScaler(), vae), *arguments(display))
+        draw(display, make_pipeline(StandardScaler(), vae))
 
 
 def test_displays_import_without_matplotlib_and_say_how_to_get_it():
@@ -308,3 +318,75 @@ def test_array_without_names_is_drawn_with_numbered_columns(ax):
     X = IRIS.data.to_numpy()
     ReconstructionDisplay.from_estimator(fitted(X, n_components=2), X, ax=ax)
     assert {t.get_text() for t in ax.get_yticklabels()} == {"x0", "x1", "x2", "x3"}
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+def cell(picture, i, j, shape=(8, 8)):
+    """Return the image in row i and column j of a picture."""
+    height, width = shape
+    return picture[i * (height + 1) :, j * (width + 1) :][:height, :width]
+
+
+def test_manifold_shows_the_decoded_quantiles_of_the_prior(digits, ax):
+    vae, _, _ = digits
+    display = ManifoldDisplay.from_estimator(vae, image_shape=(8, 8), n_steps=5, components=(0, 1), ax=ax)
+    np.testing.assert_allclose(display.places, norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9]))
+    picture = ax.images[0].get_array()
+    assert picture.shape == (44, 44)
+    for row, column in ((0, 0), (0, 4), (3, 1)):  # the second component grows upwards, and rows are counted from above
+        z = [display.places[column], display.places[4 - row]]
+        np.testing.assert_allclose(cell(picture, row, column).ravel(), vae.inverse_transform([z])[0], rtol=1e-6)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("component 0", "component 1")
+
+
+def test_ticks_of_the_manifold_stand_in_the_middle_of_images_with_their_latents(digits, ax):
+    display = ManifoldDisplay.from_estimator(digits[0], image_shape=(8, 8), n_steps=20, ax=ax)
+    ax.figure.canvas.draw()
+    for axis, n_before in ((ax.xaxis, lambda at: at // 9), (ax.yaxis, lambda at: 19 - at // 9)):
+        for tick in axis.get_major_ticks():
+            at = tick.get_loc()
+            assert at % 9 == 3.5
+            assert tick.label1.get_text() == f"{display.places[int(n_before(at))]:.1f}"
+
+
+def test_manifold_of_many_components_follows_two_and_leaves_the_others_at_zero(vae, ax):
+    display = ManifoldDisplay.from_estimator(vae, image_shape=(2, 2), n_steps=3, ax=ax)
+    assert display.components == tuple(np.argsort(-vae.kl_per_component_)[:2])
+    z = np.zeros((1, 3))
+    z[0, display.components[0]] = display.places[2]
+    np.testing.assert_allclose(display.mean[1, 2], vae.inverse_transform(z)[0], rtol=1e-6)
+    np.testing.assert_allclose(display.mean[1, 1], vae.inverse_transform(np.zeros((1, 3)))[0], rtol=1e-6)
+
+
+def test_manifold_of_one_component_is_refused(ax):
+    with pytest.raises(ValueError, match=r"ManifoldDisplay draws two components.*n_components=2 or more"):
+        ManifoldDisplay.from_estimator(fitted(IRIS.data, n_components=1, max_iter=1), image_shape=(2, 2), ax=ax)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_samples_are_those_of_the_estimator(digits, noise, ax):
+    vae, _, _ = digits
+    display = SamplesDisplay.from_estimator(vae, image_shape=(8, 8), n_samples=23, noise=noise, random_state=3, ax=ax)
+    expected = vae.sample(23, random_state=3, noise=noise)
+    np.testing.assert_array_equal(display.samples, expected)
+    picture = ax.images[0].get_array()
+    assert picture.shape == (26, 89)
+    np.testing.assert_array_equal(cell(picture, 1, 3).ravel(), expected[13])
+    assert np.ma.getmaskarray(picture)[18:, 27:].all()
+
+
+def test_samples_stand_in_as_many_columns_as_are_asked_for(digits, ax):
+    display = SamplesDisplay.from_estimator(digits[0], image_shape=(8, 8), n_samples=6, random_state=0, ax=ax)
+    assert ax.images[-1].get_array().shape == (8, 53)
+    display.plot(ax, n_columns=2)
+    assert ax.images[-1].get_array().shape == (26, 17)
+
+
+@pytest.mark.parametrize("display", [ManifoldDisplay, SamplesDisplay])
+def test_images_need_a_shape_that_holds_a_row_and_pass_options_on(digits, display, ax):
+    with pytest.raises(ValueError, match="64 columns"):
+        display.from_estimator(digits[0], image_shape=(8, 9), ax=ax)
+    display.from_estimator(digits[0], image_shape=(8, 8), ax=ax, cmap="viridis")
+    assert ax.images[0].get_cmap().name == "viridis"

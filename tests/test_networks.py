@@ -1,10 +1,13 @@
 """Networks: shapes, linear maps, broadcasting over models and samples, and users' own modules."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from skvae.networks import MLP, Module, build_module
+from skvae import VAETransformer
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.networks import MLP, Conv, ConvTranspose, Module, build_module
 
 MLPS = [MLP(()), MLP((7,)), MLP((7, 5), activation="relu"), MLP((7,), activation="tanh", skip=False), MLP(4, activation="gelu")]
 
@@ -114,3 +117,150 @@ def test_layers_that_mix_rows_or_draw_noise_are_refused(layer):
 def test_a_factory_that_makes_no_module_is_refused():
     with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, got int"):
         build_module(lambda n_in, n_out: 3, 3, 2, 0)
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+IMAGES = [
+    # input_shape, columns, channels of the encoder, kernel_size
+    (None, 64, (4, 6), 3),
+    ((8, 8), 64, (4,), 1),
+    ((7, 5), 35, (4, 6, 8), 3),
+    ((6, 9, 3), 162, (4, 6), 5),
+    ((1, 4), 4, (3, 2), 3),
+]
+
+
+def image_networks(input_shape, channels, kernel_size):
+    encoder = Conv(input_shape, channels=channels, kernel_size=kernel_size)
+    return encoder, ConvTranspose(input_shape, channels=channels[::-1], kernel_size=kernel_size)
+
+
+def random_params(bound, *sizes):
+    stream = torch.Generator().manual_seed(0)
+    return {k: torch.randn(s, generator=stream, dtype=torch.float64) for k, s in bound.shapes(*sizes, 0).items()}
+
+
+def pixels(x, input_shape):
+    """Return rows as torch takes images: (rows, channels, height, width)."""
+    height, width, n_channels = (*(input_shape or (8, 8)), 1)[:3]
+    return x.view(len(x), height, width, n_channels).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("input_shape", "d", "channels", "kernel_size"), IMAGES)
+def test_convolutions_are_those_of_torch(input_shape, d, channels, kernel_size):
+    bound = image_networks(input_shape, channels, kernel_size)[0].bind(d, 4, 0)
+    params = random_params(bound, d, 4)
+    x = torch.randn(6, d, dtype=torch.float64)
+    out = pixels(x, input_shape)
+    for i, n_channels in enumerate(channels):
+        layer = nn.Conv2d(out.shape[1], n_channels, kernel_size, stride=2, padding=kernel_size // 2).double()
+        layer.weight.data, layer.bias.data = params[f"weight{i}"], params[f"bias{i}"]
+        out = nn.functional.silu(layer(out))
+    last = len(channels)
+    expected = out.movedim(1, -1).flatten(1) @ params[f"weight{last}"] + params[f"bias{last}"]
+    torch.testing.assert_close(bound.forward(params, x), expected)
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
+@pytest.mark.parametrize(("input_shape", "d", "channels", "kernel_size"), IMAGES)
+def test_transposed_convolutions_are_those_of_torch(input_shape, d, channels, kernel_size, n_images):
+    bound = image_networks(input_shape, channels, kernel_size)[1].bind(3, n_images * d, 0)
+    params = random_params(bound, 3, n_images * d)
+    z = torch.randn(6, 3, dtype=torch.float64)
+    image = pixels(torch.zeros(1, d), input_shape).shape[1:]
+    sizes = [image[1:]]
+    for _ in channels:
+        sizes.insert(0, tuple(-(-n // 2) for n in sizes[0]))
+    out = (z @ params["weight0"] + params["bias0"]).unflatten(1, (*sizes[0], channels[-1])).movedim(-1, 1)
+    for i, n_channels in enumerate([*channels[-2::-1], n_images * image[0]], 1):
+        layer = nn.ConvTranspose2d(out.shape[1], n_channels, kernel_size, stride=2, padding=kernel_size // 2).double()
+        layer.weight.data, layer.bias.data = params[f"weight{i}"], params[f"bias{i}"]
+        out = layer(nn.functional.silu(out), output_size=sizes[i])
+    found = bound.forward(params, z).view(6 * n_images, d)
+    torch.testing.assert_close(pixels(found, input_shape), out.reshape(6 * n_images, *image))
+
+
+@pytest.mark.parametrize(("input_shape", "d", "channels", "kernel_size"), IMAGES)
+def test_networks_for_images_keep_leading_axes_and_align_without_a_change(input_shape, d, channels, kernel_size):
+    for network, n_in, n_out in zip(image_networks(input_shape, channels, kernel_size), (d, 3), (4, d), strict=True):
+        bound = network.bind(n_in, n_out, 0)
+        params = random_params(bound, n_in, n_out)
+        x = torch.randn(2, 5, n_in, dtype=torch.float64)
+        expected = bound.forward(params, x)
+        assert expected.shape == (2, 5, n_out)
+        torch.testing.assert_close(bound.forward(params, x[1]), expected[1])
+        with torch.inference_mode():
+            torch.testing.assert_close(bound.forward(bound.aligned(params), x), expected)
+
+
+@pytest.mark.parametrize(("network", "sizes"), [(Conv(channels=(4, 6)), (64, 4)), (ConvTranspose((7, 5)), (3, 70))])
+def test_start_of_networks_for_images_is_a_function_of_the_seed_that_keeps_the_scale(network, sizes):
+    bound = network.bind(*sizes, 0)
+    first, again, other = (bound.init(*sizes, seed) for seed in (0, 0, 1))
+    assert {k: tuple(v.shape) for k, v in first.items()} == bound.shapes(*sizes, 0)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+    out = bound.forward(first, torch.randn(200, sizes[0], dtype=torch.float64))
+    assert 0.02 < out.std() < 0.4  # a tenth of about one
+
+
+def test_products_of_convolutions_are_counted_once_for_every_pixel():
+    bound = Conv((8, 6), channels=(4,), kernel_size=3).bind(48, 5, 0)
+    assert bound.n_products(48, 5, 0) == 12 * 4 * 9 + 48 * 5
+    bound = ConvTranspose((8, 6), channels=(4,), kernel_size=3).bind(2, 48, 0)
+    assert bound.n_products(2, 48, 0) == 2 * 48 + 12 * 4 * 9
+
+
+def test_a_picture_of_the_same_stroke_elsewhere_has_the_same_features_elsewhere():
+    bound = Conv((16, 16), channels=(3,)).bind(256, 2, 0)
+    weight = torch.eye(3 * 64, dtype=torch.float64)
+    params = {**random_params(bound, 256, 2), "weight1": weight, "bias1": torch.zeros((1, 192), dtype=torch.float64)}
+    image = torch.zeros(16, 16, dtype=torch.float64)
+    image[3:6, 2:5] = torch.randn(3, 3, dtype=torch.float64)
+    one, other = (
+        bound.forward(params, x.reshape(1, -1)).view(8, 8, 3).movedim(-1, 0) for x in (image, image.roll((4, 6), (0, 1)))
+    )
+    torch.testing.assert_close(one.roll((2, 3), (1, 2))[:, 2:, 3:], other[:, 2:, 3:])
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("noise", ["feature", "network"])
+def test_networks_for_images_are_found_by_name(noise):
+    X = np.random.default_rng(0).normal(size=(60, 16))
+    params = {"likelihood": Gaussian(noise), "max_iter": 2, "learning_rate": "cosine", "random_state": 0}
+    by_name = VAETransformer(2, encoder="conv", decoder="conv", **params)
+    by_name.set_params(encoder__channels=(4,), decoder__channels=(4,)).fit(X)
+    explicit = VAETransformer(2, encoder=Conv((4, 4), channels=(4,)), decoder=ConvTranspose((4, 4), channels=(4,)), **params)
+    np.testing.assert_array_equal(by_name.transform(X), explicit.fit(X).transform(X))
+    assert by_name.transform(X).shape == (60, 2)
+    assert by_name.inverse_transform([[0.0, 1.0]]).shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"encoder": "conv"}, r"Conv cannot arrange 12 columns as a square"),
+        ({"decoder": "conv"}, r"ConvTranspose cannot arrange 12 columns as a square"),
+        ({"encoder": Conv((3, 5))}, r"Conv cannot arrange 12 columns as an image of shape \(3, 5\)"),
+        ({"decoder": ConvTranspose((5, 5))}, r"ConvTranspose cannot arrange 12 columns as an image of shape \(5, 5\)"),
+        ({"encoder": Conv((12,))}, r"input_shape of Conv must be \(height, width\)"),
+        ({"encoder": Conv((0, 4))}, r"input_shape of Conv must be"),
+        ({"encoder": Conv(channels=())}, r"channels of Conv must be one or more"),
+        ({"decoder": ConvTranspose(channels=(3, 0))}, r"channels of ConvTranspose must be one or more"),
+        ({"encoder": Conv(kernel_size=4)}, r"kernel_size of Conv must be odd"),
+    ],
+)
+def test_what_makes_no_image_is_refused(params, match):
+    with pytest.raises(ValueError, match=match):
+        VAETransformer(2, **params).fit(np.random.default_rng(0).normal(size=(20, 12)))
+
+
+def test_pixels_are_not_left_out_in_silence():
+    X = np.random.default_rng(0).random((30, 16))
+    X[:, :7] = 0.5  # nine are left, which would make a square as well
+    params = {"encoder": "conv", "decoder": "conv", "max_iter": 1, "learning_rate": "cosine", "random_state": 0}
+    with pytest.raises(ValueError, match=r"7 column\(s\) never vary: .*Conv reads images and needs every pixel"):
+        VAETransformer(2, **params).fit(X)
+    for likelihood in (Gaussian(standardize=False), Bernoulli()):
+        assert VAETransformer(2, likelihood=likelihood, **params).fit(X).reconstruct(X).shape == (30, 16)

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 import skops.io
 import torch
-from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, PAIRS, SOLVERS, table_for
+from conftest import DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PAIRS, SOLVERS, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -86,7 +86,7 @@ def path(tmp_path):
 PIECES = [
     (role, piece)
     for role, pieces in {
-        "likelihood": LIKELIHOODS, "encoder": NETWORKS, "decoder": NETWORKS, "objective": OBJECTIVES, "optimizer": OPTIMIZERS,
+        "likelihood": LIKELIHOODS, "encoder": ENCODERS, "decoder": DECODERS, "objective": OBJECTIVES, "optimizer": OPTIMIZERS,
         "solver": SOLVERS,
     }.items()
     for piece in pieces

@@ -96,6 +96,7 @@ def test_a_grid_of_pipelines_gives_the_serial_results_from_one_group(groups, mon
         {"likelihood": Gaussian("shared"), "activation": "relu"},
         {"likelihood": Gaussian("network"), "activation": "tanh"},
         {"likelihood": Bernoulli("observed"), "activation": "gelu"},
+        {"likelihood": Bernoulli("observed", binarize="dynamic")},
         {"objective": ELBO(n_samples=3, kl="monte_carlo"), "batch_size": 20},
         {"optimizer": "adagrad", "alpha": 1.0},
         {"optimizer": "sgd", "learning_rate_init": 1e-3},

@@ -1,0 +1,64 @@
+"""What displays have in common: axes, colours, images in a grid, and checks."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+# Paul Tol's palettes "bright" and "muted": their colours differ for every common form of colour blindness.
+FEW_COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
+MANY_COLOURS = (
+    "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#888888",
+)  # fmt: skip
+
+
+def draw_images(ax, images, **kwargs):
+    """Draw images of shape (n_rows, n_columns, height, width) as one picture with a gap of one pixel between them."""
+    n_rows, n_columns, height, width = images.shape
+    canvas = np.full((n_rows * (height + 1) - 1, n_columns * (width + 1) - 1), np.nan)
+    for i in range(n_rows):
+        for j in range(n_columns):
+            canvas[i * (height + 1) :, j * (width + 1) :][:height, :width] = images[i, j]
+    ax.imshow(canvas, **{"cmap": "gray_r", "interpolation": "nearest", **kwargs})
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def new_axes(ax, who, size=None):
+    """Return the axes to draw on: those given, or those of a new figure of `size` inches."""
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(f"{who} draws with matplotlib, which is not installed: pip install 'skvae[plot]'.") from error
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def check_estimator(estimator, who):
+    """Refuse what is not a fitted estimator of this package."""
+    if not hasattr(estimator, "posterior_moments"):
+        raise TypeError(
+            f"{who} draws a fitted VAETransformer, got {type(estimator).__name__}. Of a Pipeline, pass the last step and the "
+            "data that arrive there: pipeline[-1] and pipeline[:-1].transform(X)."
+        )
+    check_is_fitted(estimator)
+
+
+def two_components(estimator, components, who):
+    """Return the numbers of the two components to draw."""
+    n = estimator.n_components_
+    if n < 2:
+        raise ValueError(f"{who} draws two components, but this model has one. Fit with n_components=2 or more.")
+    if components is None:
+        return tuple(int(i) for i in np.argsort(-estimator.kl_per_component_, kind="stable")[:2])
+    components = tuple(components)
+    if len(components) != 2 or not all(0 <= i < n for i in components):
+        raise ValueError(f"components must be two numbers from 0 to {n - 1}, got {components!r}.")
+    return components
+
+
+def check_image_shape(image_shape, n_columns):
+    """Refuse a shape that does not hold a row."""
+    shape = tuple(image_shape)
+    if len(shape) != 2 or shape[0] * shape[1] != n_columns:
+        raise ValueError(f"image_shape must be (height, width) with height * width = {n_columns} columns, got {image_shape!r}.")

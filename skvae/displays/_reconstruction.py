@@ -1,0 +1,186 @@
+"""Rows beside their reconstructions."""
+
+import numpy as np
+from sklearn.utils import check_array
+
+from skvae.displays._drawing import FEW_COLOURS, check_estimator, check_image_shape, draw_images, new_axes
+
+_MAX_BARS = 30
+_MAX_IMAGES = 10
+
+
+class ReconstructionDisplay:
+    """Reconstruction: what the latent space keeps of rows, as images or column by column.
+
+    Make one with :meth:`from_estimator`; all parameters are kept as attributes.
+
+    Parameters
+    ----------
+    original : ndarray of shape (n_samples, n_features)
+        Rows.
+
+    reconstruction : ndarray of shape (n_samples, n_features)
+        Means of p(x|z) at their posterior means.
+
+    feature_names : sequence of str
+        Names of the columns.
+
+    image_shape : tuple of two int, default=None
+        Height and width, where rows are images.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Where the rows were drawn.
+
+    figure_ : matplotlib Figure
+        The figure that holds `ax_`.
+
+    explained_ : ndarray of shape (n_features,)
+        Share of the variance of each column that the reconstruction explains: 1 is all of it, 0 no more than the column's mean
+        does; below 0 it does worse. NaN for columns that do not vary.
+
+    See Also
+    --------
+    VAETransformer : Its method `reconstruct` gives the numbers.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.displays import ReconstructionDisplay
+    >>> X, _ = load_iris(return_X_y=True, as_frame=True)
+    >>> vae = VAETransformer(2, learning_rate="cosine", max_iter=20, random_state=0).fit(X)
+    >>> display = ReconstructionDisplay.from_estimator(vae, X)
+    >>> display.explained_.shape
+    (4,)
+    """
+
+    def __init__(self, *, original, reconstruction, feature_names, image_shape=None):
+        self.original = original
+        self.reconstruction = reconstruction
+        self.feature_names = feature_names
+        self.image_shape = image_shape
+
+    @property
+    def explained_(self):
+        """Share of the variance of each column that the reconstruction explains."""
+        varies = np.ptp(self.original, axis=0) > 0
+        lost = np.square(self.original - self.reconstruction).mean(axis=0)
+        variance = np.where(varies, self.original.var(axis=0), np.nan)
+        return 1 - lost / variance
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, image_shape=None, column=None, ax=None, **kwargs):
+        """Draw rows beside their reconstructions.
+
+        Parameters
+        ----------
+        estimator : VAETransformer
+            A fitted estimator.
+
+        X : array-like of shape (n_samples, n_features)
+            The rows.
+
+        image_shape : tuple of two int, default=None
+            Height and width, where rows are images: the first ten are drawn above their reconstructions. None draws a bar per
+            column, the share of its variance that the reconstruction explains.
+
+        column : str or int, default=None
+            Name or number of a column: draws its values against their reconstructions.
+
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a new figure.
+
+        **kwargs : dict
+            Passed to `ax.imshow`, `ax.barh` or `ax.scatter`, whichever draws.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+            The display, drawn.
+        """
+        check_estimator(estimator, cls.__name__)
+        reconstruction = estimator.reconstruct(X)
+        display = cls(
+            original=check_array(X, dtype=np.float64),
+            reconstruction=np.asarray(reconstruction, dtype=np.float64),
+            feature_names=[column.name for column in estimator.schema_],
+            image_shape=image_shape,
+        )
+        return display.plot(ax, column=column, **kwargs)
+
+    def plot(self, ax=None, *, column=None, **kwargs):
+        """Draw the rows.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a new figure.
+
+        column : str or int, default=None
+            Name or number of a column: draws its values against their reconstructions.
+
+        **kwargs : dict
+            Passed to `ax.imshow`, `ax.barh` or `ax.scatter`, whichever draws.
+
+        Returns
+        -------
+        self : ReconstructionDisplay
+            The display.
+        """
+        column = None if column is None else self._number_of(column)
+        if self.image_shape is not None:
+            check_image_shape(self.image_shape, self.original.shape[1])
+        if column is not None:
+            ax = new_axes(ax, type(self).__name__)
+            self._draw_column(ax, column, kwargs)
+        elif self.image_shape is not None:
+            ax = new_axes(ax, type(self).__name__, (7, 2))
+            self._draw_images(ax, kwargs)
+        else:
+            ax = new_axes(ax, type(self).__name__, (6.4, 1 + 0.2 * min(len(self.feature_names), _MAX_BARS)))
+            self._draw_bars(ax, kwargs)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _number_of(self, column):
+        """Return the number of a column that is given by name or number."""
+        names = list(self.feature_names)
+        if column in names:
+            return names.index(column)
+        if isinstance(column, (int, np.integer)) and -len(names) <= column < len(names):
+            return int(column)
+        raise ValueError(
+            f"There is no column {column!r}. Pass a number below {len(names)}, or one of the names {names[:5]}, ..."
+        )
+
+    def _draw_images(self, ax, kwargs):
+        """Draw a row of images above the row of their reconstructions."""
+        n = min(len(self.original), _MAX_IMAGES)
+        images = np.stack([self.original[:n], self.reconstruction[:n]]).reshape(2, n, *self.image_shape)
+        draw_images(ax, images, **kwargs)
+        height = self.image_shape[0]
+        ax.set_yticks([height / 2 - 0.5, height * 1.5 + 0.5], ["original", "reconstruction"])
+        ax.tick_params(axis="y", length=0)
+
+    def _draw_bars(self, ax, kwargs):
+        """Draw the share of explained variance of every column, the worst at the bottom."""
+        shares = self.explained_
+        order = np.argsort(shares)[: np.isfinite(shares).sum()]  # NaN come last
+        shown = order[:_MAX_BARS]
+        ax.barh(
+            np.arange(len(shown)), np.clip(shares[shown], 0, 1),
+            **{"color": FEW_COLOURS[0], "height": 0.75, **kwargs},
+        )  # fmt: skip
+        ax.set_yticks(np.arange(len(shown)), [self.feature_names[i] for i in shown], fontsize="small")
+        less = f" ({len(shown)} lowest of {len(order)} columns)" if len(shown) < len(order) else ""
+        ax.set(xlim=(0, 1), ylim=(-0.6, len(shown) - 0.4), xlabel=f"share of variance reconstructed{less}")
+
+    def _draw_column(self, ax, column, kwargs):
+        """Draw the values of one column against their reconstructions, with the line where both agree."""
+        x, y = self.original[:, column], self.reconstruction[:, column]
+        ax.axline((x.mean(), x.mean()), slope=1, color="0.6", lw=0.8, zorder=0)
+        ax.scatter(x, y, **{"s": 10, "alpha": 0.6, "linewidths": 0.0, "color": FEW_COLOURS[0], **kwargs})
+        name = self.feature_names[column]
+        ax.set(xlabel=f"{name}, original", ylabel=f"{name}, reconstruction")
