@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
@@ -45,6 +46,10 @@ PRIORS = [StandardNormal()]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
 SOLVERS = [AEVB(), AEVB(averaging=0)]
+SCORE_METHODS = [
+    PosteriorDensity(n_samples=12, n_moves=6), PosteriorDensity(n_samples=12, density="kde", n_moves=6),
+    AnnealedImportance(3, n_chains=2, n_leapfrog=2), AnnealedImportance(3, start="prior", n_chains=2, n_leapfrog=2),
+]  # fmt: skip
 
 
 def table_for(likelihood, n_rows=40, n_columns=4, seed=0):

@@ -11,12 +11,12 @@ SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in so
 # From the ground up: a module may import those that stand before it.
 ORDER = [
     "_sklearn", "_random", "_settings", "_batch", "priors", "posteriors", "likelihoods", "networks", "_model", "_linear",
-    "objectives", "_hmc", "optimizers", "_kernels", "_windows", "solvers", "_devices", "_inference", "_engine", "_population",
-    "data", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_base", "_transformer", "__init__",
-    "displays", "_demo", "__main__",
+    "objectives", "_hmc", "optimizers", "_kernels", "_windows", "solvers", "_devices", "_inference", "_marginal", "_engine",
+    "_population", "data", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_base", "_transformer",
+    "__init__", "evaluation", "displays", "_demo", "__main__",
 ]  # fmt: skip
 ESTIMATORS = {"_base", "_transformer", "__init__"}
-AROUND = {"persistence", "callbacks", "displays", "_demo", "__main__"}
+AROUND = {"persistence", "callbacks", "evaluation", "displays", "_demo", "__main__"}
 
 
 def imports(tree, top_level_only=False):

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 import skops.io
 import torch
-from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, POSTERIORS, PRIORS, SOLVERS, table_for
+from conftest import LIKELIHOODS, NETWORKS, OBJECTIVES, OPTIMIZERS, POSTERIORS, PRIORS, SCORE_METHODS, SOLVERS, table_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -88,6 +88,7 @@ PIECES = [
     for role, pieces in {
         "likelihood": LIKELIHOODS, "encoder": NETWORKS, "decoder": NETWORKS, "posterior": POSTERIORS, "prior": PRIORS,
         "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "solver": SOLVERS,
+        "score_method": SCORE_METHODS,
     }.items()
     for piece in pieces
 ]  # fmt: skip
