@@ -18,6 +18,7 @@ from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
 from skvae._inference import decode_rows, encode_rows, value_of_rows
+from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
@@ -36,7 +37,9 @@ from skvae.priors import Prior
 from skvae.solvers import Solver
 
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
-_SCORE_METHODS = {"elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100)}
+_SCORE_METHODS = {
+    "elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100), "hmc": PosteriorDensity(), "ais": AnnealedImportance(),
+}  # fmt: skip
 
 
 class PosteriorMoments(NamedTuple):
@@ -73,7 +76,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "warm_start": ["boolean"],
-        "score_method": [StrOptions(set(_SCORE_METHODS)), Objective],
+        "score_method": [StrOptions(set(_SCORE_METHODS)), Objective, MarginalLikelihood],
         "dtype": [StrOptions({"float32", "float64"})],
         "matmul_precision": [StrOptions({"highest", "high", "medium"})],
         "device": [str, torch.device],
@@ -447,7 +450,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return fitted, fitted.model.unpack(torch.tensor(fitted.params, device=device)), device
 
     def score_samples(self, X):
-        """Return the log-likelihood bound of every row.
+        """Return the log-likelihood of every row, or a bound on it.
 
         Parameters
         ----------
@@ -457,8 +460,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         log_likelihood : ndarray of shape (n_samples,)
-            A lower bound on log p(x) in nats, in the units of the data (for columns with a density), measured as
-            `score_method` says with noise that is the same for every row. The lower, the odder the row.
+            log p(x) or a lower bound on it in nats, in the units of the data (for columns with a density), measured as
+            `score_method` says with noise that other rows do not change. The lower, the odder the row.
         """
         return self._by_parts(X, self._scores)
 
@@ -466,11 +469,13 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Return the bound of every row of an array."""
         fitted, params, rows, _ = self._encoded(X)
         model = fitted.model
-        method = _SCORE_METHODS[self.score_method] if isinstance(self.score_method, str) else self.score_method
-        method = resolve("objective", method)
-        stream = generator(model.seed, "score", device=rows.device)
-        noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
-        values = value_of_rows(model, params, rows, method.bound, noise)
+        method = resolve_score_method(self.score_method)
+        if isinstance(method, MarginalLikelihood):
+            values = estimate_rows(method, model, params, rows, model.seed)[:, 0]
+        else:
+            stream = generator(model.seed, "score", device=rows.device)
+            noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
+            values = value_of_rows(model, params, rows, method.bound, noise)
         return values.double().cpu().numpy() + fitted.codec.log_jacobian
 
     def score(self, X, y=None, sample_weight=None):
@@ -635,6 +640,17 @@ class _Table:
         except ValueError:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise
+
+
+def resolve_score_method(method):
+    """Return the validated settings object of a `score_method`; a name stands for one with its usual number of draws."""
+    piece = _SCORE_METHODS.get(method) if isinstance(method, str) else method
+    if not isinstance(piece, (Objective, MarginalLikelihood)):
+        raise ValueError(
+            f"{method!r} is no way to measure log p(x). Use one of {sorted(_SCORE_METHODS)} or an object, such as "
+            "IWAE(n_samples=1000)."
+        )
+    return resolve("score_method", piece)
 
 
 def seed_of(random_state):

@@ -67,6 +67,10 @@ class Batch:
         """Return the rows followed by `n_rows` rows of zeros."""
         return self._map(lambda t: torch.cat([t, t.new_zeros((n_rows, *t.shape[1:]))]))
 
+    def clone(self) -> "Batch":
+        """Return a copy of the rows."""
+        return self._map(torch.clone)
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
         """Return the rows on `device`."""
         return self._map(lambda t: t.to(device=device, dtype=dtype))

@@ -1,15 +1,47 @@
 """Private randomness: every random number is a function of a seed and of the place that asks for it, never of global state."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+_MOVES = 16  # of Hamiltonian Monte Carlo, whose random numbers are drawn together
 
 
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the stream of random numbers that belongs to `place` (names and counters) under `seed`."""
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class RowStreams:
+    """One stream of random numbers for every row, a function of the seed, the place and what stands in the row alone.
+
+    So a row has the same numbers whatever rows are around it, and different rows have independent ones.
+    """
+
+    def __init__(self, rows: Tensor, seed: int, *place: int | str):
+        self._dtype = rows.dtype
+        contents = (rows + 0.0).tolist()  # which makes zeros of minus zeros
+        self._streams = [generator(seed, *place, repr(row), device=rows.device) for row in contents]
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normal numbers.  # (..., k) -> (..., n, k)"""
+        return self.stack(lambda stream: normal(shape, stream, self._dtype))
+
+    def stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """Return what `draw` gives for the stream of every row, side by side.  # (..., k) -> (..., n, k)"""
+        return torch.stack([draw(stream) for stream in self._streams], -2)
+
+    def moves(self, n_chains: int, n_components: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield what chains need for one move after the other: normal (c, n, k), and uniform (c, n) and (n,) numbers."""
+        while True:  # several moves per call, which costs more than a few numbers
+            momentum = self.normal(_MOVES, n_chains, n_components)
+            uniform = self.stack(lambda stream: torch.rand(
+                (_MOVES, n_chains + 1, 1), generator=stream, device=stream.device, dtype=self._dtype
+            ))[..., 0]  # fmt: skip
+            yield from zip(momentum, uniform[:, 1:], uniform[:, 0], strict=True)
 
 
 def derived_seed(seed: int, *place: int | str) -> int:

@@ -114,9 +114,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         `max_iter` counts all epochs: raise it to train longer; a training that was interrupted is finished as if it had not
         been, and one that has converged has nothing left to do. On other data it counts from there.
 
-    score_method : {"iwae", "elbo"} or Objective, default="iwae"
-        How `score` and `score_samples` measure: the importance-weighted bound with 100 draws per row, or the ELBO with 32. An
-        object sets the number, such as `IWAE(n_samples=1000)`, which is tighter and slower.
+    score_method : {"iwae", "elbo", "hmc", "ais"} or an object, default="iwae"
+        How `score` and `score_samples` measure: the importance-weighted bound with 100 draws per row, the ELBO with 32, or an
+        estimate of log p(x) that is far slower, :class:`skvae.evaluation.PosteriorDensity` ("hmc") or
+        :class:`skvae.evaluation.AnnealedImportance` ("ais"). An object sets the numbers, such as `IWAE(n_samples=1000)`,
+        which is tighter and slower.
 
     dtype : {"float32", "float64"}, default="float32"
         Precision of the computation. "float64" is slower, and for checks against exact answers.

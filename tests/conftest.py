@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from skvae import posteriors, priors
+from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, Conv, ConvTranspose, Module
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
@@ -83,6 +84,10 @@ SOLVERS = [
     MonteCarloEM(),
     MonteCarloEM(n_leapfrog=3, acceptance=0.7, n_updates=2, averaging=0.9),
 ]
+SCORE_METHODS = [
+    PosteriorDensity(n_samples=12, n_moves=6), PosteriorDensity(n_samples=12, density="kde", n_moves=6),
+    AnnealedImportance(3, n_chains=2, n_leapfrog=2), AnnealedImportance(3, start="prior", n_chains=2, n_leapfrog=2),
+]  # fmt: skip
 
 
 def table_for(likelihood, n_rows=40, n_columns=4, seed=0):

@@ -10,6 +10,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import VAETransformer
+from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.objectives import ELBO, IWAE
 
@@ -43,6 +44,8 @@ ESTIMATORS = [
     quick(warm_start=True),
     quick(score_method="elbo"),
     quick(score_method=IWAE(7)),
+    quick(score_method=PosteriorDensity(n_moves=4)),
+    quick(score_method=AnnealedImportance(3, n_chains=2, n_leapfrog=2)),
     quick(encoder=SmallNet, decoder=SmallNet),
     quick(init="random", hidden_layer_sizes=(8, 4), activation="tanh"),
     quick(hidden_layer_sizes=(), likelihood=Gaussian(noise="shared")),

@@ -20,13 +20,13 @@ SOURCES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 ORDER = [
     "_sklearn", "_random", "_settings", "_batch", "_families", "priors", "posteriors", "likelihoods", "networks",
     "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_solver", "solvers", "_devices",
-    "_inference", "_engine", "_population", "data", "_table", "_stream", "_state", "_training", "persistence", "callbacks",
-    "_base", "_transformer", "__init__", "displays._drawing", "displays._training_curve", "displays._latent_space",
-    "displays._reconstruction", "displays._images", "displays", "_demo", "__main__",
+    "_inference", "_marginal", "_engine", "_population", "data", "_table", "_stream", "_state", "_training", "persistence",
+    "callbacks", "_base", "_transformer", "__init__", "evaluation", "displays._drawing", "displays._training_curve",
+    "displays._latent_space", "displays._reconstruction", "displays._images", "displays", "_demo", "__main__",
 ]  # fmt: skip
 ESTIMATORS = {"_base", "_transformer", "__init__"}
 DISPLAYS = {name for name in ORDER if name.partition(".")[0] == "displays"}
-AROUND = {"persistence", "callbacks", *DISPLAYS, "_demo", "__main__"}
+AROUND = {"persistence", "callbacks", "evaluation", *DISPLAYS, "_demo", "__main__"}
 
 
 def imports(tree, top_level_only=False):

@@ -15,7 +15,9 @@ import safetensors
 import safetensors.numpy
 import skops.io
 import torch
-from conftest import DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PAIRS, SOLVERS, table_for
+from conftest import (
+    DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PAIRS, SCORE_METHODS, SOLVERS, table_for,
+)  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -87,7 +89,7 @@ PIECES = [
     (role, piece)
     for role, pieces in {
         "likelihood": LIKELIHOODS, "encoder": ENCODERS, "decoder": DECODERS, "objective": OBJECTIVES, "optimizer": OPTIMIZERS,
-        "solver": SOLVERS,
+        "solver": SOLVERS, "score_method": SCORE_METHODS,
     }.items()
     for piece in pieces
 ]  # fmt: skip

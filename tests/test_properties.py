@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, SOLVERS, table_for
+from conftest import DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, SCORE_METHODS, SOLVERS, table_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -202,6 +202,7 @@ CONFIGURATIONS = (
     + [{"objective": piece} for piece in OBJECTIVES]
     + [{"optimizer": piece} for piece in OPTIMIZERS]
     + [{"solver": piece} for piece in SOLVERS]
+    + [{"score_method": piece} for piece in SCORE_METHODS]
 )
 
 

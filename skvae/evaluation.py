@@ -1,0 +1,339 @@
+r"""Evaluation: how far the bound is from :math:`\log p(x)`, and what the latents carry. Functions on a fitted estimator."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skvae._base import BaseVAE, resolve_score_method, seed_of
+from skvae._batch import Batch
+from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
+from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
+from skvae._random import generator, matched_normal, normal
+from skvae.objectives import IWAE
+
+__all__ = [
+    "AnnealedImportance", "Bracket", "Estimate", "LogLikelihood", "MarginalLikelihood", "MutualInformation", "PosteriorDensity",
+    "active_units", "bracket", "kl_per_component", "log_likelihood", "mutual_information",
+]  # fmt: skip
+
+_N_DRAWS = 32  # per row, for a KL without a closed form
+_MAX_PAIRS = 4_000_000  # of a draw and a row that are compared at a time
+
+
+class Estimate(NamedTuple):
+    """A number in nats, and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+class LogLikelihood(NamedTuple):
+    """log p(x) of every row as a method sees it: value and standard error in nats, and the effective number of draws."""
+
+    value: np.ndarray
+    standard_error: np.ndarray
+    effective_sample_size: np.ndarray
+
+
+class Bracket(NamedTuple):
+    """Estimates of log p(x) of simulated rows of which one errs downwards and one upwards."""
+
+    lower: LogLikelihood
+    upper: LogLikelihood
+
+    @property
+    def gap(self) -> Estimate:
+        """How far they are apart in the mean over rows, which bounds the error of either."""
+        difference = self.upper.value - self.lower.value
+        return Estimate(float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference))))
+
+
+class MutualInformation(NamedTuple):
+    """The mean KL of the bound, split: what latents tell about their row, and how far they are from the prior together."""
+
+    information: Estimate
+    marginal_kl: Estimate
+
+
+def log_likelihood(estimator, X, method="iwae", random_state=None):
+    r"""Estimate :math:`\log p(x)` of every row, and say how sure the estimate is.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, n_features)
+        The data.
+
+    method : {"iwae", "hmc", "ais"}, IWAE, PosteriorDensity or AnnealedImportance, default="iwae"
+        Importance weighting by the encoder, draws of the true posterior and a density fit to them, or annealed importance
+        sampling. An object sets how many draws are taken.
+
+    random_state : int, RandomState instance or None, default=None
+        Where the draws come from; None gives the same ones for every call, a function of the model's seed.
+
+    Returns
+    -------
+    log_likelihood : LogLikelihood
+        A named tuple of three ndarrays of shape (n_samples,): `value`, in nats and in the units of the data;
+        `standard_error`, which tells of the draws, not of what all of them have missed; and `effective_sample_size`, of the
+        number of draws that were weighed. A small one, of ten or so, says that neither can be relied on.
+
+    See Also
+    --------
+    bracket : An upper bound as well, on rows that the model has made.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016. Kingma & Welling, *Auto-Encoding Variational
+    Bayes*, 2013, appendix D. Neal, *Annealed Importance Sampling*, 2001.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import log_likelihood
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = VAETransformer(2, random_state=0).fit(X)
+    >>> by_weights, by_annealing = log_likelihood(vae, X[:20]), log_likelihood(vae, X[:20], "ais")
+    >>> bool(abs(by_weights.value - by_annealing.value).mean() < 0.5)
+    True
+    """
+    method = resolve_score_method(method)
+    if not isinstance(method, (IWAE, MarginalLikelihood)):
+        raise TypeError(
+            f"{method!r} is a bound, not an estimate of log p(x). Pass 'iwae', 'hmc', 'ais', or an object such as "
+            "IWAE(n_samples=1000); score_samples gives the bound of every row."
+        )
+    fitted, params, rows, _ = _checked(estimator)._encoded(X)
+    seed = _seed(estimator, random_state)
+    return _in_data_units(estimator, estimate_rows(method, fitted.model, params, rows, seed))
+
+
+def bracket(estimator, n_rows=100, method="ais", random_state=None):
+    r"""Enclose :math:`\log p(x)` between two estimates, on rows that the model makes.
+
+    Such a row comes with a draw of its true posterior: the latents it was made of. From there annealed importance sampling can
+    go the way back, which errs upwards, as the way from its start errs downwards. A small gap shows that the method finds
+    :math:`\log p(x)` of this model.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    n_rows : int, default=100
+        Number of rows to make.
+
+    method : {"ais"} or AnnealedImportance, default="ais"
+        How to anneal, both ways.
+
+    random_state : int, RandomState instance or None, default=None
+        Where rows and chains come from; None gives the same ones for every call, a function of the model's seed.
+
+    Returns
+    -------
+    bracket : Bracket
+        A named tuple of `lower` and `upper`, each a :class:`LogLikelihood`. In the mean over draws
+        `lower.value` :math:`\leq \log p(x) \leq` `upper.value`; `gap` is the mean difference and its standard error.
+
+    References
+    ----------
+    Grosse, Ghahramani & Adams, *Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo*, 2015.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import bracket
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = VAETransformer(2, random_state=0).fit(X)
+    >>> bool(abs(bracket(vae, n_rows=20).gap.value) < 0.2)
+    True
+    """
+    method = resolve_score_method(method)
+    if not isinstance(method, AnnealedImportance):
+        raise TypeError(f"A bracket is made by annealing both ways, not by {method!r}. Pass 'ais' or an AnnealedImportance.")
+    fitted, params, device = _checked(estimator)._ready()
+    model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
+    stream = generator(seed, "bracket", device=device)
+    z = model.prior.sample(params["prior"], (int(n_rows), model.n_components), stream, torch.float64)
+    with torch.no_grad():
+        x = model.likelihood.sample(params["likelihood"], model.decode(params, z), stream)
+
+    def both(rows: Batch) -> Tensor:
+        x, z = rows.x.split([model.n_columns, model.n_components], -1)
+        lower = method.estimate(model, params, Batch(x), seed)
+        return torch.cat([lower, method.upper_estimate(model, params, Batch(x), z, seed)], -1)
+
+    rows = Batch(torch.cat([x, z], -1))
+    values = map_rows_with_slopes(both, rows, model, method.n_chains, 2 * method.n_slopes)
+    return Bracket(*(_in_data_units(estimator, half) for half in values.chunk(2, -1)))
+
+
+def kl_per_component(estimator, X):
+    r"""Return the mean over rows of :math:`\mathrm{KL}(q(z_j \mid x) \,\|\, p(z_j))`, how many nats each component carries.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, n_features)
+        The data.
+
+    Returns
+    -------
+    kl : ndarray of shape (n_components,)
+        Nats per row.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import kl_per_component
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> kl_per_component(VAETransformer(2, random_state=0).fit(X), X).shape
+    (2,)
+    """
+    fitted, params, rows, _ = _checked(estimator)._encoded(X)
+    model = fitted.model
+    stream = generator(model.seed, "report", device=rows.device)
+    noise = matched_normal(_N_DRAWS, model.n_components, stream, fitted.dtype)
+    values = value_of_rows(model, params, rows, bound_kl_mean, noise)
+    return values[:, 1 : 1 + model.n_components].double().mean(0).cpu().numpy()
+
+
+def active_units(estimator, X, threshold=0.01):
+    """Tell which components differ between rows: those whose posterior mean varies by more than a threshold.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, n_features)
+        The data.
+
+    threshold : float, default=0.01
+        Variance over rows, in the units of the latent space, where the prior has variance one.
+
+    Returns
+    -------
+    active : ndarray of bool of shape (n_components,)
+        Whether each component is active.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016, section 5.2.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import active_units
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> int(active_units(VAETransformer(2, random_state=0).fit(X), X).sum())
+    2
+    """
+    fitted, params, rows, _ = _checked(estimator)._encoded(X)
+    mean = fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)).double()
+    return (mean.var(0, correction=0) > threshold).cpu().numpy()
+
+
+def mutual_information(estimator, X, n_samples=10, random_state=None):
+    r"""Split the mean KL of the bound into what latents tell about their row and how far from the prior they are together.
+
+    With the aggregated posterior :math:`q(z) = \frac1N \sum_i q(z \mid x_i)` of the rows,
+
+    .. math:: \frac1N \sum_i \mathrm{KL}(q(z \mid x_i) \,\|\, p(z)) = I(x; z) + \mathrm{KL}(q(z) \,\|\, p(z)).
+
+    The information is never above :math:`\log N`: it tells which of the rows a latent belongs to. The other part is what new
+    rows drawn from the prior suffer from. Every draw is compared with every row, so the time grows with :math:`N^2`.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, n_features)
+        The rows.
+
+    n_samples : int, default=10
+        Draws of z per row, two or more.
+
+    random_state : int, RandomState instance or None, default=None
+        Where the draws come from; None gives the same ones for every call, a function of the model's seed.
+
+    Returns
+    -------
+    split : MutualInformation
+        A named tuple of `information` and `marginal_kl`, each an :class:`Estimate`, a `value` and a `standard_error` in nats
+        per row. The errors tell of the draws, given the rows.
+
+    References
+    ----------
+    Hoffman & Johnson, *ELBO surgery: yet another way to carve up the variational evidence lower bound*, 2016.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import mutual_information
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> split = mutual_information(VAETransformer(2, random_state=0).fit(X), X)
+    >>> split.information.value > split.marginal_kl.value
+    True
+    """
+    if not n_samples >= 2:
+        raise ValueError(f"n_samples must be a whole number of at least 2, of which an error can be told, got {n_samples!r}.")
+    fitted, params, rows, _ = _checked(estimator)._encoded(X)
+    model = fitted.model
+    with torch.inference_mode():
+        q = encode_rows(model, params, rows).double()
+        stream = generator(_seed(estimator, random_state), "mutual information", device=q.device)
+        z = model.posterior.sample(q, normal((int(n_samples), len(q), model.n_components), stream, q.dtype))  # (s, n, k)
+        log_q = model.posterior.log_prob(q, z).sum(-1)
+        log_aggregated = _log_mixture(model, q, z)
+        log_prior = model.log_prior(in_double(params), z).sum(-1)
+    return MutualInformation(_estimate(log_q - log_aggregated), _estimate(log_aggregated - log_prior))
+
+
+def _log_mixture(model, q: Tensor, z: Tensor) -> Tensor:
+    """Return the log density at z (s, n, k) of the mean of q(z|x) over the rows.  # (s, n)"""
+    points = z.flatten(0, 1)[:, None]  # (s * n, 1, k)
+    parts = points.split(max(1, _MAX_PAIRS // (len(q) * z.shape[-1])))
+    density = torch.cat([torch.logsumexp(model.posterior.log_prob(q, part).sum(-1), -1) for part in parts])
+    return density.view(z.shape[:-1]) - np.log(len(q))
+
+
+def _estimate(values: Tensor) -> Estimate:
+    """Return the mean over draws and rows of values (s, n), and its standard error given the rows."""
+    n_draws, n_rows = values.shape
+    error = (values.var(0).sum() / n_draws).sqrt() / n_rows
+    return Estimate(float(values.mean()), float(error))
+
+
+def _checked(estimator) -> BaseVAE:
+    """Return a fitted estimator of this package, or say what to pass."""
+    if not isinstance(estimator, BaseVAE):
+        raise TypeError(
+            f"Expected a fitted VAETransformer, got {type(estimator).__name__}. Of a pipeline, pass the last step, and the "
+            "data as the steps before it leave them: pipe[-1], pipe[:-1].transform(X)."
+        )
+    check_is_fitted(estimator)
+    return estimator
+
+
+def _seed(estimator: BaseVAE, random_state) -> int:
+    return estimator._fitted.model.seed if random_state is None else seed_of(random_state)
+
+
+def _in_data_units(estimator: BaseVAE, values: Tensor) -> LogLikelihood:
+    """Return estimates in the model's units, (n, 3), in those of the data."""
+    value, error, size = values.double().cpu().numpy().T
+    return LogLikelihood(value + estimator._fitted.codec.log_jacobian, error, size)
