@@ -35,10 +35,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _data import data_folder
-from skvae.evaluation import PosteriorDensity
 
 import skvae
 from skvae import VAETransformer
+from skvae.evaluation import PosteriorDensity
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
 from skvae.objectives import ELBO

@@ -57,7 +57,7 @@ def estimate_rows(method: Settings, model: Model, params: Params, rows: Rows, se
     """
     if isinstance(method, IWAE):
         stream = generator(seed, "importance", device=rows.device)
-        noise = normal((method.n_samples, 1, model.n_components), stream, rows.dtype)
+        noise = normal((method.n_samples, 1, model.n_noise), stream, rows.dtype)
         return value_of_rows(model, params, rows, lambda *args: log_mean(log_weights(*args)), noise)
     double = in_double(params)
     return map_rows_with_slopes(
@@ -69,7 +69,8 @@ def in_double(params: Params) -> Params:
     """Return a copy of the parameters in double precision, with which gradients can be taken whatever the mode."""
     with torch.inference_mode(False):
         return {
-            piece: {name: value.to(torch.float64, copy=True) for name, value in named.items()} for piece, named in params.items()
+            piece: {name: value.to(torch.float64, copy=True) for name, value in named.items()}
+            for piece, named in params.items()
         }
 
 
@@ -112,11 +113,9 @@ class Path:
         """Draw from level 0.  # (c, n, k)"""
         if self.from_prior:
             return streams.stack(
-                lambda stream: self.model.prior.sample(
-                    self.params["prior"], (n_chains, self.model.n_components), stream, self.q.dtype
-                )
+                lambda stream: self.model.sample_prior(self.params, (n_chains, self.model.n_components), stream, self.q.dtype)
             )
-        return self.model.posterior.sample(self.q, streams.normal(n_chains, self.model.n_components))
+        return self.model.posterior.sample(self.q, streams.normal(n_chains, self.model.n_noise))
 
     def log_ratio(self, z: Tensor) -> Tensor:
         """Return the log density at level 1 over that at level 0.  # (..., n)"""

@@ -153,6 +153,10 @@ class Model:
         """Return log p(z), one value per component.  # (..., n, k)"""
         return self.prior.log_prob(self.prior.given(self, params), z)
 
+    def sample_prior(self, params: Params, shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Draw latents of `shape` (..., k) from the prior."""
+        return self.prior.sample(self.prior.given(self, params), shape, stream, dtype)
+
     @property
     def n_noise(self) -> int:
         """Number of standard normal numbers that a draw from the posterior of a row takes."""
@@ -160,7 +164,7 @@ class Model:
 
     def sample(self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype) -> Tensor:
         """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)"""
-        z = self.prior.sample(self.prior.given(self, params), (n_samples, self.n_components), stream, dtype)
+        z = self.sample_prior(params, (n_samples, self.n_components), stream, dtype)
         eta = self.decode(params, z)
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)

@@ -161,7 +161,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     fitted, params, device = _checked(estimator)._ready()
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     stream = generator(seed, "bracket", device=device)
-    z = model.prior.sample(params["prior"], (int(n_rows), model.n_components), stream, torch.float64)
+    z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
     with torch.no_grad():
         x = model.likelihood.sample(params["likelihood"], model.decode(params, z), stream)
 
@@ -203,7 +203,7 @@ def kl_per_component(estimator, X):
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     stream = generator(model.seed, "report", device=rows.device)
-    noise = matched_normal(_N_DRAWS, model.n_components, stream, fitted.dtype)
+    noise = matched_normal(_N_DRAWS, model.n_noise, stream, fitted.dtype)
     values = value_of_rows(model, params, rows, bound_kl_mean, noise)
     return values[:, 1 : 1 + model.n_components].double().mean(0).cpu().numpy()
 
@@ -296,7 +296,7 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
     with torch.inference_mode():
         q = encode_rows(model, params, rows).double()
         stream = generator(_seed(estimator, random_state), "mutual information", device=q.device)
-        z = model.posterior.sample(q, normal((int(n_samples), len(q), model.n_components), stream, q.dtype))  # (s, n, k)
+        z = model.posterior.sample(q, normal((int(n_samples), len(q), model.n_noise), stream, q.dtype))  # (s, n, k)
         log_q = model.posterior.log_prob(q, z).sum(-1)
         log_aggregated = _log_mixture(model, q, z)
         log_prior = model.log_prior(in_double(params), z).sum(-1)

@@ -170,7 +170,7 @@ class InfoVAE(Objective):
         kl = kl_per_component(model, params, q, z, "auto").sum(-1)
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
-        from_prior = model.prior.sample(model.prior.given(model, params), shape, stream, z.dtype)
+        from_prior = model.sample_prior(params, shape, stream, z.dtype)
         return log_px - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * discrepancy(z, from_prior).mean(0)
 
     def bound(self, model, params, batch, noise):

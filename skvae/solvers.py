@@ -199,7 +199,7 @@ def dream(model: Model, params: Params, n: int, stream: torch.Generator) -> tupl
     """Draw latents from the prior and a row from each.  # (n, k), (n, d)"""
     with torch.no_grad():
         dtype = next(iter(params["decoder"].values())).dtype
-        z = model.prior.sample(params["prior"], (n, model.n_components), stream, dtype)
+        z = model.sample_prior(params, (n, model.n_components), stream, dtype)
         return z, model.likelihood.sample(params["likelihood"], model.decode(params, z), stream)
 
 

@@ -16,7 +16,15 @@ import safetensors.numpy
 import skops.io
 import torch
 from conftest import (
-    DECODERS, ENCODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PAIRS, SCORE_METHODS, SOLVERS, table_for,
+    DECODERS,
+    ENCODERS,
+    LIKELIHOODS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PAIRS,
+    SCORE_METHODS,
+    SOLVERS,
+    table_for,
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
