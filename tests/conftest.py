@@ -39,7 +39,7 @@ LIKELIHOODS = [
     Bernoulli(limits=(0, 16)),
     Bernoulli(limits="observed"),
 ]
-NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
+NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 POSTERIORS = [Normal()]
 PRIORS = [StandardNormal()]
 OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
