@@ -43,7 +43,7 @@ LIKELIHOODS = [
     Bernoulli(limits=(0, 16), binarize="dynamic"),
     Bernoulli(binarize=0.3),
 ]
-NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), Module(SmallNet)]
+NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
 DECODERS = [*NETWORKS, ConvTranspose(channels=(4,)), ConvTranspose((1, 4), channels=(5, 3), activation="relu")]
 PAIRS = [

@@ -264,3 +264,19 @@ def test_pixels_are_not_left_out_in_silence():
         VAETransformer(2, **params).fit(X)
     for likelihood in (Gaussian(standardize=False), Bernoulli()):
         assert VAETransformer(2, likelihood=likelihood, **params).fit(X).reconstruct(X).shape == (30, 16)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_scale_of_the_initial_numbers_can_be_chosen(skip):
+    params = MLP((200,), skip=skip, init_std=0.01).init(300, 100, seed=0)
+    for value in params.values():
+        assert float(value.std()) == pytest.approx(0.01, rel=0.25)
+    weights = MLP((200,), skip=skip).init(300, 100, seed=0)
+    assert float(weights["weight0"].std()) == pytest.approx((2 / 300) ** 0.5, rel=0.05)
+    assert not weights["bias0"].any()
+
+
+@pytest.mark.parametrize("init_std", [0, -1.0, "small"])
+def test_an_impossible_scale_is_refused(init_std):
+    with pytest.raises(ValueError, match="The 'init_std' parameter of MLP"):
+        MLP(init_std=init_std).validate()
