@@ -76,7 +76,7 @@ class Curve:
     def model(self) -> VAETransformer:
         """Return the estimator before training."""
         net = MLP((self.n_hidden,), activation="tanh", skip=False, init_std=0.01)
-        frey = Gaussian(noise="network", mean="sigmoid", standardize=False)
+        frey = Gaussian(noise="network", link="logit", standardize=False)
         return VAETransformer(
             self.n_components, likelihood=frey if self.dataset == "Frey" else Bernoulli(limits=(0, 256)),
             encoder=net, decoder=net, init="random", solver=SOLVERS[self.algorithm], optimizer=Adagrad(accumulate_first=10),
