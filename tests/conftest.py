@@ -48,7 +48,15 @@ ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activa
 DECODERS = [*NETWORKS, ConvTranspose(channels=(4,)), ConvTranspose((1, 4), channels=(5, 3), activation="relu")]
 POSTERIORS = [Normal()]
 PRIORS = [StandardNormal()]
-OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5)]
+OBJECTIVES = [
+    ELBO(),
+    ELBO(beta=4, warmup=3),
+    ELBO(kl="monte_carlo", n_samples=3),
+    ELBO(free_bits=0.3),
+    ELBO(kl="monte_carlo", free_bits=0.3),
+    IWAE(n_samples=5),
+    IWAE(n_samples=5, gradient="doubly_reparameterized"),
+]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
 SOLVERS = [AEVB(), AEVB(averaging=0)]
 

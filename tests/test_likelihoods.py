@@ -79,20 +79,6 @@ def test_gradients_are_right(likelihood):
 
 
 @pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
-def test_derivative_in_closed_form_is_that_of_autograd(likelihood):
-    stream, double = generator(0, "derivative"), torch.float64
-    shapes = likelihood.shapes(3)
-    eta = torch.randn((6, likelihood.n_outputs(3)), generator=stream, dtype=double).requires_grad_()
-    params = {k: torch.randn(s, generator=stream, dtype=double).requires_grad_() for k, s in shapes.items()}
-    x, weight = torch.rand((6, 3), generator=stream, dtype=double), torch.rand((6, 1), generator=stream, dtype=double)
-    expected = torch.autograd.grad((weight * likelihood.log_prob(params, eta, x)).sum(), [eta, *params.values()])
-    with torch.no_grad():
-        by_eta, by_params = likelihood.derivative(params, eta.clone(), x, weight)
-    for found, wanted in zip([by_eta, *by_params.values()], expected, strict=True):
-        torch.testing.assert_close(found, wanted)
-
-
-@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
 def test_leading_axes_broadcast(likelihood):
     """Samples (s, n, .) and models (m, s, n, .) give what a loop over them gives."""
     g = torch.Generator().manual_seed(0)
