@@ -37,8 +37,8 @@ def trained(X, seconds: float, networks: dict) -> tuple[VAETransformer, float]:
     start = time.process_time()
     vae.fit(X)
     taken = time.process_time() - start
-    while taken < 0.8 * seconds:  # the first time tells how many epochs fill a third of the rest, and so on
-        more = max(1, round((seconds - taken) / taken * vae.n_iter_ / (3 if vae.n_iter_ == 1 else 1)))
+    while taken < 0.8 * seconds:  # the first epoch is slower than the others
+        more = max(1, round((seconds - taken) / taken * vae.n_iter_))
         vae.set_params(max_iter=vae.n_iter_ + more).fit(X)
         taken = time.process_time() - start
     return vae, taken

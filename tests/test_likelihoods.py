@@ -16,6 +16,7 @@ from torch import distributions
 
 from skvae import VAETransformer
 from skvae._random import generator, uniform
+from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
 
@@ -319,3 +320,13 @@ def test_training_on_drawn_pixels_is_the_same_by_hand_and_by_autograd():
 def test_impossible_ways_to_binarize_are_refused(bad):
     with pytest.raises(ValueError, match="The 'binarize' parameter of Bernoulli"):
         Bernoulli(binarize=bad).validate()
+
+
+def test_rows_of_a_source_are_drawn_and_scored_like_those_of_an_array():
+    X = grey_images(200)
+    drawn, plain = (
+        bernoulli_vae(likelihood=Bernoulli(binarize=how), learning_rate="constant").partial_fit(ArraySource(X))
+        for how in ("dynamic", None)
+    )
+    np.testing.assert_array_equal(drawn.score_samples(ArraySource(X)), drawn.score_samples(X))
+    assert not np.allclose(drawn.transform(X), plain.transform(X))
