@@ -13,8 +13,6 @@ their labels, describes each by two numbers and later by more, and draws digits 
 # training.
 
 import matplotlib.pyplot as plt
-import numpy as np
-from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -31,7 +29,9 @@ X_train.shape, X_test.shape
 from skvae import VAETransformer
 from skvae.displays import (
     LatentSpaceDisplay,
+    ManifoldDisplay,
     ReconstructionDisplay,
+    SamplesDisplay,
     TrainingCurveDisplay,
 )
 from skvae.likelihoods import Bernoulli
@@ -59,19 +59,7 @@ plt.show()
 # The decoder goes the other way, from any place on the map to an image. Places are chosen so that each is equally
 # probable under the prior.
 
-
-def tiles(rows, n_columns):
-    """Return images side by side, with a pixel between them."""
-    images = np.pad(rows.reshape(-1, n_columns, 8, 8), ((0, 0), (0, 0), (0, 1), (0, 1)))
-    return images.transpose(0, 2, 1, 3).reshape(-1, n_columns * 9)
-
-
-places = norm.ppf(np.linspace(0.02, 0.98, 16))
-grid = np.array([(a, b) for b in places[::-1] for a in places])
-
-fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-ax.imshow(tiles(vae.inverse_transform(grid), 16), cmap="gray_r")
-ax.set(xticks=[], yticks=[], xlabel="component 0", ylabel="component 1")
+ManifoldDisplay.from_estimator(vae, image_shape=(8, 8), n_steps=16, components=(0, 1))
 plt.show()
 
 # %%
@@ -94,9 +82,7 @@ plt.show()
 # ----------
 # A latent row drawn from the prior, and the mean of its pixels.
 
-fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-ax.imshow(tiles(full.sample(40, random_state=0, noise=False), 10), cmap="gray_r")
-ax.set_axis_off()
+SamplesDisplay.from_estimator(full, image_shape=(8, 8), n_samples=40, random_state=0)
 plt.show()
 
 # %%

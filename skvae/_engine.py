@@ -504,7 +504,7 @@ def judged_alone(trainee: Trainee) -> tuple[float, float]:
 
 def is_elbo(problem: Problem) -> bool:
     """Tell whether the objective at full strength is the bound itself."""
-    return isinstance(problem.objective, ELBO) and problem.objective.beta == 1
+    return isinstance(problem.objective, ELBO) and problem.objective.is_bound
 
 
 class Judge:

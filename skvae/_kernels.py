@@ -25,9 +25,11 @@ gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it 
 .. math:: \delta_\mu = \textstyle\sum_s \delta_z + \beta c\mu, \qquad
           \delta_{\log\sigma} = \textstyle\sum_s \delta_z\,\sigma\epsilon + \beta c\,(\sigma^2 - 1)
 
-for the analytic KL; for a sampled one :math:`\delta_z` gains :math:`\beta w z`, and instead of the second terms
-:math:`\delta_{\log\sigma}` loses :math:`\beta c`. The encoder turns both into gradients of its weights. These are the slopes of
-*minus* the objective, which an optimizer descends.
+for the analytic KL (of a component within its free bits, :math:`\beta = 0`); for a sampled one :math:`\delta_z` gains
+:math:`\beta w z`, and instead of the second terms :math:`\delta_{\log\sigma}` loses :math:`\beta c`. In the doubly
+reparameterised gradient of IWAE all goes through :math:`z`: :math:`\delta_z` gains :math:`w (z - \epsilon / \sigma)`, then
+the softmax as a factor, and there are no second terms. The encoder turns both into gradients of its weights. These are the
+slopes of *minus* the objective, which an optimizer descends.
 
 Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
 zero, to the last bit. Widths are multiples of a cache line, and functions of single numbers run over whole vectors, because
@@ -66,6 +68,7 @@ def supports(model: Model, objective: Objective) -> bool:
         and type(model.posterior) is Normal
         and type(model.prior) is StandardNormal
         and type(objective) in (ELBO, IWAE)
+        and not (getattr(objective, "free_bits", 0) and objective.kl == "monte_carlo")
         and model.likelihood.offers("derivative")
         and model.n_columns > 0
     )
@@ -74,7 +77,8 @@ def supports(model: Model, objective: Objective) -> bool:
 def structure(model: Model, objective: Objective) -> tuple:
     """Return what models and objectives must have in common to share a batch; widths and the weight of the KL may differ."""
     networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
-    estimator = (type(objective), objective.n_samples, getattr(objective, "kl", None))
+    settings = [getattr(objective, name, None) for name in ("kl", "free_bits", "gradient")]
+    estimator = (type(objective), objective.n_samples, *settings)
     return (*networks, model.likelihood, model.n_columns, estimator)
 
 
@@ -265,9 +269,9 @@ class Kernel:
         rows = self.likelihood.log_prob(self.params, self.eta, _per_draw(x, self.z.shape[1])).sum(-1)
         return rows.view(self.z.shape[:3])
 
-    def kl(self) -> Tensor:
-        """Return KL(q(z|x) || p(z)) in closed form, after `forward`.  # (m, n)"""
-        return (0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale).sum(-1)
+    def kl_per_component(self) -> Tensor:
+        """Return KL(q(z|x) || p(z)) per component in closed form, after `forward`.  # (m, n, k)"""
+        return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.log_scale
 
     def log_ratio(self, noise: Tensor) -> Tensor:
         """Return log q(z|x) - log p(z) of every draw, whose mean estimates the KL, after `forward`.  # (m, s, n)"""
@@ -279,7 +283,10 @@ class Kernel:
             return torch.logsumexp(log_px - self.log_ratio(noise), 1) - math.log(log_px.shape[1])
         if objective.kl == "monte_carlo":
             return (log_px - kl_weight * self.log_ratio(noise)).mean(1)
-        return log_px.mean(1) - kl_weight[..., 0] * self.kl()
+        kl = self.kl_per_component()
+        if objective.free_bits:
+            kl = torch.where((noise != 0).any(1), kl.clamp(min=objective.free_bits), kl)  # a component that fills up has none
+        return log_px.mean(1) - kl_weight[..., 0] * kl.sum(-1)
 
     def gradient(
         self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool
@@ -302,10 +309,13 @@ class Kernel:
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
         self.decoder.backward(self.codes, self.decoder.out, self.codes_delta)
-        if is_importance_weighted or objective.kl == "monte_carlo":
+        if importance is not None and objective.gradient == "doubly_reparameterized":
+            self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
+        elif is_importance_weighted or objective.kl == "monte_carlo":
             self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:
-            self._deltas_by_closed_kl(weight * kl_weight)
+            costs = self.kl_per_component() > objective.free_bits if objective.free_bits else self.one
+            self._deltas_by_closed_kl(weight * kl_weight * costs)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(x, self.encoder_delta)
         if self.targets:
@@ -319,8 +329,16 @@ class Kernel:
             return (weight[:, None, :, 0] * torch.softmax(importance, 1)).flatten(1)[..., None]
         return weight if s == 1 else (weight / s).repeat(1, s, 1)
 
+    def _deltas_by_draws(self, w: Tensor, share: Tensor, noise: Tensor) -> None:
+        """Write the slopes by mean and log scale through z alone; draws count with w (m, r, 1) times their share (m, s, n)."""
+        self.codes_delta.addcmul_(self.codes, w).mul_(share.flatten(1)[..., None])
+        by_log_q = noise / self.scale_per_draw  # (m, s, n, k)
+        self.z_delta.sub_(by_log_q.mul_(w.view(*share.shape, 1)).mul_(share[..., None]))
+        self.mean_delta.copy_(_sum_of_draws(self.z_delta))
+        self.log_scale_delta.copy_(_sum_of_draws(self.spread.mul_(self.z_delta)))
+
     def _deltas_by_closed_kl(self, w: Tensor) -> None:
-        """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1)."""
+        """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1 or k)."""
         by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
         torch.addcmul(_sum_of_draws(self.z_delta), self.mean, w, out=self.mean_delta)
         torch.addcmul(by_log_scale, self.scale.square_().sub_(self.one), w, out=self.log_scale_delta)

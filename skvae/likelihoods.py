@@ -292,7 +292,8 @@ class Bernoulli(Likelihood):
     -----
     Once a model with `binarize="dynamic"` is fitted, nothing is left to chance: scores are those of one drawing, by random
     numbers that are the same for every row and each time, while `transform`, `reconstruct` and whatever else only encodes
-    reads the grey levels, of which nothing is lost. Zeros and ones stay what they are, in any case.
+    reads the grey levels, of which nothing is lost. Zeros and ones stay what they are, in any case. Models that differ in
+    `binarize` are scored on different pixels: their scores compare on zeros and ones alone.
 
     References
     ----------

@@ -265,7 +265,7 @@ class _Images(Network):
 
     _parameter_constraints = {
         "input_shape": [tuple, list, None],
-        "channels": ["array-like"],
+        "channels": [tuple, list],
         "kernel_size": [Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
     }
@@ -332,13 +332,17 @@ class Conv(_Images):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_digits
     >>> from skvae import VAETransformer
-    >>> from skvae.networks import Conv, ConvTranspose
-    >>> Conv((28, 28)).shapes(784, 40, seed=0)["weight0"]
-    (32, 1, 3, 3)
-    >>> VAETransformer(20, encoder=Conv((20, 28)), decoder=ConvTranspose((20, 28)))
-    VAETransformer(decoder=ConvTranspose(input_shape=(20, 28)),
-                   encoder=Conv(input_shape=(20, 28)), n_components=20)
+    >>> from skvae.likelihoods import Bernoulli
+    >>> from skvae.networks import Conv
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> vae = VAETransformer(
+    ...     2, likelihood=Bernoulli(limits=(0, 16)), encoder=Conv((8, 8), channels=(8, 16)), decoder="conv",
+    ...     learning_rate="cosine", max_iter=2, random_state=0,
+    ... )
+    >>> vae.fit(X).transform(X).shape
+    (1797, 2)
     """
 
     def __init__(self, input_shape=None, *, channels=(32, 64), kernel_size=3, activation="silu"):
@@ -381,9 +385,11 @@ class ConvTranspose(_Images):
 
     Examples
     --------
-    >>> from skvae.networks import ConvTranspose
-    >>> ConvTranspose((28, 28)).shapes(20, 784, seed=0)["weight0"]
-    (20, 3136)
+    >>> from skvae import VAETransformer
+    >>> from skvae.networks import Conv, ConvTranspose
+    >>> VAETransformer(20, encoder=Conv((20, 28)), decoder=ConvTranspose((20, 28)))
+    VAETransformer(decoder=ConvTranspose(input_shape=(20, 28)),
+                   encoder=Conv(input_shape=(20, 28)), n_components=20)
     """
 
     def __init__(self, input_shape=None, *, channels=(64, 32), kernel_size=3, activation="silu"):

@@ -78,9 +78,14 @@ class ELBO(Objective):
     warmup : int, default=0
         Number of epochs during which the weight of the KL grows linearly to `beta`.
 
+    free_bits : float, default=0.0
+        Nats that each component may carry about a row without cost in training: its KL counts as this number where it is
+        smaller, so that components are not given up early. Scores and bounds are not affected.
+
     References
     ----------
-    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, equations 3, 6 and 7. Higgins et al., *beta-VAE*, 2017.
+    Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013, equations 3, 6 and 7. Higgins et al., *beta-VAE*, 2017. Kingma et
+    al., *Improved Variational Inference with Inverse Autoregressive Flow*, 2016, equation 15, there on average over a batch.
 
     Examples
     --------
@@ -95,28 +100,36 @@ class ELBO(Objective):
         "kl": [StrOptions({"auto", "analytic", "monte_carlo"})],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "warmup": [Interval(Integral, 0, None, closed="left")],
+        "free_bits": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, beta=1.0, *, kl="auto", n_samples=1, warmup=0):
+    def __init__(self, beta=1.0, *, kl="auto", n_samples=1, warmup=0, free_bits=0.0):
         self.beta = beta
         self.kl = kl
         self.n_samples = n_samples
         self.warmup = warmup
+        self.free_bits = free_bits
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
-        return self._weighted(model, params, batch, noise, self.beta * annealing)
+        return self._weighted(model, params, batch, noise, self.beta * annealing, self.free_bits)
 
     def bound(self, model, params, batch, noise):
-        return self._weighted(model, params, batch, noise, 1.0)
+        return self._weighted(model, params, batch, noise, 1.0, 0.0)
 
     def annealing(self, epoch):
         return min(1.0, (epoch + 1) / (self.warmup + 1))
 
-    def _weighted(self, model, params, batch, noise, kl_weight):
+    @property
+    def is_bound(self) -> bool:
+        """Whether training at full strength raises the bound itself."""
+        return self.beta == 1 and not self.free_bits
+
+    def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
         q = model.encode(params, batch)
         z = model.posterior.sample(q, noise)  # (s, n, k)
         log_px = model.log_px(params, batch, z).mean(0)  # (n,)
-        return log_px - kl_weight * kl_per_component(model, params, q, z, self.kl).sum(-1)
+        kl = kl_per_component(model, params, q, z, self.kl)  # (n, k)
+        return log_px - kl_weight * (kl.clamp(min=free_bits) if free_bits else kl).sum(-1)
 
 
 class InfoVAE(Objective):
@@ -261,9 +274,15 @@ class IWAE(Objective):
     n_samples : int, default=100
         The number K of draws of z per row.
 
+    gradient : {"standard", "doubly_reparameterized"}, default="standard"
+        How the encoder learns. The more draws, the more noise there is in its standard gradient relative to what it says;
+        "doubly_reparameterized" has the same expectation and no such noise, and none at all where :math:`q(z \mid x)` is exact.
+        Decoder, scores and bounds are not affected.
+
     References
     ----------
-    Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016, equation 8.
+    Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016, equation 8. Tucker, Lawson, Gu & Maddison, *Doubly
+    Reparameterized Gradient Estimators for Monte Carlo Objectives*, 2019, equation 8.
 
     Examples
     --------
@@ -273,10 +292,26 @@ class IWAE(Objective):
     VAETransformer(score_method=IWAE(n_samples=1000))
     """
 
-    _parameter_constraints = {"n_samples": [Interval(Integral, 1, None, closed="left")]}
+    _parameter_constraints = {
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "gradient": [StrOptions({"standard", "doubly_reparameterized"})],
+    }
 
-    def __init__(self, n_samples=100):
+    def __init__(self, n_samples=100, *, gradient="standard"):
         self.n_samples = n_samples
+        self.gradient = gradient
+
+    def __call__(self, model, params, batch, noise, annealing=1.0):
+        if self.gradient == "standard":
+            return self.bound(model, params, batch, noise)
+        q = model.encode(params, batch)
+        z = model.posterior.sample(q, noise)
+        log_q = model.posterior.log_prob(q.detach(), z).sum(-1)  # by z alone: by q, its slope is zero on average
+        log_w = model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1) - log_q  # (s, n)
+        if z.requires_grad:
+            share = torch.softmax(log_w.detach(), 0)[..., None]
+            z.register_hook(lambda slope: slope * share)  # the bound has given it one factor of the share, this is the second
+        return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
     def bound(self, model, params, batch, noise):
         log_w = log_weights(model, params, batch, noise)

@@ -73,7 +73,17 @@ PAIRS = [
     (posteriors.FullNormal(), priors.VampPrior(6)),
     (posteriors.Dirichlet(), priors.VampPrior(6)),
 ]
-OBJECTIVES = [ELBO(), ELBO(beta=4, warmup=3), ELBO(kl="monte_carlo", n_samples=3), IWAE(n_samples=5), InfoVAE(), BetaTCVAE()]
+OBJECTIVES = [
+    ELBO(),
+    ELBO(beta=4, warmup=3),
+    ELBO(kl="monte_carlo", n_samples=3),
+    ELBO(free_bits=0.3),
+    ELBO(kl="monte_carlo", free_bits=0.3),
+    IWAE(n_samples=5),
+    IWAE(n_samples=5, gradient="doubly_reparameterized"),
+    InfoVAE(),
+    BetaTCVAE(),
+]
 OPTIMIZERS = [Adam(), Adagrad(), Adagrad(accumulate_first=2), SGD(), SGD(momentum=0.9)]
 SOLVERS = [
     AEVB(),

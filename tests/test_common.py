@@ -35,8 +35,10 @@ ESTIMATORS = [
     quick(batch_size=8, alpha=1.0, n_components=1),
     quick(dtype="float64"),
     quick(likelihood=Bernoulli(limits="observed")),
+    quick(likelihood=Bernoulli(limits="observed", binarize="dynamic")),
     quick(likelihood=Gaussian(noise="shared")),
     quick(likelihood=Gaussian(noise="network")),
+    quick(likelihood=Gaussian(link="logit")),
     quick(likelihood=Gaussian(noise=0.5)),
     quick(likelihood=Gaussian(standardize=False)),
     quick(early_stopping=True, validation_fraction=0.2, batch_size=8),
@@ -53,6 +55,8 @@ ESTIMATORS = [
     quick(optimizer="sgd", learning_rate="cosine", batch_size=8),
     quick(objective=ELBO(beta=4, kl="monte_carlo", n_samples=3, warmup=3), batch_size=8),
     quick(objective=IWAE(5)),
+    quick(objective=IWAE(5, gradient="doubly_reparameterized")),
+    quick(objective=ELBO(free_bits=0.1)),
 ]
 
 

@@ -19,7 +19,8 @@ from skvae.priors import StandardNormal
 F64 = torch.float64
 OBJECTIVES = [
     ELBO(), ELBO(beta=3.0), ELBO(n_samples=3), ELBO(kl="monte_carlo"), ELBO(beta=0.5, kl="monte_carlo", n_samples=4),
-    IWAE(1), IWAE(5),
+    ELBO(free_bits=0.4), ELBO(beta=2.0, free_bits=0.1, n_samples=2), IWAE(1), IWAE(5),
+    IWAE(5, gradient="doubly_reparameterized"),
 ]  # fmt: skip
 
 
@@ -118,6 +119,10 @@ def test_any_shape_in_any_company(m, n, d, hidden, likelihood, objective, seed, 
 
 def test_every_model_has_its_own_weight_of_the_kl():
     assert_same([make_model(Gaussian(), seed=i) for i in range(3)], ELBO(), betas=[0.1, 1.0, 4.0])
+
+
+def test_components_that_fill_up_have_no_free_bits():
+    assert_same([make_model(Gaussian(), k=k, seed=k) for k in (1, 4, 20)], ELBO(free_bits=0.4))
 
 
 def test_rows_of_weight_zero_count_for_nothing():

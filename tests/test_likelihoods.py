@@ -16,6 +16,7 @@ from torch import distributions
 
 from skvae import VAETransformer
 from skvae._random import generator, uniform
+from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
 
@@ -76,20 +77,6 @@ def test_gradients_are_right(likelihood):
         return likelihood.log_prob(dict(zip(shapes, values, strict=True)), eta, x)
 
     assert torch.autograd.gradcheck(log_prob, (eta, *values))
-
-
-@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
-def test_derivative_in_closed_form_is_that_of_autograd(likelihood):
-    stream, double = generator(0, "derivative"), torch.float64
-    shapes = likelihood.shapes(3)
-    eta = torch.randn((6, likelihood.n_outputs(3)), generator=stream, dtype=double).requires_grad_()
-    params = {k: torch.randn(s, generator=stream, dtype=double).requires_grad_() for k, s in shapes.items()}
-    x, weight = torch.rand((6, 3), generator=stream, dtype=double), torch.rand((6, 1), generator=stream, dtype=double)
-    expected = torch.autograd.grad((weight * likelihood.log_prob(params, eta, x)).sum(), [eta, *params.values()])
-    with torch.no_grad():
-        by_eta, by_params = likelihood.derivative(params, eta.clone(), x, weight)
-    for found, wanted in zip([by_eta, *by_params.values()], expected, strict=True):
-        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bernoulli()], ids=repr)
@@ -333,3 +320,13 @@ def test_training_on_drawn_pixels_is_the_same_by_hand_and_by_autograd():
 def test_impossible_ways_to_binarize_are_refused(bad):
     with pytest.raises(ValueError, match="The 'binarize' parameter of Bernoulli"):
         Bernoulli(binarize=bad).validate()
+
+
+def test_rows_of_a_source_are_drawn_and_scored_like_those_of_an_array():
+    X = grey_images(200)
+    drawn, plain = (
+        bernoulli_vae(likelihood=Bernoulli(binarize=how), learning_rate="constant").partial_fit(ArraySource(X))
+        for how in ("dynamic", None)
+    )
+    np.testing.assert_array_equal(drawn.score_samples(ArraySource(X)), drawn.score_samples(X))
+    assert not np.allclose(drawn.transform(X), plain.transform(X))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from skvae._batch import Batch
+from skvae._linear import start_linearly
 from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae.likelihoods import Gaussian
@@ -93,7 +94,70 @@ def test_a_missing_closed_form_is_told_with_the_remedy(problem):
     torch.testing.assert_close(ELBO()(model, params, batch, noise), ELBO(kl="monte_carlo")(model, params, batch, noise))
 
 
-@pytest.mark.parametrize("bad", [{"beta": -1.0}, {"kl": "closed"}, {"n_samples": 0}, {"warmup": -1}])
+def test_free_bits_cost_nothing_in_training_and_are_not_in_the_bound(problem):
+    model, params, batch, noise = problem
+    kl = model.posterior.kl(model.encode(params, batch), model.prior)  # (n, k)
+    free = float(kl.median())
+    plain, trained = ELBO()(model, params, batch, noise), ELBO(beta=2.0, free_bits=free)(model, params, batch, noise)
+    expected = plain + kl.sum(-1) - 2 * torch.where(kl < free, free, kl).sum(-1)
+    torch.testing.assert_close(trained, expected)
+    torch.testing.assert_close(ELBO(free_bits=free).bound(model, params, batch, noise), plain)
+    assert not ELBO(free_bits=free).is_bound and ELBO().is_bound
+
+
+def slopes(objective, model, flat, batch, noise, piece):
+    """Return the gradient of the sum of an objective by the parameters of one piece."""
+    flat = flat.clone().requires_grad_()
+    objective(model, model.unpack(flat), batch, noise).sum().backward()
+    return torch.cat([view.flatten() for (p, _), view in model.layout.views(flat.grad).items() if p == piece])
+
+
+def linear_model(exact):
+    """Return a linear model, its parameters, rows and noise (s, n, k); the encoder is exact, or random."""
+    network = MLP(())
+    model = Model(Pieces(network, network, Normal(), StandardNormal(), Gaussian("shared")), 4, 2, 0)
+    stream = generator(0, "linear")
+    batch = Batch(normal((30, 4), stream, torch.float64) @ normal((4, 4), stream, torch.float64))
+    flat = model.init(torch.float64)
+    start_linearly(model, flat, batch)
+    if not exact:
+        flat += 0.3 * normal(flat.shape, generator(1, "away"), torch.float64)
+    return model, flat, batch, normal((8, 30, 2), generator(0, "noise"), torch.float64)
+
+
+def test_doubly_reparameterised_gradient_of_an_exact_encoder_has_no_noise():
+    model, flat, batch, noise = linear_model(exact=True)
+    standard, doubly = (
+        slopes(IWAE(8, gradient=how), model, flat, batch, noise, "encoder") for how in ("standard", "doubly_reparameterized")
+    )
+    assert doubly.abs().max() < 1e-9 < 0.1 < standard.abs().max()
+
+
+def test_doubly_reparameterised_gradient_is_the_standard_one_on_average():
+    model, flat, batch, _ = linear_model(exact=False)
+    draws = [
+        [slopes(IWAE(4, gradient=how), model, flat, batch, noise, "encoder") for noise in noises]
+        for how in ("standard", "doubly_reparameterized")
+        for noises in [[normal((4, 30, 2), generator(0, how, i), torch.float64) for i in range(1500)]]
+    ]
+    (mean, error), (other_mean, other_error) = (
+        (torch.stack(d).mean(0), torch.stack(d).std(0) / math.sqrt(len(d))) for d in draws
+    )
+    assert ((mean - other_mean).abs() < 5 * (error**2 + other_error**2).sqrt()).all()
+    assert (mean.abs() > 5 * error).any(), "a gradient of zero would prove nothing"
+
+
+def test_doubly_reparameterised_gradient_leaves_value_and_decoder_alone():
+    model, flat, batch, noise = linear_model(exact=False)
+    standard, doubly = IWAE(8), IWAE(8, gradient="doubly_reparameterized")
+    for piece in ("decoder", "likelihood"):
+        one, other = (slopes(objective, model, flat, batch, noise, piece) for objective in (standard, doubly))
+        torch.testing.assert_close(one, other)
+    params = model.unpack(flat)
+    torch.testing.assert_close(doubly(model, params, batch, noise), standard(model, params, batch, noise))
+
+
+@pytest.mark.parametrize("bad", [{"beta": -1.0}, {"kl": "closed"}, {"n_samples": 0}, {"warmup": -1}, {"free_bits": -0.1}])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"The '{next(iter(bad))}' parameter of ELBO"):
         ELBO(**bad).validate()
