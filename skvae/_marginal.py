@@ -69,7 +69,8 @@ def in_double(params: Params) -> Params:
     """Return a copy of the parameters in double precision, with which gradients can be taken whatever the mode."""
     with torch.inference_mode(False):
         return {
-            piece: {name: value.to(torch.float64, copy=True) for name, value in named.items()} for piece, named in params.items()
+            piece: {name: value.to(torch.float64, copy=True) for name, value in named.items()}
+            for piece, named in params.items()
         }
 
 
@@ -237,7 +238,7 @@ class PosteriorDensity(MarginalLikelihood):
 
     n_moves : int, default=30
         Moves of a chain before its draw; in the first half the row's step size is tuned. More where the posterior is far from
-        :math:`q(z \mid x)`.
+        :math:`q(z \mid x)`: a chain that has not arrived shows as an effective sample size near one.
 
     References
     ----------
