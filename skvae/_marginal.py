@@ -87,7 +87,7 @@ class MarginalLikelihood(Settings):
     def estimate(self, model: Model, params: Params, batch: Batch, seed: int) -> Tensor:
         """Return log p(x) of every row in nats, its standard error and effective sample size.  # (n, 3)
 
-        Random numbers are a function of `seed`, and rows share them.
+        Random numbers are a function of `seed` and of what stands in the row.
         """
         raise NotImplementedError
 
