@@ -7,8 +7,8 @@ import sys
 import warnings
 
 import numpy as np
-
 from _data import data_folder
+
 from skvae import VAETransformer
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP

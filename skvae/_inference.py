@@ -18,7 +18,7 @@ _SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost mor
 _SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
 _VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
 _TILE_DRAWS = 8192  # row-samples per tile where latents are drawn, if that makes whole vectors
-_CHAINS = 2048  # row-chains per tile where latents move along gradients, if that makes whole vectors
+_CHAINS = 1024  # row-chains per tile where latents move along gradients, if that makes whole vectors
 _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
 _DECODING_FLOPS = 4e8  # work that is worth a call
 _MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
@@ -92,17 +92,17 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
 def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model: Model, n_chains: int, n_slopes: int) -> Tensor:
     """Apply `function`, which takes `n_slopes` gradients at `n_chains` latents per row, to tiles of rows in double precision.
 
-    Chains accept or refuse: in double precision, what rounding makes of a row's neighbours does not decide.
+    Chains accept or refuse: in double precision, rounding, which depends on a row's neighbours, practically never decides.
     """
     tile = _VECTOR_ROWS * max(1, _CHAINS // (n_chains * _VECTOR_ROWS))
     if tile * n_chains * model.n_columns > _MAX_TILE_CELLS:
         tile = 1
 
-    def values(batch: Batch) -> Tensor:
+    def values(batch: Batch, n: int) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode have no gradients, copies have
-            return function(batch.clone().to(batch.device, torch.float64))
+            return function(batch.head(n).clone().to(batch.device, torch.float64))
 
-    return map_rows(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
+    return _map_tiles(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
 
 
 def _rows_per_decoding(n_draws: int, flops_per_row: float) -> int:

@@ -87,7 +87,7 @@ class MarginalLikelihood(Settings):
     def estimate(self, model: Model, params: Params, batch: Batch, seed: int) -> Tensor:
         """Return log p(x) of every row in nats, its standard error and effective sample size.  # (n, 3)
 
-        Random numbers are a function of `seed`, and rows share them.
+        Random numbers are a function of `seed` and of what stands in the row.
         """
         raise NotImplementedError
 
@@ -236,7 +236,7 @@ class PosteriorDensity(MarginalLikelihood):
 
     n_moves : int, default=30
         Moves of a chain before its draw; in the first half the row's step size is tuned. More where the posterior is far from
-        :math:`q(z \mid x)`.
+        :math:`q(z \mid x)`: a chain that has not arrived shows as an effective sample size near one.
 
     References
     ----------

@@ -1,5 +1,6 @@
 r"""Evaluation: how far the bound is from :math:`\log p(x)`, and what the latents carry. Functions on a fitted estimator."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,35 @@ _MAX_PAIRS = 4_000_000  # of a draw and a row that are compared at a time
 
 
 class Estimate(NamedTuple):
-    """A number in nats, and its standard error."""
+    """A number with its standard error.
+
+    Parameters
+    ----------
+    value : float
+        The number, in nats per row.
+
+    standard_error : float
+        How far repetitions with other draws would lie around it.
+    """
 
     value: float
     standard_error: float
 
 
 class LogLikelihood(NamedTuple):
-    """log p(x) of every row as a method sees it: value and standard error in nats, and the effective number of draws."""
+    """Estimates of log p(x), one per row.
+
+    Parameters
+    ----------
+    value : ndarray of shape (n_samples,)
+        The estimates, in nats, in the units of the data.
+
+    standard_error : ndarray of shape (n_samples,)
+        How far repetitions with other draws would lie around them, in nats.
+
+    effective_sample_size : ndarray of shape (n_samples,)
+        As how many draws of equal weight those of each row count.
+    """
 
     value: np.ndarray
     standard_error: np.ndarray
@@ -39,7 +61,16 @@ class LogLikelihood(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Estimates of log p(x) of simulated rows of which one errs downwards and one upwards."""
+    """Estimates of log p(x) of simulated rows, from both sides.
+
+    Parameters
+    ----------
+    lower : LogLikelihood
+        Estimates that err downwards.
+
+    upper : LogLikelihood
+        Estimates that err upwards.
+    """
 
     lower: LogLikelihood
     upper: LogLikelihood
@@ -52,7 +83,16 @@ class Bracket(NamedTuple):
 
 
 class MutualInformation(NamedTuple):
-    """The mean KL of the bound, split: what latents tell about their row, and how far they are from the prior together."""
+    """The mean KL of the bound in two parts.
+
+    Parameters
+    ----------
+    information : Estimate
+        What latents tell about which row they belong to.
+
+    marginal_kl : Estimate
+        How far the latents of all rows together are from the prior.
+    """
 
     information: Estimate
     marginal_kl: Estimate
@@ -127,7 +167,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
         A fitted estimator.
 
     n_rows : int, default=100
-        Number of rows to make.
+        Number of rows to make, two or more.
 
     method : {"ais"} or AnnealedImportance, default="ais"
         How to anneal, both ways.
@@ -158,6 +198,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     method = resolve_score_method(method)
     if not isinstance(method, AnnealedImportance):
         raise TypeError(f"A bracket is made by annealing both ways, not by {method!r}. Pass 'ais' or an AnnealedImportance.")
+    _check_at_least_two("n_rows", n_rows)
     fitted, params, device = _checked(estimator)._ready()
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     stream = generator(seed, "bracket", device=device)
@@ -289,8 +330,7 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
     >>> split.information.value > split.marginal_kl.value
     True
     """
-    if not n_samples >= 2:
-        raise ValueError(f"n_samples must be a whole number of at least 2, of which an error can be told, got {n_samples!r}.")
+    _check_at_least_two("n_samples", n_samples)
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     with torch.inference_mode():
@@ -327,6 +367,12 @@ def _checked(estimator) -> BaseVAE:
         )
     check_is_fitted(estimator)
     return estimator
+
+
+def _check_at_least_two(name: str, value) -> None:
+    """Check a number of which a standard error is told."""
+    if not isinstance(value, Integral) or value < 2:
+        raise ValueError(f"{name} must be a whole number of at least 2, got {value!r}.")
 
 
 def _seed(estimator: BaseVAE, random_state) -> int:

