@@ -3,7 +3,8 @@
     python benchmarks/images.py [seconds]
 
 Each network trains for the same time (300 s unless told otherwise) on one thread, one after the other, with 20 components,
-batches of 128 and a constant learning rate; nothing else should run on the machine. The folder that SKVAE_DATA names must hold MNIST.
+batches of 128 and a constant learning rate; nothing else should run on the machine. The folder that SKVAE_DATA
+names must hold MNIST.
 """
 
 import sys
