@@ -1,6 +1,6 @@
 """The paper's figure 2 on Frey faces: AEVB against wake-sleep, in its own recipe. Prints the bound over samples evaluated.
 
-    python benchmarks/wake_sleep.py [samples in millions, default 0.3]
+python benchmarks/wake_sleep.py [samples in millions, default 0.3]
 """
 
 import sys
@@ -45,7 +45,9 @@ def main(millions):
     """Print test and training bounds."""
     warnings.simplefilter("ignore")
     X_train, X_test = frey_faces()
-    print(f"independent pixels: test {independent_pixels(X_train, X_test):.1f}, train {independent_pixels(X_train, X_train):.1f}")
+    print(
+        f"independent pixels: test {independent_pixels(X_train, X_test):.1f}, train {independent_pixels(X_train, X_train):.1f}"
+    )
     print(f"{'solver':12s} {'Nz':>3s} {'samples':>9s} {'test':>8s} {'train':>8s} {'active':>6s}")
     for name, solver in (("aevb", AEVB(averaging=0)), ("wake-sleep", WakeSleep())):
         for n_components in (2, 10):
