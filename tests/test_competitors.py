@@ -170,6 +170,10 @@ def test_wake_sleep_learns_from_a_data_source():
 
 
 def test_a_model_of_mcem_goes_on_with_another_solver():
+    """Between parameters that lie as they are and parameters that lie aligned, and with a memory that fits neither."""
     model = vae("mcem", warm_start=True, likelihood=Bernoulli("observed")).fit(X)
-    model.set_params(solver="aevb").partial_fit(X)
-    assert np.isfinite(model.score(X))
+    for solver in ("aevb", "mcem", "wake-sleep", "aevb"):
+        before = model.n_iter_
+        model.set_params(solver=solver, max_iter=before + 10).fit(X)
+        assert before < model.n_iter_ <= before + 10
+        assert np.isfinite(model.score(X))
