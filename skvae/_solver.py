@@ -39,16 +39,18 @@ class Arrangement:
     places: list[Tensor] | None = None  # of each model's parameters in the layout; None: they are the layout
 
     def place(self, i: int, vector: Tensor) -> Tensor:
-        """Return a vector of model `i`, in its own layout, as it lies in training; numbers pass."""
-        if self.places is None or not vector.ndim:
+        """Return a vector of model `i`, in its own layout, as it lies in training; what is no such vector passes."""
+        if self.places is None or vector.shape != self.places[i].shape:
             return vector.clone()
         placed = vector.new_zeros(self.layout.size)
         placed[self.places[i].to(vector.device)] = vector
         return placed
 
     def extract(self, i: int, vector: Tensor) -> Tensor:
-        """Return a vector of model `i` in its own layout; numbers pass."""
-        return vector if self.places is None or not vector.ndim else vector[self.places[i].to(vector.device)]
+        """Return a vector of model `i` in its own layout; what is no such vector passes."""
+        if self.places is None or vector.shape != (self.layout.size,):
+            return vector
+        return vector[self.places[i].to(vector.device)]
 
     def only(self, chosen: list[int]) -> "Arrangement":
         """Return the arrangement of some of the models."""

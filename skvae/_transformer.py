@@ -66,9 +66,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         What training raises: the bound above, or the tighter importance-weighted one. An object sets more, such as
         `ELBO(beta=4)`; see :mod:`skvae.objectives`. Scores do not depend on `beta`.
 
-    solver : {"aevb"} or Solver, default="aevb"
+    solver : {"aevb", "wake-sleep", "mcem"} or Solver, default="aevb"
         The algorithm: "aevb" is stochastic gradient ascent through reparameterised samples, with a running average of the
-        parameters; see :mod:`skvae.solvers`.
+        parameters. The other two are its competitors in the paper, wake-sleep and Monte Carlo EM, for comparisons and for
+        latents through which no gradient passes; they need `objective="elbo"`. See :mod:`skvae.solvers`.
 
     optimizer : {"adam", "adagrad", "sgd"} or Optimizer, default="adam"
         How a gradient becomes a change of the parameters; see :mod:`skvae.optimizers`.
