@@ -31,7 +31,7 @@ from skvae.objectives import ELBO, IWAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-METHODS = [IWAE(1000), PosteriorDensity(100), AnnealedImportance(50, n_leapfrog=5)]
+METHODS = [IWAE(1000), PosteriorDensity(100), AnnealedImportance(30, n_leapfrog=4)]
 
 
 @pytest.fixture(scope="module")
