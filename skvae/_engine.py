@@ -17,7 +17,7 @@ from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, nested
 from skvae._random import generator, normal
 from skvae._windows import BatchesOfOne, Window, side_by_side
-from skvae.objectives import ELBO
+from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
 
@@ -487,24 +487,25 @@ class Mean:
 def judged_alone(trainee: Trainee) -> tuple[float, float]:
     """Return objective and ELBO of one model on its watched rows."""
     problem, rows = trainee.problem, trainee.watched
+    objective = trainee.solver.judge(problem.objective)
     params = problem.model.unpack(trainee.own(trainee.result()))
 
     def mean_of(function) -> float:
         return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
 
     bound = mean_of(ELBO().bound)
-    if is_elbo(problem):
+    if is_elbo(objective):
         return bound, bound
-    if problem.objective.is_rowwise:
-        return mean_of(problem.objective), bound
+    if objective.is_rowwise:
+        return mean_of(objective), bound
     with torch.inference_mode():
         few = rows.head(_COMPARED_ROWS)
-        return weighted_mean(problem.objective(problem.model, params, few, trainee.noise[:2]), few.weight), bound
+        return weighted_mean(objective(problem.model, params, few, trainee.noise[:2]), few.weight), bound
 
 
-def is_elbo(problem: Problem) -> bool:
-    """Tell whether the objective at full strength is the bound itself."""
-    return isinstance(problem.objective, ELBO) and problem.objective.is_bound
+def is_elbo(objective: Objective) -> bool:
+    """Tell whether an objective at full strength is the bound itself."""
+    return isinstance(objective, ELBO) and objective.is_bound
 
 
 class Judge:
@@ -536,7 +537,7 @@ class Judge:
 
     def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
         """Return objectives and ELBOs."""
-        objective, judged_by_bound = self.problems[0].objective, all(map(is_elbo, self.problems))
+        objective, judged_by_bound = self.problems[0].objective, all(is_elbo(problem.objective) for problem in self.problems)
         values, bounds = [], []
         with torch.inference_mode():
             torch.stack([trainee.result() for trainee in trainees], out=self.params)

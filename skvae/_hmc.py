@@ -17,9 +17,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._families import Support
 from skvae._random import normal
 
 LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...)
+
+
+def refuse_simplex(support: Support, who: str, remedy: str) -> None:
+    """Refuse latents that sum to one: paths leave the simplex at once, and would follow densities that mean nothing there."""
+    if support.sums_to_one:
+        raise ValueError(f"{who} moves latents freely, and cannot keep a sum of one, as Dirichlet latents have. {remedy}")
 
 
 def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:

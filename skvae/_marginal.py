@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch
-from skvae._hmc import LogDensity, transition
+from skvae._families import Support
+from skvae._hmc import LogDensity, refuse_simplex, transition
 from skvae._inference import Rows, map_rows_with_slopes, value_of_rows
 from skvae._model import Model, Params
 from skvae._random import RowStreams, generator, normal
@@ -99,6 +100,7 @@ class Path:
     """Densities on the geometric way from one of known integral, at level 0, to p(x, z), at level 1, for some rows."""
 
     def __init__(self, start: str, model: Model, params: Params, batch: Batch):
+        refuse_simplex(model.support, "Hamiltonian Monte Carlo", "Use importance weighting, score_method='iwae'.")
         self.model, self.params = model, params
         self.log_joint = log_joint_of(model, params, batch)
         self.q = model.encode(params, batch)
@@ -142,6 +144,7 @@ class Path:
     def _scale(self, level: float) -> Tensor:
         """Return about how wide the density at `level` is along every component.  # (n, k)"""
         scale = self.model.posterior.scale(self.q)
+        scale = torch.where(scale.isfinite(), scale, 1.0)  # a heavy-tailed family has no standard deviation
         return ((1 - level) + level / scale.square()).rsqrt() if self.from_prior else scale
 
     def first_log_step(self) -> Tensor:
@@ -277,6 +280,11 @@ class PosteriorDensity(MarginalLikelihood):
                 f"Half of n_samples={self.n_samples} draws are too few to fit a density in {model.n_components} dimensions. "
                 f"Set n_samples of PosteriorDensity to {2 * model.n_components + 2} or more; {10 * model.n_components} are a "
                 "good number."
+            )
+        if model.support != Support():
+            raise ValueError(
+                f"PosteriorDensity fits a density on all real numbers, but the prior {model.prior!r} allows only latents "
+                f"{model.support}. Use score_method='ais' or 'iwae'."
             )
         path = Path("posterior", model, params, batch)
         return self.estimate_from_draws(path.log_joint, self._posterior_draws(path, RowStreams(batch.x, seed, "density")))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch
+from skvae._families import Support
 from skvae._random import derived_seed, generator, uniform
 from skvae.likelihoods import Likelihood
 from skvae.networks import Network
@@ -152,6 +153,11 @@ class Model:
     def log_prior(self, params: Params, z: Tensor) -> Tensor:
         """Return log p(z), one value per component.  # (..., n, k)"""
         return self.prior.log_prob(self.prior.given(self, params), z)
+
+    @property
+    def support(self) -> Support:
+        """Where latents have a density under the prior."""
+        return self.prior.support or self.posterior.support
 
     def sample_prior(self, params: Params, shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Draw latents of `shape` (..., k) from the prior."""

@@ -132,6 +132,10 @@ class Solver(Settings):
     def check(self, objective: Objective) -> None:
         """Refuse an objective that this solver cannot heed."""
 
+    def judge(self, objective: Objective) -> Objective:
+        """Return what training is judged by."""
+        return objective
+
     def n_draws(self, objective: Objective) -> int:
         """Return how many draws of noise a step takes per row."""
         return objective.n_samples

@@ -14,7 +14,7 @@ from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
 from skvae._settings import Interval, StrOptions, belongs_with, register
 from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
-from skvae.objectives import ELBO, Objective
+from skvae.objectives import ELBO, IWAE, Objective
 
 __all__ = ["AEVB", "Arrangement", "GradientSolver", "MonteCarloEM", "Problem", "Solver", "SolverState", "WakeSleep"]
 
@@ -99,6 +99,10 @@ class _Competitor(GradientSolver):
                 f"solver={self!r} follows gradients of its own and is judged by the bound, so it needs objective='elbo'. "
                 f"Got objective={objective!r}. Use solver='aevb' to raise another objective."
             )
+
+    def judge(self, objective: Objective) -> Objective:
+        """Return the importance-weighted bound, which lies close to log p(x) also where the encoder was not made for the ELBO."""
+        return IWAE()
 
 
 class WakeSleep(_Competitor):
@@ -291,6 +295,7 @@ class MonteCarloEM(_Competitor):
         return 1
 
     def fresh_slots(self, problem, params):
+        hmc.refuse_simplex(problem.model.support, "Monte Carlo EM", "Use solver='aevb' or 'wake-sleep'.")
         return {
             **super().fresh_slots(problem, params),
             "chains": params.new_zeros((problem.n_rows, problem.model.n_components)),

@@ -11,6 +11,8 @@ from sklearn.base import clone
 
 from skvae import VAETransformer, posteriors, priors
 from skvae._batch import Batch
+from skvae._families import Support
+from skvae.evaluation import AnnealedImportance, PosteriorDensity, log_likelihood
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
 from skvae.objectives import IWAE
@@ -84,6 +86,33 @@ def test_scores_match_quadrature(posterior, prior):
     values = vae.score_samples(rows)
     np.testing.assert_allclose(values.mean(), exact(vae, rows).mean(), atol=0.05)
     assert vae.set_params(score_method="elbo").score(rows) <= values.mean() + 0.05
+
+
+@pytest.mark.parametrize("posterior, prior", PAIRS, ids=repr)
+def test_chains_match_quadrature_or_are_refused(posterior, prior):
+    vae = model_of(posterior, prior, max_iter=30).fit(X)
+    rows, support = X[::8], vae._fitted.model.support
+    for method in (AnnealedImportance(50), PosteriorDensity(100)):
+        if support.sums_to_one or (support != Support() and isinstance(method, PosteriorDensity)):
+            with pytest.raises(ValueError, match="Use importance weighting|Use score_method"):
+                log_likelihood(vae, rows, method)
+        elif type(posterior).__name__ not in ("Uniform", "Triangular"):  # which are exact on a box alone
+            found = log_likelihood(vae, rows, method)
+            error = 5 * np.sqrt(np.mean(found.standard_error**2) / len(rows)) + 0.02
+            assert abs(found.value.mean() - exact(vae, rows).mean()) < error
+
+
+def test_monte_carlo_em_refuses_shares():
+    with pytest.raises(ValueError, match="cannot keep a sum of one"):
+        model_of("dirichlet", "dirichlet", solver="mcem").fit(X)
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta", "cauchy"])
+@pytest.mark.parametrize("solver", ["wake-sleep", "mcem"])
+def test_other_solvers_train_other_families(name, solver):
+    vae = model_of(name, name, solver=solver, max_iter=30, learning_rate_init=1e-2).fit(X)
+    assert vae.history_["lower_bound"][-1] > vae.history_["lower_bound"][0]
+    assert np.isfinite(vae.score_samples(X)).all()
 
 
 @pytest.mark.parametrize("posterior, prior", PAIRS, ids=repr)
