@@ -96,12 +96,12 @@ class _Competitor(GradientSolver):
     def check(self, objective: Objective) -> None:
         if not (isinstance(objective, ELBO) and objective == ELBO(kl=objective.kl)):
             raise ValueError(
-                f"solver={self!r} follows gradients of its own and is judged by the bound, so it needs objective='elbo'. "
+                f"solver={self!r} follows gradients of its own, so it needs objective='elbo'. "
                 f"Got objective={objective!r}. Use solver='aevb' to raise another objective."
             )
 
     def judge(self, objective: Objective) -> Objective:
-        """Return the importance-weighted bound, which lies close to log p(x) also where the encoder was not made for the ELBO."""
+        """Return the importance-weighted bound, close to log p(x) also where the encoder was not made for the ELBO."""
         return IWAE()
 
 
@@ -112,7 +112,7 @@ class WakeSleep(_Competitor):
     raise :math:`\sum_k w_k \log p(x, z_k)`, with weights :math:`w_k \propto p(x, z_k) / q(z_k \mid x)` that add up to one.
     *Sleep*: the model dreams, :math:`z' \sim p(z)` and :math:`x' \sim p(x \mid z')`, and the encoder raises
     :math:`\log q(z' \mid x')`. No gradient passes through a sample, so none has to be differentiable; but there is no one
-    function that both phases raise, and the bound, by which training is judged, may fall.
+    function that both phases raise, and what training is judged by, the importance-weighted bound, may fall.
 
     Parameters
     ----------

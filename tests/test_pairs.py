@@ -110,8 +110,9 @@ def test_monte_carlo_em_refuses_shares():
 @pytest.mark.parametrize("name", ["gamma", "beta", "cauchy"])
 @pytest.mark.parametrize("solver", ["wake-sleep", "mcem"])
 def test_other_solvers_train_other_families(name, solver):
-    vae = model_of(name, name, solver=solver, max_iter=30, learning_rate_init=1e-2).fit(X)
-    assert vae.history_["lower_bound"][-1] > vae.history_["lower_bound"][0]
+    vae = model_of(name, name, solver=solver, max_iter=150, learning_rate_init=1e-2).fit(X)
+    begun = model_of(name, name, solver=solver, max_iter=1, learning_rate_init=1e-2).fit(X)
+    assert vae.score(X) > begun.score(X) + 0.2
     assert np.isfinite(vae.score_samples(X)).all()
 
 
@@ -151,7 +152,14 @@ def test_a_learnt_prior_finds_the_groups_of_the_data():
     rows = rng.normal(size=(600, 3)) * 0.3 + 4 * rng.integers(2, size=(600, 1)) * np.array([1, -1, 1])
     fits = {
         prior: VAETransformer(
-            1, prior=prior, encoder=MLP((16,)), decoder=MLP(()), init="random", max_iter=100, random_state=0
+            1,
+            prior=prior,
+            encoder=MLP((16,)),
+            decoder=MLP(()),
+            init="random",
+            max_iter=100,
+            learning_rate="cosine",
+            random_state=0,
         ).fit(rows)
         for prior in ("normal", "mixture", "vamp")
     }
