@@ -96,6 +96,11 @@ VARIANTS = {
     "twice the patience": {"n_iter_no_change": 10},
     "a fifth for validation": {"validation_fraction": 0.2},
     "cosine over 200 epochs": {"learning_rate": "cosine", "max_iter": 200},
+    "posterior='full_normal'": {"posterior": "full_normal"},
+    "prior='mixture'": {"prior": "mixture"},
+    "prior='vamp'": {"prior": "vamp"},
+    "posterior='laplace', prior='laplace'": {"posterior": "laplace", "prior": "laplace"},
+    "posterior='gamma', prior='gamma'": {"posterior": "gamma", "prior": "gamma"},
 }
 
 
@@ -107,9 +112,9 @@ def report_variants(chosen, n_splits):
             halves = [train_test_split(X, test_size=0.25, random_state=s) for s in range(n_splits)]
             fits = [VAETransformer(random_state=s, **params).fit(train) for s, (train, _) in enumerate(halves)]
             scores[variant, name] = statistics.mean(fit.score(test) for fit, (_, test) in zip(fits, halves, strict=True))
-    print(f"{'changed':<34}" + "".join(f"{name:>20}" for name in chosen))
+    print(f"{'changed':<38}" + "".join(f"{name:>20}" for name in chosen))
     for variant in VARIANTS:
-        print(f"{variant:<34}" + "".join(f"{scores[variant, n] - scores['default', n]:>+20.2f}" for n in chosen), flush=True)
+        print(f"{variant:<38}" + "".join(f"{scores[variant, n] - scores['default', n]:>+20.2f}" for n in chosen), flush=True)
 
 
 def main():
