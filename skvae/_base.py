@@ -1,5 +1,6 @@
 """BaseVAE: the contract with scikit-learn around a model: parameters, fit, the fitted state, scores and samples."""
 
+import math
 import multiprocessing
 import threading
 import warnings
@@ -36,6 +37,7 @@ from skvae.posteriors import Posterior
 from skvae.priors import Prior
 from skvae.solvers import Solver
 
+_WEIGHT_DRAWS = 16  # of uncertain weights, over which scores are averaged
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 _SCORE_METHODS = {
     "elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100), "hmc": PosteriorDensity(), "ais": AnnealedImportance(),
@@ -466,17 +468,20 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._by_parts(X, self._scores)
 
     def _scores(self, X):
-        """Return the bound of every row of an array."""
+        """Return the bound of every row of an array: the log of its mean density, where weights are uncertain."""
         fitted, params, rows, _ = self._encoded(X)
-        model = fitted.model
-        method = resolve_score_method(self.score_method)
+        draws = fitted.model.draws(params, _WEIGHT_DRAWS, "score")
+        values = torch.stack([self._values(fitted, drawn, rows) for drawn in draws]).double()
+        return (torch.logsumexp(values, 0) - math.log(len(draws))).cpu().numpy() + fitted.codec.log_jacobian
+
+    def _values(self, fitted, params, rows):
+        """Return the bound of every row, in the model's units.  # (n,)"""
+        model, method = fitted.model, resolve_score_method(self.score_method)
         if isinstance(method, MarginalLikelihood):
-            values = estimate_rows(method, model, params, rows, model.seed)[:, 0]
-        else:
-            stream = generator(model.seed, "score", device=rows.device)
-            noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
-            values = value_of_rows(model, params, rows, method.bound, noise)
-        return values.double().cpu().numpy() + fitted.codec.log_jacobian
+            return estimate_rows(method, model, params, rows, model.seed)[:, 0]
+        stream = generator(model.seed, "score", device=rows.device)
+        noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
+        return value_of_rows(model, params, rows, method.bound, noise)
 
     def score(self, X, y=None, sample_weight=None):
         """Return the mean log-likelihood bound per row, the larger the better.

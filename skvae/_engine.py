@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, zip_longest
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ _WINDOW_CELLS = 2_000_000  # cells of such a window, at most
 _MEASURED_CELLS = 2**20  # numbers per call when the bound is measured
 _MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
+_WEIGHT_DRAWS = 4  # of uncertain weights, by which training is judged
 _COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs
 
 
@@ -491,7 +493,9 @@ def judged_alone(trainee: Trainee) -> tuple[float, float]:
     params = problem.model.unpack(trainee.own(trainee.result()))
 
     def mean_of(function) -> float:
-        return weighted_mean(value_of_rows(problem.model, params, rows, function, trainee.noise), rows.weight)
+        draws = problem.model.draws(params, _WEIGHT_DRAWS, "judge")
+        values = [value_of_rows(problem.model, drawn, rows, function, trainee.noise) for drawn in draws]
+        return fmean(weighted_mean(value, rows.weight) for value in values)
 
     bound = mean_of(ELBO().bound)
     if is_elbo(objective):

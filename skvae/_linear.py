@@ -8,7 +8,7 @@ from torch import Tensor
 from skvae._batch import Batch, Rows
 from skvae._model import Model
 from skvae.likelihoods import Gaussian
-from skvae.networks import MLP
+from skvae.networks import MLP, VariationalMLP
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
 
@@ -104,7 +104,7 @@ def can_start_linearly(model: Model) -> bool:
     pieces = model.pieces
     networks = (pieces.encoder, pieces.decoder)
     return (
-        all(type(n) is MLP and n.has_linear_path() for n in networks)
+        all(type(n) in (MLP, VariationalMLP) and n.has_linear_path() for n in networks)
         and type(pieces.likelihood) is Gaussian
         and pieces.likelihood.link == "identity"
         and type(pieces.posterior) is Normal

@@ -74,6 +74,11 @@ class Model:
         self.n_components = n_components
         self.seed = seed
         self.posterior, self.prior, self.likelihood = pieces.posterior, pieces.prior, pieces.likelihood
+        if pieces.encoder.is_uncertain:
+            raise ValueError(
+                f"The encoder cannot be {pieces.encoder!r}: its weights belong to an approximation, not to the model, and have "
+                "no posterior. Use MLP for the encoder."
+            )
         check_pair(self.posterior, self.prior, n_components)
         self._encoder_sizes = (n_columns, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self._decoder_sizes = (n_components, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
@@ -132,6 +137,23 @@ class Model:
         """Return rows as the encoder sees them where no likelihood is asked: nothing is drawn."""
         return batch.with_x(self.likelihood.presented(batch.x))
 
+    def with_noise(self, params: Params, stream: torch.Generator) -> Params:
+        """Return parameters under which every row is decoded with weights of its own, if weights are uncertain."""
+        if not self.decoder.is_uncertain:
+            return params
+        return {**params, "decoder": {**params["decoder"], "stream": stream}}  # type: ignore[dict-item]
+
+    def draws(self, params: Params, n: int, place: str) -> list[Params]:
+        """Return parameters with n draws of the uncertain weights, a function of the seed; as they are if there are none."""
+        if not self.decoder.is_uncertain:
+            return [params]
+        stream = generator(self.seed, place, "weights", device=next(iter(params["decoder"].values())).device)
+        return [{**params, "decoder": self.decoder.draw(params["decoder"], stream)} for _ in range(n)]
+
+    def kl_of_weights(self, params: Params) -> Tensor | float:
+        """Return the KL of uncertain weights to their prior, in nats."""
+        return self.decoder.kl(params["decoder"]) if self.decoder.is_uncertain else 0.0
+
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
         return self.encoder.forward(params["encoder"], batch.x)
@@ -171,7 +193,7 @@ class Model:
     def sample(self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype) -> Tensor:
         """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)"""
         z = self.sample_prior(params, (n_samples, self.n_components), stream, dtype)
-        eta = self.decode(params, z)
+        eta = self.decode(self.with_noise(params, stream), z)
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)
         return self.likelihood.mean(params["likelihood"], eta)

@@ -29,6 +29,7 @@ _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
+_WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
 
@@ -312,7 +313,8 @@ def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)
-    values = value_of_rows(model, params, rows, bound_kl_mean, noise)
+    draws = model.draws(params, _WEIGHT_DRAWS, "report")
+    values = torch.stack([value_of_rows(model, drawn, rows, bound_kl_mean, noise) for drawn in draws]).mean(0)
     kl, mean = values[:, 1:].chunk(2, -1)
     bound = weighted_mean(values[:, 0], rows.weight)
     if not math.isfinite(bound):

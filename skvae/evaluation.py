@@ -366,6 +366,11 @@ def _checked(estimator) -> BaseVAE:
             "data as the steps before it leave them: pipe[-1], pipe[:-1].transform(X)."
         )
     check_is_fitted(estimator)
+    if estimator._fitted.model.decoder.is_uncertain:
+        raise ValueError(
+            "The weights of this decoder are uncertain, and the estimators here hold for given weights. score_samples averages "
+            "over the weights, also with score_method='hmc' or 'ais'."
+        )
     return estimator
 
 

@@ -52,6 +52,10 @@ class AEVB(GradientSolver):
         wide = kernels.widened(models)
         return Arrangement(wide, kernels.aligned_layout(wide), [kernels.positions(model, wide) for model in models])
 
+    def fresh_slots(self, problem, params):
+        slots = super().fresh_slots(problem, params)
+        return {**slots, "n_weight_draws": _counter()} if problem.model.decoder.is_uncertain else slots
+
     def step(self, state, batch, noise, measured=True):
         fill = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
         n = batch.x.shape[1]
@@ -70,12 +74,23 @@ class AEVB(GradientSolver):
     def _gradient_by_autograd(self, state, batch, noise, measured):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
         (problem,) = state.problems
-        leaves = leaves_of(state)
+        leaves, weight = leaves_of(state), batch.weight[0]
         state.grad.zero_()
-        value = problem.objective(problem.model, leaves, Batch(batch.x[0]), noise[0], state.annealing[0])  # (n,)
-        total = (value * batch.weight[0]).sum()
-        (-total).backward()
+        value = problem.objective(
+            problem.model, self._with_noise(state, leaves), Batch(batch.x[0]), noise[0], state.annealing[0]
+        )
+        total = (value * weight).sum()
+        kl_of_weights = problem.model.kl_of_weights(leaves) / problem.total_weight
+        (weight.sum() * kl_of_weights - total).backward()
         return total.detach()[None]
+
+    @staticmethod
+    def _with_noise(state, leaves):
+        """Return parameters with a stream of noise for the weights of the only model, if they are uncertain."""
+        if "n_weight_draws" not in state.slots:
+            return leaves
+        model, number = state.problems[0].model, int(state.slots["n_weight_draws"][0].add_(1))
+        return model.with_noise(leaves, generator(model.seed, "weights", number, device=state.params.device))
 
     def is_capturable(self, state):
         optimizers = [problem.optimizer for problem in state.problems]
@@ -99,6 +114,11 @@ class _Competitor(GradientSolver):
                 f"solver={self!r} follows gradients of its own, so it needs objective='elbo'. "
                 f"Got objective={objective!r}. Use solver='aevb' to raise another objective."
             )
+
+    def fresh_slots(self, problem, params):
+        if problem.model.decoder.is_uncertain:
+            raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
+        return super().fresh_slots(problem, params)
 
     def judge(self, objective: Objective) -> Objective:
         """Return the importance-weighted bound, close to log p(x) also where the encoder was not made for the ELBO."""

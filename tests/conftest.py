@@ -11,7 +11,7 @@ from torch import nn
 from skvae import posteriors, priors
 from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP, Conv, ConvTranspose, Module
+from skvae.networks import MLP, Conv, ConvTranspose, Module, VariationalMLP
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
 from skvae.solvers import AEVB, MonteCarloEM, WakeSleep
@@ -45,7 +45,12 @@ LIKELIHOODS = [
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
-DECODERS = [*NETWORKS, ConvTranspose(channels=(4,)), ConvTranspose((1, 4), channels=(5, 3), activation="relu")]
+DECODERS = [
+    *NETWORKS,
+    VariationalMLP((8,)),
+    ConvTranspose(channels=(4,)),
+    ConvTranspose((1, 4), channels=(5, 3), activation="relu"),
+]
 PAIRS = [
     (posteriors.Normal(), priors.StandardNormal()),
     (posteriors.FullNormal(), priors.StandardNormal()),

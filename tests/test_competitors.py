@@ -36,11 +36,13 @@ def vae(solver, **params):
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
 @pytest.mark.parametrize("solver", ["wake-sleep", WakeSleep(4), "mcem"], ids=repr)
+@pytest.mark.filterwarnings("ignore:The bound was still rising")
 def test_any_likelihood_trains(solver, likelihood):
     rows = table_for(likelihood, n_rows=60)
-    model = vae(solver, likelihood=likelihood, init="random", max_iter=120).fit(rows)
+    params = {"likelihood": likelihood, "init": "random", "early_stopping": False}
+    model = vae(solver, max_iter=120, **params).fit(rows)
     assert model.transform(rows).shape == (60, 2)
-    assert model.history_["lower_bound"].max() > model.history_["lower_bound"][0]
+    assert model.score(rows) > vae(solver, max_iter=1, **params).fit(rows).score(rows)
     assert np.isfinite(model.score_samples(rows)).all()
 
 
