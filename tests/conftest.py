@@ -44,7 +44,7 @@ LIKELIHOODS = [
     Bernoulli(binarize=0.3),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
-ENCODERS = [*NETWORKS, Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
+ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
 DECODERS = [
     *NETWORKS,
     VariationalMLP((8,)),
