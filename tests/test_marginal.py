@@ -233,10 +233,10 @@ def test_annealing_from_the_exact_posterior_has_no_variance_either_way(q):
         torch.testing.assert_close(found[:, 2], torch.full_like(exact, 16.0))
 
 
-@pytest.mark.parametrize(("q", "start"), [(2, "posterior"), (5, "prior"), (10, "posterior")])
-def test_annealing_brackets_the_exact_log_likelihood_within_a_twentieth_nat(q, start):
+@pytest.mark.parametrize(("q", "start", "n_levels"), [(2, "posterior", 100), (5, "prior", 250), (10, "posterior", 500)])
+def test_annealing_brackets_the_exact_log_likelihood_within_a_twentieth_nat(q, start, n_levels):
     model, params, batch, z, exact = linear_model(q)
-    method, params = AnnealedImportance(500, start=start), misled(params, q)
+    method, params = AnnealedImportance(n_levels, start=start), misled(params, q)
     lower = method.estimate(model, params, batch, 0)[:, 0] - exact
     upper = method.upper_estimate(model, params, batch, z, 0)[:, 0] - exact
     assert float(lower.mean()) == pytest.approx(0, abs=0.05)
@@ -255,9 +255,9 @@ def test_mean_weight_of_annealing_is_unbiased_and_its_error_that_of_repetition()
     batch = Batch(torch.ones(1, 13, dtype=F64))
     exact = log_evidence(model, params, batch)
     method = AnnealedImportance(20, start="prior", n_chains=32, n_leapfrog=3)
-    found = torch.stack([method.estimate(model, params, batch, seed)[0] for seed in range(60)])
+    found = torch.stack([method.estimate(model, params, batch, seed)[0] for seed in range(30)])
     ratio = (found[:, 0] - exact).exp()
-    assert float(ratio.mean()) == pytest.approx(1, abs=4 * float(ratio.std()) / math.sqrt(60))
+    assert float(ratio.mean()) == pytest.approx(1, abs=4 * float(ratio.std()) / math.sqrt(30))
     assert float(found[:, 1].mean()) == pytest.approx(float(found[:, 0].std()), rel=0.35)
 
 
