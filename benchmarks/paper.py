@@ -113,7 +113,7 @@ def curves(parts: list[str], components: list[int] | None, algorithms: list[str]
     if "fig5" in parts:
         found += [Curve("fig5", "MNIST", k, "aevb", 50_000, 500) for k in (2, 5, 10, 20)]
     if quick:
-        found = [Curve(c.figure, c.dataset, c.n_components, c.algorithm, min(c.n_train, 500), 16) for c in found]
+        found = [Curve(c.figure, c.dataset, c.n_components, c.algorithm, min(c.n_train, 100), 16) for c in found]
     return [
         curve
         for curve in dict.fromkeys(found)
@@ -131,7 +131,7 @@ def stages(curve: Curve, samples: float) -> list[int]:
 def measured(curve: Curve, vae: VAETransformer, X: np.ndarray, X_test: np.ndarray) -> dict[str, float]:
     """Return the bound on training and test rows, or in figure 3 the marginal likelihood."""
     if curve.figure == "fig3":
-        method, n = PosteriorDensity(n_samples=50, n_leapfrog=4, n_moves=10), FIG3_ROWS
+        method, n = PosteriorDensity(n_samples=50, n_leapfrog=4, n_moves=10), min(FIG3_ROWS, curve.n_train // 5)
     else:
         method, n = ELBO(n_samples=16), MEASURED_ROWS
     vae.set_params(score_method=method)
@@ -272,7 +272,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     wanted = curves(args.only, args.components, args.algorithms, args.quick)
     for curve in wanted:
-        train(curve, min(args.samples, 2e4) if args.quick else args.samples, args.out)
+        train(curve, min(args.samples, 2e3) if args.quick else args.samples, args.out)
     found = results(args.out, wanted)
     for figure, dataset in (("fig2", "MNIST"), ("fig2", "Frey"), ("fig3", "MNIST")):
         draw_curves(figure, dataset, found, args.out)
