@@ -120,10 +120,6 @@ class _Competitor(GradientSolver):
             raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
         return super().fresh_slots(problem, params)
 
-    def judge(self, objective: Objective) -> Objective:
-        """Return the importance-weighted bound, close to log p(x) also where the encoder was not made for the ELBO."""
-        return IWAE()
-
 
 class WakeSleep(_Competitor):
     r"""Wake-sleep, and reweighted wake-sleep with several samples: two phases with two objectives.
@@ -132,7 +128,7 @@ class WakeSleep(_Competitor):
     raise :math:`\sum_k w_k \log p(x, z_k)`, with weights :math:`w_k \propto p(x, z_k) / q(z_k \mid x)` that add up to one.
     *Sleep*: the model dreams, :math:`z' \sim p(z)` and :math:`x' \sim p(x \mid z')`, and the encoder raises
     :math:`\log q(z' \mid x')`. No gradient passes through a sample, so none has to be differentiable; but there is no one
-    function that both phases raise, and what training is judged by, the importance-weighted bound, may fall.
+    function that both phases raise, and the bound, by which training is judged, may fall.
 
     Parameters
     ----------
@@ -310,6 +306,10 @@ class MonteCarloEM(_Competitor):
         self.acceptance = acceptance
         self.n_updates = n_updates
         self.averaging = averaging
+
+    def judge(self, objective: Objective) -> Objective:
+        """Return the importance-weighted bound, close to log p(x) also where the encoder was not made for the ELBO."""
+        return IWAE()
 
     def n_draws(self, objective):
         return 1

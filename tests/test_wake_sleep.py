@@ -178,7 +178,7 @@ SHORT = {"init": "random", "batch_size": 1000, "learning_rate": "cosine", "learn
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("solver", "gap"),
-    [(WakeSleep(averaging=0.99), 0.01), (WakeSleep(10, encoder_phase="both", averaging=0.99), 0.15)],
+    [(WakeSleep(averaging=0.99), 0.01), (WakeSleep(10, encoder_phase="both", averaging=0.99), 0.05)],
     ids=repr,
 )
 def test_it_reaches_probabilistic_pca_from_random_weights(solver, gap):
@@ -187,7 +187,7 @@ def test_it_reaches_probabilistic_pca_from_random_weights(solver, gap):
     vae = linear_vae(2, solver=solver, max_iter=1200, **SHORT).fit(X)
     exact, noise, _ = ppca(X, 2)
     reached = gaussian_log_likelihood(X, X.mean(0), model_covariance(vae)).mean()
-    assert exact - 0.01 < reached <= exact + 1e-6
+    assert exact - 0.002 < reached <= exact + 1e-6
     assert reached - gap < vae.lower_bound_ <= reached + 1e-4
     assert vae.noise_variance_[0] == pytest.approx(noise, abs=0.005)
 
