@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -18,10 +19,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
+from skvae._frames import Form, is_frame, likelihoods_of
 from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
+from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
 from skvae._state import ROLES, Fitted
@@ -29,7 +32,7 @@ from skvae._stream import StreamedTable, checked_pieces, frame
 from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
 from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
 from skvae.data import Source, as_source
-from skvae.likelihoods import Likelihood
+from skvae.likelihoods import Gaussian, Likelihood, Mixed
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.optimizers import Optimizer
@@ -90,7 +93,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self,
         n_components=None,
         *,
-        likelihood="gaussian",
+        likelihood="auto",
         hidden_layer_sizes=(128,),
         activation="silu",
         encoder=None,
@@ -216,19 +219,39 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         persistence.write(path, self)
 
-    def _validated(self, X, *, reset):
-        if isinstance(X, torch.Tensor):
-            X = array_of_tensor(X)
-        if isinstance(X, Source):
-            raise TypeError(
-                f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
-                "parts, the arrays that the source's stream(block) yields."
-            )
+    def _cells(self, X):
+        """Return the cells of new rows as an array of numbers, read as those of the training data were."""
+        X, form = _array_or_frame(X), self._fitted.codec.form
+        if form is None or (isinstance(X, np.ndarray) and not form.has_categories):
+            return self._numbers(X, reset=False)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return self._checked_cells(X, form)
+
+    def _numbers(self, X, *, reset):
+        """Return an array of numbers, in which cells may be missing."""
         try:
-            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
+            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan")
         except (TypeError, ValueError) as error:
             explain_columns(X, error)
             raise
+
+    def _checked_cells(self, X, form):
+        """Return the cells of a table of a known form."""
+        check_array(np.zeros((len(X), len(form.formats))), estimator=self, input_name="X")
+        return form.cells(X)
+
+    def _learnt_cells(self, X):
+        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers."""
+        X, likelihood = _array_or_frame(X), resolve("likelihood", self.likelihood)
+        is_mixed = isinstance(likelihood, Mixed) and likelihood != Mixed()
+        if not (is_frame(X) or is_mixed or likelihood.reads_codes):
+            X = self._numbers(X, reset=True)
+            return X, None, [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
+        validate_data(self, X, reset=True, skip_check_array=True)
+        check_array(np.zeros(X.shape), estimator=self, input_name="X")
+        unknown = likelihood.handle_unknown if isinstance(likelihood, Mixed) else "error"
+        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), unknown)
+        return form.cells(X), form, likelihoods
 
     @contextmanager
     def _all_or_nothing(self):
@@ -274,7 +297,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         with self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
             table = self._table(X, sample_weight, reset=not goes_on)
-            fitted = self._fitted_for_more() if goes_on else self._new_fitted(table)
+            fitted = self._fitted_for_more(table) if goes_on else self._new_fitted(table)
             self._train(table, y, sample_weight, fitted)
         return self
 
@@ -304,34 +327,37 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         with self._all_or_nothing(), gradients():
             goes_on = hasattr(self, "_fitted")
             table = self._table(X, sample_weight, reset=not goes_on)
-            fitted = self._fitted_for_more() if goes_on else self._new_fitted(table, drop_constant=False)
+            fitted = self._fitted_for_more(table) if goes_on else self._new_fitted(table, drop_constant=False)
             self._train(table, y, sample_weight, fitted, one_epoch=True)
         return self
 
     def _table(self, X, sample_weight, reset):
         """Return the rows of X to train on: the distinct ones of an array, or those of a source that reads them in blocks."""
         source = as_source(X)
-        if source is None:
-            X = self._validated(X, reset=reset)
-        else:
+        if source is not None:
             self._check_columns(source, reset=reset)
-        if sample_weight is not None:
-            sample_weight = _checked_weight(sample_weight, X)
-        return Table.of(X, sample_weight) if source is None else StreamedTable(source, sample_weight)
+            weight = None if sample_weight is None else _checked_weight(sample_weight, X)
+            return StreamedTable(source, weight)
+        cells, *form = self._learnt_cells(X) if reset else (self._cells(X),)
+        weight = None if sample_weight is None else _checked_weight(sample_weight, cells)
+        return Table.of(cells, weight, *form)
 
     def _check_columns(self, source, *, reset):
         """Check the number and the names of a source's columns, as of an array."""
-        self._validated(frame(source, np.zeros((1, source.n_features))), reset=reset)
+        self._numbers(frame(source, np.zeros((1, source.n_features))), reset=reset)
 
     def _new_fitted(self, table, drop_constant=True):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
         pieces, d = self._pieces(), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
-        codec = TableCodec.learn(table.statistics, pieces.likelihood, names, drop_constant)
+        asked, statistics = pieces.likelihood, table.statistics
+        groups = group_columns(table.likelihoods or _likelihoods_of_source(asked, d), statistics, not drop_constant)
+        codec = TableCodec.learn(statistics, groups, names, table.form)
+        pieces = replace(pieces, likelihood=codec.likelihood_of(groups, statistics))
         _check_places(pieces, codec)
         n_components = int(self.n_components or default_n_components(d))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
-        return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), is_new=True)
+        return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
     def _pieces(self):
         """Return the pieces of the model that the parameters describe."""
@@ -346,10 +372,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             return MLP(self.hidden_layer_sizes, activation=self.activation).validate()
         return resolve(role, network if isinstance(network, (str, Network)) else Module(network))
 
-    def _fitted_for_more(self):
+    def _fitted_for_more(self, table):
         """Return the present state, after a check that the parameters still describe it."""
         fitted, pieces = self._fitted, self._pieces()
-        changed = [role for role in ROLES if getattr(pieces, role) != getattr(fitted.model.pieces, role)]
+        before = replace(fitted.model.pieces, likelihood=fitted.asked)
+        changed = [role for role in ROLES if getattr(pieces, role) != getattr(before, role)]
         if self.n_components not in (None, fitted.model.n_components):
             changed.append("n_components")
         if getattr(torch, self.dtype) != fitted.dtype:
@@ -359,7 +386,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
                 "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
-        return fitted
+        return fitted.tolerating_holes() if isinstance(table, Table) and _has_holes(table.X) else fitted
 
     def _recipe(self):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}
@@ -431,8 +458,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _encoded(self, X, *, only_for_encoder=False):
         """Return the fitted state, its parameters on the device, the rows of X as the model sees them, and the dtype of X."""
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        fitted, params, device = self._ready()
+        return self._encoded_cells(self._cells(X), only_for_encoder=only_for_encoder)
+
+    def _encoded_cells(self, X, *, only_for_encoder=False):
+        """Do what `_encoded` does for cells that were read."""
+        fitted, params, device = self._ready(has_holes=_has_holes(X))
         model = fitted.model
         present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
         return fitted, params, _Table(fitted.codec, X, fitted.dtype, device, present), X.dtype
@@ -446,9 +476,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self._check_columns(source, reset=False)
         return np.concatenate([function(frame(source, part)) for part, _ in checked_pieces(source)])
 
-    def _ready(self):
-        """Return the fitted state, its parameters and the device, ready to compute."""
+    def _ready(self, has_holes=False):
+        """Return the fitted state, its parameters and the device, ready to compute on rows that may have missing cells."""
         fitted, device = self._fitted, resolve_device(self.device)
+        fitted = fitted.tolerating_holes() if has_holes else fitted
         return fitted, fitted.model.unpack(torch.tensor(fitted.params, device=device)), device
 
     def score_samples(self, X):
@@ -468,8 +499,22 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._by_parts(X, self._scores)
 
     def _scores(self, X):
-        """Return the bound of every row of an array: the log of its mean density, where weights are uncertain."""
-        fitted, params, rows, _ = self._encoded(X)
+        """Return the bound of every row of a table; complete rows apart, where training has seen no others.
+
+        Such rows are computed by other operations, and a row's score does not depend on its neighbours.
+        """
+        check_is_fitted(self)
+        X = self._cells(X)
+        holes = np.isnan(X).any(axis=1)
+        if self._fitted.codec.per_cell or holes.all() or not holes.any():
+            return self._scores_of_cells(X)
+        scores = np.empty(len(X))
+        scores[holes], scores[~holes] = self._scores_of_cells(X[holes]), self._scores_of_cells(X[~holes])
+        return scores
+
+    def _scores_of_cells(self, X):
+        """Return the bound of every row: the log of its mean density, where weights are uncertain."""
+        fitted, params, rows, _ = self._encoded_cells(X)
         draws = fitted.model.draws(params, _WEIGHT_DRAWS, "score")
         values = torch.stack([self._values(fitted, drawn, rows) for drawn in draws]).double()
         return (torch.logsumexp(values, 0) - math.log(len(draws))).cpu().numpy() + fitted.codec.log_jacobian
@@ -536,7 +581,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         stream = generator(seed_of(random_state), "sample", device=device)
         with torch.inference_mode():
             x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
-        return fitted.codec.decode(x, np.float64)
+        return fitted.codec.table(fitted.codec.decode(x, np.float64))
 
     def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).
@@ -596,7 +641,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             What the latent space keeps of each row, in the units of the data.
         """
-        return self._means(*self._posterior_mean(X))
+        return self._fitted_table(self._means(*self._posterior_mean(X)), X)
 
     def _posterior_mean(self, X):
         """Return the posterior mean of every row of an array on the device, and the dtype of X."""
@@ -608,6 +653,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         fitted, params, _ = self._ready()
         return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
 
+    def _fitted_table(self, cells, like=None):
+        """Return cells in the form of the training data."""
+        return self._fitted.codec.table(cells, like)
+
     def _latents(self, X):
         """Return the posterior mean of every row as an array."""
         return self._by_parts(X, self._latents_of_array)
@@ -616,7 +665,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return _to_array(*self._posterior_mean(X))
 
     def _decoded(self, Z):
-        """Return the mean of p(x|z) for every row of Z as an array."""
+        """Return the mean of p(x|z) for every row of Z, in the form of the training data."""
         check_is_fitted(self)
         Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
         fitted, _, device = self._ready()
@@ -626,7 +675,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"{fitted.model.n_components} components. Pass what transform returns."
             )
         z = torch.tensor(Z.clip(-FARTHEST, FARTHEST), device=device, dtype=fitted.dtype)
-        return self._means(z, Z.dtype)
+        return self._fitted_table(self._means(z, Z.dtype))
 
 
 class _Table:
@@ -645,6 +694,32 @@ class _Table:
         except ValueError:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise
+
+
+def _array_or_frame(X):
+    """Return a table as a frame or an array of whatever cells; refuse sources."""
+    if isinstance(X, torch.Tensor):
+        X = array_of_tensor(X)
+    if isinstance(X, Source):
+        raise TypeError(
+            f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
+            "parts, the arrays that the source's stream(block) yields."
+        )
+    return X
+
+
+def _likelihoods_of_source(likelihood, n_columns):
+    """Return the likelihood of every column of a source, which holds numbers."""
+    if isinstance(likelihood, Mixed) and likelihood != Mixed() or likelihood.reads_codes:
+        raise ValueError(
+            f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one likelihood "
+            "of numbers for all columns, or fit a frame or an array."
+        )
+    return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
+
+
+def _has_holes(X):
+    return bool(np.isnan(X).any())
 
 
 def resolve_score_method(method):

@@ -233,7 +233,7 @@ class Kernel:
     """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
 
     def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
-        self.likelihood, self.params = wide.likelihood, params["likelihood"]
+        self.model, self.likelihood, self.params = wide, wide.likelihood, params["likelihood"]
         s, n, k = n_samples, n_rows, wide.n_components
         drafts, self.sources, self.targets = _drafts(slopes or {})
         slopes_of = {piece: drafts.get(piece, {}) for piece in params}
@@ -253,7 +253,8 @@ class Kernel:
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.encoder.forward(x)
+        self.inputs = self.model.inputs(x)
+        self.encoder.forward(self.inputs)
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
@@ -317,7 +318,7 @@ class Kernel:
             costs = self.kl_per_component() > objective.free_bits if objective.free_bits else self.one
             self._deltas_by_closed_kl(weight * kl_weight * costs)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
-        self.encoder.backward(x, self.encoder_delta)
+        self.encoder.backward(self.inputs, self.encoder_delta)
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value

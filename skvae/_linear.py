@@ -7,7 +7,8 @@ from torch import Tensor
 
 from skvae._batch import Batch, Rows
 from skvae._model import Model
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Gaussian, Likelihood
+from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP, VariationalMLP
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
@@ -15,6 +16,7 @@ from skvae.priors import StandardNormal
 _MAX_COLUMNS = 1000  # beyond which the covariance matrix costs more than the head start is worth
 _MAX_ROWS = 20_000
 _N_ITER = 5  # of factor analysis, with hidden layers: more rounds only cost time, as training goes on anyway
+_N_ITER_WITH_HOLES = 20  # of EM
 _N_ITER_LINEAR = 2000  # where there are none, and the solution is the answer
 
 
@@ -31,12 +33,46 @@ class LinearSolution:
 def covariance(data: Batch) -> tuple[Tensor, Tensor]:
     """Return mean (1, d) and covariance (d, d), over N, of (at most 20,000 of) the rows, in float64."""
     data = data.slice(0, _MAX_ROWS)
-    x = data.x.double()
-    share = x.new_ones((len(x), 1)) if data.weight is None else data.weight[:, None]
-    share = share.double() / share.double().sum()
+    x, share = data.x.double(), _shares(data)
     mean = (share * x).sum(0, keepdim=True)
     centred = (x - mean) * share.sqrt()
     return mean, centred.mT @ centred
+
+
+def covariance_with_holes(data: Batch, n_components: int, floor: float) -> tuple[Tensor, Tensor]:
+    """Return mean (1, d) and covariance (d, d) of factor analysis, fitted to the cells that are there by EM.
+
+    Every cell is explained by the factors of its row, of which the cells that are missing tell nothing (Rubin & Thayer, 1982).
+    """
+    x, share = data.x.double(), _shares(data)
+    seen = ~x.isnan()
+    of_cells = share * seen  # (n, d)
+    total = of_cells.sum(0)
+    mean = (of_cells * torch.where(seen, x, 0.0)).sum(0, keepdim=True) / total
+    x = torch.where(seen, x - mean, 0.0)
+    start = factor_analysis((share * x).mT @ x, n_components, "feature", floor, _N_ITER)
+    k, psi = len(start.loadings), start.noise_variance[0]
+    loadings = torch.cat([start.loadings, torch.zeros_like(mean)])  # (k + 1, d), the last row moves the mean
+    for _ in range(_N_ITER_WITH_HOLES):
+        products = torch.einsum("jd,ld->djl", loadings[:k], loadings[:k]).flatten(1)  # (d, k * k)
+        precision = torch.eye(k, device=x.device, dtype=x.dtype) + ((seen / psi) @ products).unflatten(1, (k, k))
+        variance = torch.linalg.inv(precision)  # (n, k, k) of the factors of each row
+        residual = torch.where(seen, x - loadings[k], 0.0) / psi
+        factors = (variance @ (residual @ loadings[:k].mT)[..., None])[..., 0]  # (n, k) their means
+        factors = torch.cat([factors, torch.ones_like(share)], 1)
+        second = factors[:, :, None] * factors[:, None, :]
+        second[:, :k, :k] += variance
+        gram = (of_cells.mT @ second.flatten(1)).unflatten(1, (k + 1, k + 1))  # (d, k + 1, k + 1)
+        cross = (share * x).mT @ factors  # (d, k + 1)
+        loadings = torch.linalg.solve(gram, cross).mT
+        psi = (((share * x.square()).sum(0) - (loadings.mT * cross).sum(1)) / total).clamp(min=floor**2)
+    return mean + loadings[k:], loadings[:k].mT @ loadings[:k] + psi.diag()
+
+
+def _shares(data: Batch) -> Tensor:
+    """Return the share of each row in the total weight.  # (n, 1)"""
+    share = data.x.new_ones(len(data)) if data.weight is None else data.weight
+    return (share.double() / share.double().sum())[:, None]
 
 
 def shrunk(S: Tensor, mean: Tensor, data: Batch) -> Tensor:
@@ -45,9 +81,8 @@ def shrunk(S: Tensor, mean: Tensor, data: Batch) -> Tensor:
     With few rows the maximum-likelihood covariance promises directions without noise that new rows do not respect.
     """
     data = data.slice(0, _MAX_ROWS)
-    share = S.new_ones(len(data)) if data.weight is None else data.weight
-    share = share.double() / share.double().sum()
-    fourth = (share * (data.x.double() - mean).square().sum(1).square()).sum()
+    centred = data.x.double() - mean
+    fourth = (_shares(data)[:, 0] * torch.where(centred.isnan(), 0.0, centred).square().sum(1).square()).sum()
     target = S.diagonal().mean() * torch.eye(len(S), device=S.device, dtype=S.dtype)
     spread = (S - target).square().sum()
     error = (fourth - S.square().sum()) / len(data)
@@ -99,14 +134,21 @@ def _components(S: Tensor, psi: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]
     return (directions * (ratio - 1).sqrt()).mT * scale, directions, ratio
 
 
+def _only_likelihood(model: Model) -> Likelihood:
+    """Return the likelihood that reads all columns, also where cells may be missing."""
+    likelihood = model.likelihood
+    return likelihood.likelihoods[0] if isinstance(likelihood, PerColumn) and len(likelihood.widths) == 1 else likelihood
+
+
 def can_start_linearly(model: Model) -> bool:
     """Tell whether the model contains the linear-Gaussian one and its solution is cheap."""
     pieces = model.pieces
     networks = (pieces.encoder, pieces.decoder)
+    likelihood = _only_likelihood(model)
     return (
         all(type(n) in (MLP, VariationalMLP) and n.has_linear_path() for n in networks)
-        and type(pieces.likelihood) is Gaussian
-        and pieces.likelihood.link == "identity"
+        and type(likelihood) is Gaussian
+        and likelihood.link == "identity"
         and type(pieces.posterior) is Normal
         and type(pieces.prior) is StandardNormal
         and 0 < model.n_columns <= _MAX_COLUMNS
@@ -115,8 +157,12 @@ def can_start_linearly(model: Model) -> bool:
 
 def start_linearly(model: Model, flat: Tensor, rows: Rows) -> None:
     """Write the linear solution for (at most 20,000 of) the rows into a fresh parameter vector."""
-    likelihood, data = model.likelihood, rows.head(_MAX_ROWS)
-    mean, S = covariance(data)
+    likelihood, data = _only_likelihood(model), rows.head(_MAX_ROWS)
+    has_holes = likelihood is not model.likelihood
+    if has_holes:
+        mean, S = covariance_with_holes(data.slice(0, _MAX_ROWS), model.n_components, likelihood.floor)
+    else:
+        mean, S = covariance(data)
     if not S.isfinite().all():  # cells whose squares overflow: training will say so
         return
     noise = "feature" if likelihood.noise == "network" else likelihood.noise
@@ -126,10 +172,11 @@ def start_linearly(model: Model, flat: Tensor, rows: Rows) -> None:
     else:
         solution = factor_analysis(S, model.n_components, noise, likelihood.floor)
     params = model.unpack(flat)
-    zero = torch.zeros_like(solution.projection)
+    weight = torch.cat([solution.projection, torch.zeros_like(solution.projection)], 1)
+    of_marks = weight.new_zeros((model.inputs(data.x[:1]).shape[1] - len(weight), weight.shape[1]))  # which cells are missing
     model.encoder.set_linear(
         params["encoder"],
-        torch.cat([solution.projection, zero], 1),
+        torch.cat([weight, of_marks]),
         torch.cat([-mean @ solution.projection, solution.log_scale], 1),
     )
     log_noise = 0.5 * solution.noise_variance.log()
@@ -137,4 +184,7 @@ def start_linearly(model: Model, flat: Tensor, rows: Rows) -> None:
     if likelihood.noise == "network":
         weight, bias = torch.cat([weight, torch.zeros_like(weight)], 1), torch.cat([bias, log_noise], 1)
     model.decoder.set_linear(params["decoder"], weight, bias)
-    likelihood.set_noise(params["likelihood"], log_noise)
+    own = (
+        {name.removeprefix("0_"): value for name, value in params["likelihood"].items()} if has_holes else params["likelihood"]
+    )
+    likelihood.set_noise(own, log_noise)

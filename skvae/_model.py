@@ -80,7 +80,9 @@ class Model:
                 "no posterior. Use MLP for the encoder."
             )
         check_pair(self.posterior, self.prior, n_components)
-        self._encoder_sizes = (n_columns, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
+        n_inputs = self.likelihood.n_inputs(n_columns)
+        self._reads_cells = type(self.likelihood).inputs is Likelihood.inputs  # as they are
+        self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self._decoder_sizes = (n_components, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
@@ -90,7 +92,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
-                    ("prior", self.prior.shapes(n_components, n_columns)),
+                    ("prior", self.prior.shapes(n_components, n_inputs)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
                 for name, shape in shapes.items()
@@ -107,7 +109,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "prior": self.prior.init(self.n_components, self.n_columns, generator(self.seed, "prior")),
+            "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }
         return self.layout.flatten({(p, n): v for p, named in values.items() for n, v in named.items()}, dtype)
@@ -154,9 +156,22 @@ class Model:
         """Return the KL of uncertain weights to their prior, in nats."""
         return self.decoder.kl(params["decoder"]) if self.decoder.is_uncertain else 0.0
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return rows in the form that the encoder reads.  # (..., n, n_inputs)"""
+        return x if self._reads_cells else self.likelihood.inputs(x)
+
+    @property
+    def input_limits(self) -> tuple[float, float]:
+        """Between which numbers the encoder reads."""
+        return self.likelihood.support if self._reads_cells else (-math.inf, math.inf)
+
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
-        return self.encoder.forward(params["encoder"], batch.x)
+        return self.encoder.forward(params["encoder"], self.inputs(batch.x))
+
+    def encode_inputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """Return what `encode` gives for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
+        return self.encoder.forward(params["encoder"], inputs)
 
     def decode(self, params: Params, z: Tensor) -> Tensor:
         """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)"""

@@ -76,12 +76,33 @@ def to_spec(settings: Settings) -> dict:
     params = settings.get_params(deep=False)
     return {
         "class": name_of(type(settings)) or type(settings),
-        "params": {k: to_spec(v) if isinstance(v, Settings) else v for k, v in params.items()},
+        "params": {name: _spec_of(value) for name, value in params.items()},
     }
+
+
+def _spec_of(value: Any) -> Any:
+    """Describe the settings objects in a value."""
+    if isinstance(value, Settings):
+        return to_spec(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_spec_of, value))
+    if isinstance(value, dict):
+        return {key: _spec_of(one) for key, one in value.items()}
+    return value
 
 
 def from_spec(spec: dict) -> Settings:
     """Rebuild what `to_spec` described; names are looked up among our own classes only."""
     cls = spec["class"] if inspect.isclass(spec["class"]) else class_of(spec["class"])
-    params = {k: from_spec(v) if isinstance(v, dict) and "class" in v else v for k, v in spec["params"].items()}
+    params = {name: _from_spec_of(value) for name, value in spec["params"].items()}
     return cls(**params).validate()
+
+
+def _from_spec_of(value: Any) -> Any:
+    """Rebuild the settings objects in a value."""
+    if isinstance(value, dict):
+        is_spec = set(value) == {"class", "params"}
+        return from_spec(value) if is_spec else {key: _from_spec_of(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_from_spec_of, value))
+    return value

@@ -1,6 +1,6 @@
 """The fitted state: all that a fitted estimator remembers, which packs into plain values and numpy arrays and back."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from skvae._model import Model, Pieces
 from skvae._settings import from_spec, to_spec
 from skvae._table import TableCodec
+from skvae.likelihoods import Likelihood
 
 ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood")
 
@@ -31,6 +32,7 @@ class Fitted:
     model: Model
     codec: TableCodec
     params: np.ndarray  # (size,)
+    asked: Likelihood  # of which `fit` has made the model's
     training: Training | None = None
     is_new: bool = False  # True until it has been trained
 
@@ -38,6 +40,15 @@ class Fitted:
     def dtype(self) -> torch.dtype:
         """The precision in which the model computes."""
         return torch.float64 if self.params.dtype == np.float64 else torch.float32
+
+    def tolerating_holes(self) -> "Fitted":
+        """Return the state for rows with missing cells; one that has seen none in training gets the same parameters."""
+        codec, likelihood = self.codec.tolerating_holes(self.model.likelihood)
+        if codec is self.codec:
+            return self
+        pieces = replace(self.model.pieces, likelihood=likelihood)
+        model = Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed)
+        return replace(self, model=model, codec=codec)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes by which an estimator shows this state; they are not stored beside it."""
@@ -52,6 +63,7 @@ class Fitted:
             "n_components": self.model.n_components,
             "seed": self.model.seed,
             "params": self.params,
+            "asked": to_spec(self.asked),
             "codec": self.codec.pack(),
             "training": None if self.training is None else asdict(self.training),
         }
@@ -68,4 +80,5 @@ class Fitted:
             slots = {k: np.array(v) for k, v in training["slots"].items()}
             arrays = {name: np.array(training[name]) for name in ("params", "best")}
             training = Training(**{**training, **arrays, "slots": slots})
-        return cls(model, TableCodec.unpack(packed["codec"]), np.array(packed["params"]), training)
+        asked = from_spec(packed["asked"])
+        return cls(model, TableCodec.unpack(packed["codec"]), np.array(packed["params"]), asked, training)

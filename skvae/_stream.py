@@ -89,6 +89,8 @@ class StreamedTable:
 
     source: Source
     weight: np.ndarray | None
+    form: None = None  # a source holds numbers, and
+    likelihoods: None = None  # one likelihood reads them
 
     @property
     def X(self) -> Source:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch, shuffled_windows
+from skvae._frames import Form
+from skvae._schema import Column, ColumnStatistics, Group, Schema
 from skvae.likelihoods import Likelihood
+from skvae.likelihoods._mixed import PerColumn
 
 _CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
 
@@ -62,41 +66,6 @@ def _reads_as_numbers(cells: np.ndarray) -> bool:
     return cells.dtype.kind not in "mM"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the training data: its name, its likelihood, and the map `(x - loc) / scale` to the model's units."""
-
-    name: str
-    kind: str
-    loc: float
-    scale: float
-    constant: bool = False  # never varied, so it is left out of the model
-
-
-class Schema(tuple):
-    """The columns of the training data, in order; prints as a table."""
-
-    def __repr__(self):
-        width = max([len(c.name) for c in self[:20]] + [6])
-        lines = [f"{'column':<{width}}  {'kind':<10}  {'loc':>10}  {'scale':>10}"]
-        for c in self[:20]:
-            kind = "constant" if c.constant else c.kind
-            lines.append(f"{c.name:<{width}}  {kind:<10}  {c.loc:>10.4g}  {c.scale:>10.4g}")
-        if len(self) > 20:
-            lines.append(f"... and {len(self) - 20} more columns")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class ColumnStatistics:
-    """Weighted moments and limits of every column of the training data."""
-
-    mean: np.ndarray
-    std: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows of X in an order of their own, as row numbers, and how often each counts.
 
@@ -126,11 +95,13 @@ def _small_integers(numbers: np.ndarray, limit: int) -> np.ndarray:
 
 
 def row_hashes(X: np.ndarray) -> np.ndarray:
-    """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0."""
+    """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0, and every NaN as the same."""
     salt = _salt(X.shape[1])
     hashed = np.empty(len(X), dtype=np.uint64)
     for part in _chunks(X):
-        bits = np.add(X[part], 0.0, dtype=np.float64, order="C").view(np.uint64)
+        cells = np.add(X[part], 0.0, dtype=np.float64, order="C")
+        cells[np.isnan(cells)] = np.nan
+        bits = cells.view(np.uint64)
         np.sum(_mix(bits ^ salt), axis=1, out=hashed[part])
     return hashed
 
@@ -162,37 +133,49 @@ def _chunks_of(n_rows: int, n_columns: int = 1) -> list[slice]:
 def _equal_within_groups(X: np.ndarray, rows: np.ndarray, first: np.ndarray) -> bool:
     """Tell whether rows of equal hash really are equal: a collision has a chance of about n**2 / 2**65."""
     repeated = np.flatnonzero(~first)
-    return all(np.array_equal(X[rows[repeated[p]]], X[rows[repeated[p] - 1]]) for p in _chunks(X, len(repeated)))
+    return all(_same_cells(X[rows[repeated[p]]], X[rows[repeated[p] - 1]]).all() for p in _chunks(X, len(repeated)))
+
+
+def _same_cells(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Tell of each cell whether both are equal, or both missing."""
+    return (X == Y) | (np.isnan(X) & np.isnan(Y))
 
 
 def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rows sorted by their values, and where each distinct one begins."""
     rows = rows[np.lexsort(X[rows].T[::-1])]
     first = np.ones(len(rows), dtype=bool)
-    first[1:] = (X[rows[1:]] != X[rows[:-1]]).any(axis=1)
+    first[1:] = ~_same_cells(X[rows[1:]], X[rows[:-1]]).all(axis=1)
     return rows, first
 
 
 def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
-    """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow."""
+    """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow.
+
+    Missing cells are left out; a column of nothing else has NaN for moments and limits.
+    """
     heaviest = weight.max()
     total = (weight / heaviest).sum()
     share = lambda p: weight[p] / heaviest / total  # noqa: E731
     parts = _chunks(X, len(rows))
-    low = np.min([X[rows[p]].min(axis=0) for p in parts], axis=0).astype(np.float64)
-    high = np.max([X[rows[p]].max(axis=0) for p in parts], axis=0).astype(np.float64)
-    largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
+    low = np.fmin.reduce([np.fmin.reduce(X[rows[p]], axis=0) for p in parts], axis=0).astype(np.float64)
+    high = np.fmax.reduce([np.fmax.reduce(X[rows[p]], axis=0) for p in parts], axis=0).astype(np.float64)
+    largest = np.fmax(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
     unit = np.ldexp(1.0, np.frexp(largest)[1] - 1)  # a power of two, so that dividing by it rounds nothing
-    mean = sum(share(p) @ (X[rows[p]] / unit) for p in parts)
-    centred = lambda p: X[rows[p]] / unit - mean  # noqa: E731
+    missing = sum(share(p) @ np.isnan(X[rows[p]]) for p in parts)
+    has_holes = bool(np.any(missing > 0))
+    present = np.where(missing < 1, 1 - missing, np.nan) if has_holes else 1.0
+    zeros = (lambda cells: np.where(np.isnan(cells), 0.0, cells)) if has_holes else (lambda cells: cells)  # for holes
+    mean = sum(share(p) @ zeros(X[rows[p]] / unit) for p in parts) / present
+    centred = lambda p: zeros(X[rows[p]] / unit - mean)  # noqa: E731
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts)
-    return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high)
+    variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts) / present
+    return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing)
 
 
 def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatistics, other_weight: float) -> ColumnStatistics:
-    """Return the statistics of two sets of rows together, given each set's statistics and total weight."""
+    """Return the statistics of two sets of rows without holes together, given each set's statistics and total weight."""
     share = other_weight / (weight + other_weight)
     low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
     with np.errstate(over="ignore"):
@@ -203,7 +186,7 @@ def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatisti
     unit = np.where((unit > 0) & np.isfinite(unit), unit, 1.0)
     within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
     between = share * (1 - share) * np.square(step / unit)
-    return ColumnStatistics(one.mean + share * step, np.sqrt(within + between) * unit, low, high)
+    return ColumnStatistics(one.mean + share * step, np.sqrt(within + between) * unit, low, high, one.missing)
 
 
 @dataclass(frozen=True)
@@ -213,43 +196,81 @@ class TableCodec:
     schema: Schema
     loc: np.ndarray  # (d,)
     scale: np.ndarray  # (d,)
-    varying: np.ndarray  # (d,) bool, False for constant columns, which the model does not see
-    support: tuple[float, float]
-    is_density: bool
-    clips: bool
+    order: np.ndarray  # the columns that the model sees, in its order
+    low: np.ndarray  # of each of them: the limits of its support, in the model's units,
+    high: np.ndarray
+    clips: np.ndarray  # whether cells outside are moved to the edge,
+    is_density: np.ndarray  # and whether its likelihood has a unit
+    per_cell: bool = False  # whether the likelihood itself heeds the units, cell by cell
+    form: Form | None = None  # None for arrays of numbers
 
     @classmethod
     def learn(
-        cls, statistics: ColumnStatistics, likelihood: Likelihood, names: Sequence[str], drop_constant: bool
+        cls, statistics: ColumnStatistics, groups: Sequence[Group], names: Sequence[str], form: Form | None = None
     ) -> "TableCodec":
         """Learn the units of every column from its statistics in the training data."""
-        loc, scale = (np.asarray(v, dtype=np.float64) for v in likelihood.units(statistics))
-        constant = statistics.low == statistics.high
-        if likelihood.drops_constant:
-            loc, scale = np.where(constant, statistics.low, loc), np.where(constant, 1.0, scale)
+        d = len(statistics.low)
+        loc, scale, kind = statistics.low.copy(), np.ones(d), np.full(d, "constant", dtype=object)
+        for group in groups:
+            chosen = group.columns
+            loc[chosen], scale[chosen] = group.likelihood.units(statistics.take(chosen))
+            kind[chosen] = _kind_of(group.likelihood)
         scale = np.where(scale > 0, scale, 1.0)
-        dropped = constant & (drop_constant and likelihood.drops_constant)
-        kind = type(likelihood).__name__.lower()
-        columns = zip(names, loc.tolist(), scale.tolist(), dropped.tolist(), strict=True)
-        schema = Schema(Column(str(name), kind, at, unit, gone) for name, at, unit, gone in columns)
-        return cls(schema, loc, scale, ~dropped, likelihood.support, likelihood.is_density, likelihood.clips)
+        order = np.concatenate([group.columns for group in groups])
+        spread = lambda values: np.concatenate([np.full(len(g.columns), v) for g, v in zip(groups, values)])  # noqa: E731
+        low, high = (spread([group.likelihood.support[side] for group in groups]) for side in (0, 1))
+        seen = np.isin(np.arange(d), order)
+        categories = [()] * d if form is None else [tuple(format.categories or ()) for format in form.formats]
+        cells = zip(names, kind, loc.tolist(), scale.tolist(), seen.tolist(), categories, strict=True)
+        kinds = _kind_of(groups[0].likelihood)
+        schema = Schema(Column(str(n), k if here else kinds, at, unit, not here, c) for n, k, at, unit, here, c in cells)
+        clips, is_density = (spread([getattr(group.likelihood, name) for group in groups]) for name in ("clips", "is_density"))
+        per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())
+        arrays = (low.astype(float), high.astype(float), clips.astype(bool), is_density.astype(bool))
+        return cls(schema, loc, scale, order, *arrays, per_cell, form)
+
+    def likelihood_of(self, groups: Sequence[Group], statistics: ColumnStatistics) -> Likelihood:
+        """Return one likelihood for all columns: that of the only group, or those of all side by side, tolerant of holes."""
+        if not self.per_cell:
+            return groups[0].likelihood
+        missing = np.flatnonzero(statistics.missing[self.order] > 0)
+        return self._side_by_side([group.likelihood for group in groups], [len(group.columns) for group in groups], missing)
+
+    def _side_by_side(self, likelihoods, widths, missing=()) -> PerColumn:
+        units = tuple(self.log_units.tolist())
+        return PerColumn(tuple(likelihoods), tuple(widths), units, tuple(int(j) for j in missing))
+
+    def tolerating_holes(self, likelihood: Likelihood) -> tuple["TableCodec", Likelihood]:
+        """Return codec and likelihood, with the same parameters, for rows with holes after a training without any."""
+        if self.per_cell:
+            return self, likelihood
+        return replace(self, per_cell=True), self._side_by_side([likelihood], [self.n_columns])
 
     @property
     def n_columns(self) -> int:
         """Number of columns that the model sees."""
-        return int(self.varying.sum())
+        return len(self.order)
+
+    @property
+    def log_units(self) -> np.ndarray:
+        """Log of the unit of each of the model's columns, zero for those without: what a log-density in it is too high."""
+        return np.where(self.is_density, np.log(self.scale[self.order]), 0.0)
 
     @property
     def log_jacobian(self) -> float:
-        """What a score in the model's units lacks to be one in the user's: minus the sum of log scales, for densities."""
-        return -float(np.log(self.scale[self.varying]).sum()) if self.is_density else 0.0
+        """What a score in the model's units lacks to be one in the user's; nothing where the likelihood heeds them."""
+        return 0.0 if self.per_cell else -float(self.log_units.sum())
+
+    def of_columns(self, values: np.ndarray) -> np.ndarray:
+        """Return values (..., n_columns) of the model's columns as values of all, zero for those it does not see."""
+        out = np.zeros((*values.shape[:-1], len(self.loc)))
+        out[..., self.order] = values
+        return out
 
     def variance(self, variance: np.ndarray) -> np.ndarray:
         """Return variances of the model's columns in the user's units; a constant column has none."""
-        out = np.zeros(len(self.loc))
         with np.errstate(over="ignore"):
-            out[self.varying] = variance * np.square(self.scale[self.varying])
-        return out
+            return self.of_columns(variance * np.square(self.scale[self.order]))
 
     def encode(
         self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32, is_known: bool = False
@@ -261,13 +282,15 @@ class TableCodec:
         n = len(X) if rows is None else len(rows)
         out = torch.empty((n, self.n_columns), dtype=dtype, device="cpu")
         target = out.numpy()
-        columns = slice(None) if self.varying.all() else self.varying
+        columns = slice(None) if np.array_equal(self.order, np.arange(X.shape[1])) else self.order
         for part in _chunks(X, n):
             cells = X[part] if rows is None else X.take(rows[part], axis=0)
             with np.errstate(over="ignore"):
                 scaled = self._scaled(cells[:, columns], target.dtype)
-                if self.clips:
-                    np.clip(scaled, *self.support, out=scaled)
+                if self.clips.all():
+                    np.clip(scaled, self.low, self.high, out=scaled)
+                elif self.clips.any():
+                    scaled[:, self.clips] = np.clip(scaled[:, self.clips], self.low[self.clips], self.high[self.clips])
                 target[part] = scaled
             if not is_known:
                 self._check(scaled, target[part])
@@ -275,25 +298,28 @@ class TableCodec:
 
     def _scaled(self, cells: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return `(cells - loc) / scale`, in double precision unless there is nothing to do."""
-        loc, scale = self.loc[self.varying], self.scale[self.varying]
+        loc, scale = self.loc[self.order], self.scale[self.order]
         if not (loc.any() or (scale != 1).any()):
-            return cells.astype(dtype) if self.clips else cells
+            return cells.astype(dtype) if self.clips.any() else cells
         scaled = np.subtract(cells, loc, dtype=np.float64)
         return np.divide(scaled, scale, out=scaled)
 
     def _check(self, scaled: np.ndarray, encoded: np.ndarray) -> None:
         """Refuse cells outside the support, and those that overflow."""
-        low, high = self.support
-        if not self.clips and (scaled.min(initial=low) < low or scaled.max(initial=high) > high):
-            raise ValueError(self._outside_message(scaled, (scaled < low) | (scaled > high)))
-        if not (self.clips or np.isfinite(encoded).all()):
+        if self.clips.all():
+            return
+        lowest, highest = np.fmin.reduce(scaled, axis=0, initial=np.inf), np.fmax.reduce(scaled, axis=0, initial=-np.inf)
+        if ((lowest < self.low) | (highest > self.high)).any():
+            raise ValueError(self._outside_message(scaled, (scaled < self.low) | (scaled > self.high)))
+        if np.isinf(encoded).any():
             raise ValueError(f"X has values that are too large for {encoded.dtype}. Rescale or standardize its columns.")
 
     def _outside_message(self, cells: np.ndarray, outside: np.ndarray) -> str:
-        columns = [c for c, seen in zip(self.schema, self.varying, strict=True) if seen]
+        columns = [self.schema[j] for j in self.order]
         bad = np.flatnonzero(outside.any(axis=0))
-        first = columns[bad[0]]
-        low, high, example = (v * first.scale + first.loc for v in (*self.support, cells[:, bad[0]][outside[:, bad[0]]][0]))
+        at, first = bad[0], columns[bad[0]]
+        example = cells[:, at][outside[:, at]][0]
+        low, high, example = (v * first.scale + first.loc for v in (self.low[at], self.high[at], example))
         return (
             f"{len(bad)} column(s) have values outside [{low:g}, {high:g}], which the {first.kind} likelihood does not "
             f"accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
@@ -301,34 +327,51 @@ class TableCodec:
         )
 
     def decode(self, x: Tensor, dtype: np.dtype) -> np.ndarray:
-        """Return model-unit rows as an array in the user's units; constant columns get their constant."""
+        """Return model-unit rows as an array of numbers in the user's units; constant columns get their constant."""
         values = x.cpu().numpy().astype(np.float64)
         out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
         with np.errstate(over="ignore"):
-            out[..., self.varying] += values * self.scale[self.varying]
+            out[..., self.order] += values * self.scale[self.order]
             return out.astype(dtype)
+
+    def table(self, cells: np.ndarray, like=None):
+        """Return cells in the form in which the training data came; `like` is a frame whose index they get."""
+        return cells if self.form is None else self.form.table(cells, like)
 
     def within_support(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return rows whose cells are moved to the edge of what the likelihood accepts, where they are outside."""
+        low, high = np.full(len(self.loc), -np.inf), np.full(len(self.loc), np.inf)
         with np.errstate(over="ignore"):
-            low, high = (self.loc + self.scale * edge for edge in self.support)
+            for limits, edge in ((low, self.low), (high, self.high)):
+                limits[self.order] = self.loc[self.order] + self.scale[self.order] * edge
         return np.clip(X, low, high).astype(dtype, copy=False)
 
     def pack(self) -> dict:
         """Return the codec as plain values and arrays."""
         return {
             "names": [c.name for c in self.schema], "kinds": [c.kind for c in self.schema],
-            "loc": self.loc, "scale": self.scale, "varying": self.varying,
-            "support": self.support, "is_density": self.is_density, "clips": self.clips,
+            "loc": self.loc, "scale": self.scale, "order": self.order, "low": self.low, "high": self.high,
+            "clips": self.clips, "is_density": self.is_density, "per_cell": self.per_cell,
+            "form": None if self.form is None else self.form.pack(),
         }  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: dict) -> "TableCodec":
         """Rebuild a codec from what `pack` returned."""
-        loc, scale, varying = (np.array(packed[k]) for k in ("loc", "scale", "varying"))
-        cells = zip(packed["names"], packed["kinds"], loc.tolist(), scale.tolist(), varying.tolist(), strict=True)
-        schema = Schema(Column(name, kind, at, unit, not seen) for name, kind, at, unit, seen in cells)
-        return cls(schema, loc, scale, varying, tuple(packed["support"]), packed["is_density"], packed["clips"])
+        names = ("loc", "scale", "order", "low", "high", "clips", "is_density")
+        arrays: dict[str, Any] = {name: np.array(packed[name]) for name in names}
+        form = None if packed["form"] is None else Form.unpack(packed["form"])
+        loc, scale, order = (arrays[name] for name in names[:3])
+        seen = np.isin(np.arange(len(loc)), order).tolist()
+        categories = [()] * len(loc) if form is None else [tuple(format.categories or ()) for format in form.formats]
+        cells = zip(packed["names"], packed["kinds"], loc.tolist(), scale.tolist(), seen, categories, strict=True)
+        schema = Schema(Column(name, kind, at, unit, not here, c) for name, kind, at, unit, here, c in cells)
+        return cls(schema, **arrays, per_cell=packed["per_cell"], form=form)
+
+
+def _kind_of(likelihood: Likelihood) -> str:
+    """Return the name of a likelihood in lower case, words apart."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(likelihood).__name__).lower()
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,11 +381,13 @@ class Table:
     X: np.ndarray
     rows: np.ndarray  # numbers of the distinct rows
     weight: np.ndarray  # of each of them
+    form: Form | None = None  # in which the user gave X, and
+    likelihoods: Sequence[Likelihood] | None = None  # of its columns; None where one likelihood reads an array of numbers
 
     @classmethod
-    def of(cls, X: np.ndarray, weight: np.ndarray | None) -> "Table":
+    def of(cls, X: np.ndarray, weight: np.ndarray | None, *form) -> "Table":
         """Find the distinct rows of X."""
-        return cls(X, *canonical_rows(X, weight))
+        return cls(X, *canonical_rows(X, weight), *form)
 
     @property
     def n_features(self) -> int:
@@ -352,7 +397,8 @@ class Table:
     @property
     def statistics(self) -> ColumnStatistics:
         """Moments and limits of the columns."""
-        return column_statistics(self.X, self.rows, self.weight)
+        found = column_statistics(self.X, self.rows, self.weight)
+        return found if self.form is None else found.with_categories(self.form)
 
 
 @dataclass(frozen=True, eq=False)

@@ -205,12 +205,15 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
     if fitted.is_new:
-        fitted.model.prior.start_from(
-            fitted.model.unpack(params)["prior"], split.train.head(_WATCHED_ROWS).x, fitted.model.seed
-        )
+        _start_pieces(fitted.model, params, split.train.head(_WATCHED_ROWS).x)
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
     slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
     return params, best, slots
+
+
+def _start_pieces(model: Model, flat: Tensor, x: Tensor) -> None:
+    """Let the prior start from rows of the data."""
+    model.prior.start_from(model.unpack(flat)["prior"], model.inputs(x), model.seed)
 
 
 def _is_linear_start(init: str, model: Model) -> bool:

@@ -339,10 +339,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         z, dtype = self._posterior_mean(X)
         step = torch.tensor(self._step(direction, strength, len(z)), dtype=z.dtype, device=z.device)
         edited = self._means(z + step, dtype)
-        if not keep_residual:
-            return edited
-        X = self._validated(X, reset=False)
-        return self._fitted.codec.within_support(X + (edited - self._means(z, dtype)), dtype)
+        if keep_residual:
+            cells = self._cells(X) + (edited - self._means(z, dtype))
+            edited = self._fitted.codec.within_support(cells, dtype)
+        return self._fitted_table(edited, X)
 
     def _step(self, direction, strength, n_rows):
         """Return how far each row moves in the latent space, after a check of the shapes."""
@@ -359,5 +359,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

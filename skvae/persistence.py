@@ -437,7 +437,7 @@ def _check_sizes(packed: dict[str, Any]) -> None:
     """Refuse numbers of columns and components that the arrays in the file cannot have; the layout checks the rest."""
     if len(json.dumps(packed["pieces"], default=str)) > packed["params"].nbytes + _MAX_SPEC:
         raise SkvaeFileError("its settings are longer than its parameters")
-    limits = {"n_columns": len(packed["codec"]["varying"]), "n_components": packed["params"].size, "seed": 2**63}
+    limits = {"n_columns": len(packed["codec"]["loc"]), "n_components": packed["params"].size, "seed": 2**63}
     for name, limit in limits.items():
         if not _conforms(packed[name], int) or not 0 <= packed[name] <= limit:
             raise SkvaeFileError(f"its {name} is {packed[name]!r}")
@@ -453,7 +453,11 @@ def _check_state(fitted: Fitted) -> None:
         model.n_columns == codec.n_columns,
         model.n_components >= 1,
         fitted.params.dtype in (np.float32, np.float64),
-        codec.varying.dtype == bool,
+        codec.order.dtype == np.int64 and len(np.unique(codec.order)) == codec.n_columns,
+        bool(((codec.order >= 0) & (codec.order < d)).all()),
+        all(a.shape == (codec.n_columns,) and a.dtype == np.float64 for a in (codec.low, codec.high)),
+        all(a.shape == (codec.n_columns,) and a.dtype == bool for a in (codec.clips, codec.is_density)),
+        codec.form is None or len(codec.form.formats) == d,
         all(isinstance(name, str) for column in codec.schema for name in (column.name, column.kind)),
         all(a.shape == (d,) and a.dtype == np.float64 for a in (codec.loc, codec.scale)),
     ]

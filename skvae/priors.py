@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from skvae import _families as families
-from skvae._batch import Batch
 from skvae._families import Family, Support
 from skvae._random import generator, normal
 from skvae._settings import Interval, Settings, register
@@ -22,11 +21,11 @@ class Prior(Settings):
     #: where p(z) > 0; None for a prior that follows the posterior
     support: Support | None = Support()
 
-    def shapes(self, n_components: int, n_columns: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, n_components: int, n_inputs: int) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the parameters that are learnt with the model."""
         return {}
 
-    def init(self, n_components: int, n_columns: int, stream: torch.Generator) -> dict[str, Tensor]:
+    def init(self, n_components: int, n_inputs: int, stream: torch.Generator) -> dict[str, Tensor]:
         """Return the parameters at the start of training."""
         return {}
 
@@ -476,16 +475,16 @@ class MixtureOfNormals(Prior):
     def __init__(self, n_modes=10):
         self.n_modes = n_modes
 
-    def shapes(self, n_components, n_columns):
+    def shapes(self, n_components, n_inputs):
         return {
             "logit": (self.n_modes, 1),
             "mean": (self.n_modes, n_components),
             "log_scale": (self.n_modes, n_components),
         }
 
-    def init(self, n_components, n_columns, stream):
+    def init(self, n_components, n_inputs, stream):
         """Return equal weights and standard deviations of 1, around means drawn from N(0, I)."""
-        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_columns).items()}
+        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
         params["mean"].normal_(generator=stream)
         return params
 
@@ -524,12 +523,12 @@ class VampPrior(Prior):
     def __init__(self, n_pseudo_inputs=50):
         self.n_pseudo_inputs = n_pseudo_inputs
 
-    def shapes(self, n_components, n_columns):
-        return {"logit": (self.n_pseudo_inputs, 1), "pseudo_inputs": (self.n_pseudo_inputs, n_columns)}
+    def shapes(self, n_components, n_inputs):
+        return {"logit": (self.n_pseudo_inputs, 1), "pseudo_inputs": (self.n_pseudo_inputs, n_inputs)}
 
-    def init(self, n_components, n_columns, stream):
+    def init(self, n_components, n_inputs, stream):
         """Return equal weights and rows of standard normal noise."""
-        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_columns).items()}
+        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
         params["pseudo_inputs"].normal_(generator=stream)
         return params
 
@@ -542,9 +541,9 @@ class VampPrior(Prior):
 
     def given(self, model, params):
         """Return the posterior of every pseudo-input; those of a bounded likelihood stay within its bounds."""
-        low, high = model.likelihood.support
+        low, high = model.input_limits
         u = params["prior"]["pseudo_inputs"].clamp(low, high)
-        return {**params["prior"], "posterior": model.posterior, "q": model.encode(params, Batch(u))}
+        return {**params["prior"], "posterior": model.posterior, "q": model.encode_inputs(params, u)}
 
     def log_prob(self, params, z):
         log_probs = params["posterior"].log_prob(params["q"], z[..., None, :])  # (..., n, pseudo-inputs, k)

@@ -12,6 +12,7 @@ import torch
 
 from skvae import VAETransformer, _stream, data
 from skvae._random import generator
+from skvae._schema import group_columns
 from skvae._stream import Holder, StreamedTable, split_source
 from skvae._table import Table, TableCodec, row_hashes
 from skvae.data import ArraySource
@@ -35,7 +36,8 @@ def table(n=1000, n_columns=2, weight=None, seed=0, copies=1):
 
 def split(streamed, n_validation=50, seed=0):
     names = [f"x{j}" for j in range(streamed.n_features)]
-    codec = TableCodec.learn(streamed.statistics, Gaussian(standardize=False), names, True)
+    groups = group_columns([Gaussian(standardize=False)] * streamed.n_features, streamed.statistics, False)
+    codec = TableCodec.learn(streamed.statistics, groups, names)
     return split_source(streamed, codec, seed, n_validation, torch.float64, CPU)
 
 

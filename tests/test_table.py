@@ -10,11 +10,10 @@ from sklearn.base import clone
 from skvae import VAETransformer, _table, _training
 from skvae._batch import Batch
 from skvae._random import generator
+from skvae._schema import ColumnStatistics, Schema, group_columns
 from skvae._table import (
     Column,
-    ColumnStatistics,
     LazyRows,
-    Schema,
     TableCodec,
     canonical_rows,
     column_statistics,
@@ -35,7 +34,12 @@ def merged(X, weight=None):
 def codec_for(X, likelihood=None, drop_constant=True):
     rows, weight = canonical_rows(X, None)
     names = [f"x{j}" for j in range(X.shape[1])]
-    return TableCodec.learn(column_statistics(X, rows, weight), likelihood or Gaussian(), names, drop_constant)
+    statistics = column_statistics(X, rows, weight)
+    return TableCodec.learn(statistics, groups_for(statistics, likelihood, drop_constant), names)
+
+
+def groups_for(statistics, likelihood=None, drop_constant=True):
+    return group_columns([likelihood or Gaussian()] * len(statistics.low), statistics, not drop_constant)
 
 
 # --- canonical rows --------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def test_encoding_makes_a_copy():
 def test_a_constant_column_is_left_out_and_comes_back():
     X = np.column_stack([np.arange(4.0), np.full(4, 7.0)])
     codec = codec_for(X)
-    assert codec.varying.tolist() == [True, False] and codec.n_columns == 1
+    assert codec.order.tolist() == [0] and codec.n_columns == 1
     assert [c.constant for c in codec.schema] == [False, True]
     assert codec.encode(X).x.shape == (4, 1)
     assert np.array_equal(codec.decode(codec.encode(X, dtype=torch.float64).x, X.dtype), X)
@@ -257,7 +261,8 @@ def test_packing_and_unpacking_gives_the_same_codec():
     assert again.schema == codec.schema and again.n_columns == 2
     assert torch.equal(again.encode(X).x, codec.encode(X).x)
     assert again.log_jacobian == codec.log_jacobian
-    assert (again.support, again.is_density, again.clips) == (codec.support, codec.is_density, codec.clips)
+    for name in ("low", "high", "is_density", "clips"):
+        assert np.array_equal(getattr(again, name), getattr(codec, name))
 
 
 def test_unpacked_arrays_are_copies():
@@ -303,8 +308,9 @@ def test_schema_prints_as_a_table_and_says_what_it_leaves_out():
 
 
 def test_units_that_would_be_zero_become_one():
-    statistics = ColumnStatistics(*(np.array([v]) for v in (3.0, 0.0, 3.0, 3.0)))
-    assert TableCodec.learn(statistics, Bernoulli(limits="observed"), ["a"], True).scale.tolist() == [1.0]
+    statistics = ColumnStatistics(*(np.array([v]) for v in (3.0, 0.0, 3.0, 3.0, 0.0)))
+    groups = groups_for(statistics, Bernoulli(limits="observed"))
+    assert TableCodec.learn(statistics, groups, ["a"]).scale.tolist() == [1.0]
 
 
 def test_tensors_elsewhere_are_refused_and_those_here_are_read_without_a_copy():

@@ -187,12 +187,12 @@ def test_frames_are_read_by_name_and_others_refused(vae):
     direction = vae.attribute_direction(IRIS.data, IRIS.target == 0)
     renamed = IRIS.data.rename(columns=str.upper)
     calls = [
-        lambda X: vae.edit(X, direction),
-        lambda X: vae.interpolate(X, X),
-        lambda X: vae.attribute_direction(X, IRIS.target == 0),
+        (lambda X: vae.edit(X, direction), pd.DataFrame),
+        (lambda X: vae.interpolate(X, X), np.ndarray),
+        (lambda X: vae.attribute_direction(X, IRIS.target == 0), np.ndarray),
     ]
-    for call in calls:
-        assert isinstance(call(IRIS.data), np.ndarray)
+    for call, kind in calls:
+        assert isinstance(call(IRIS.data), kind)
         with pytest.raises(ValueError, match="feature names"):
             call(renamed)
 

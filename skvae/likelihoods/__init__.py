@@ -4,7 +4,9 @@ from skvae._settings import register
 from skvae.likelihoods._base import Likelihood
 from skvae.likelihoods._bernoulli import Bernoulli
 from skvae.likelihoods._gaussian import Gaussian
+from skvae.likelihoods._mixed import Mixed, PerColumn
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
+__all__ = ["Bernoulli", "Gaussian", "Likelihood", "Mixed"]
 
-register("likelihood", gaussian=Gaussian, bernoulli=Bernoulli)
+register("likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli)
+register("columns", per_column=PerColumn)

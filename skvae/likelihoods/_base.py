@@ -24,6 +24,9 @@ class Likelihood(Settings):
     #: an admissible value, in the likelihood's units, that stands where a cell is missing and counts nothing
     filler: float = 0.0
 
+    #: whether cells are categories, coded as whole numbers from 0
+    reads_codes: bool = False
+
     @property
     def support(self) -> tuple[float, float]:
         """Closed interval of admissible values, in the likelihood's units."""

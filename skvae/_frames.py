@@ -1,0 +1,326 @@
+"""Frames and arrays of any cells to arrays of numbers, with codes for categories and NaN for what is missing, and back."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
+
+_MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
+_FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
+_FEWEST_OF_TWO = 10  # cells, from which on two distinct numbers are taken for a flag
+
+
+def is_frame(X) -> bool:
+    """Tell whether X is a frame of pandas or polars."""
+    return isinstance(X, pd.DataFrame) or _is_polars(X)
+
+
+def _is_polars(X) -> bool:
+    return type(X).__module__.split(".")[0] == "polars" and hasattr(X, "schema")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one column comes and goes: its name, its type, and its categories if it has any."""
+
+    name: Any
+    dtype: str  # as pandas or polars writes it
+    categories: list | None = None  # of codes 0, 1, ...; None for numbers
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of a table: the kind of frame, or an array, and the format of every column."""
+
+    container: str  # "pandas", "polars" or "array"
+    formats: list[Format]
+    handle_unknown: str = "error"
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether some columns are not plain numbers."""
+        return any(f.categories is not None for f in self.formats)
+
+    @classmethod
+    def learn(cls, X, likelihoods: Sequence[Likelihood | None], handle_unknown: str) -> tuple["Form", list[Likelihood]]:
+        """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests."""
+        container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
+        learnt = [_learn_column(*column, one) for column, one in zip(_columns(X), likelihoods, strict=True)]
+        return cls(container, [format for format, _ in learnt], handle_unknown), [one for _, one in learnt]
+
+    def cells(self, X) -> np.ndarray:
+        """Return the cells of a table as numbers, in double precision unless all are single."""
+        if not is_frame(X) and self.container != "array":
+            X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
+        columns = [self._cells_of(series, format) for (_, series, _), format in zip(_columns(X), self.formats, strict=True)]
+        single = all(column.dtype == np.float32 for column in columns)
+        out = np.empty((len(X), len(columns)), dtype=np.float32 if single else np.float64)
+        for j, column in enumerate(columns):
+            out[:, j] = column
+        return out
+
+    def _cells_of(self, series: pd.Series, format: Format) -> np.ndarray:
+        if format.categories is None:
+            return _numbers(series, format.name)
+        codes = _codes(series, format.categories)
+        missing = series.isna().to_numpy(dtype=bool)
+        unknown = (codes < 0) & ~missing
+        if unknown.any() and self.handle_unknown == "error":
+            values = pd.unique(series[unknown]).tolist()
+            raise ValueError(
+                f"Column {format.name!r} has {len(values)} categories that it did not have in fit: {values[:5]}. Known are "
+                f"{format.categories[:10]}. Correct or remove them, or read them as missing with likelihood="
+                "Mixed(handle_unknown='missing')."
+            )
+        return np.where(codes < 0, np.nan, codes.astype(np.float64))
+
+    def table(self, cells: np.ndarray, like=None):
+        """Return numbers as a table of this form, with the index of the frame `like` if there is one."""
+        columns = {format.name: _column(cells[:, j], format, self.container) for j, format in enumerate(self.formats)}
+        if self.container == "polars":
+            import polars as pl
+
+            return pl.DataFrame([pl.Series(name, values, dtype=dtype) for name, (values, dtype) in columns.items()])
+        if self.container == "array":
+            return np.column_stack([np.asarray(column) for column in columns.values()])
+        index = like.index if isinstance(like, pd.DataFrame) else None
+        frame = pd.DataFrame(dict(enumerate(columns.values())))
+        frame.columns = pd.Index(list(columns))
+        return frame if index is None else frame.set_axis(index, axis=0)
+
+    def pack(self) -> dict:
+        """Return the form as plain values."""
+        formats = [[f.name, f.dtype, f.categories, f.ordered] for f in self.formats]
+        return {"container": self.container, "formats": formats, "handle_unknown": self.handle_unknown}
+
+    @classmethod
+    def unpack(cls, packed: dict) -> "Form":
+        """Rebuild a form from what `pack` returned."""
+        return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
+
+
+def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
+    """Return the likelihood that is chosen for every column of a table, None where its type is to decide."""
+    names = list(X.columns) if is_frame(X) else list(range(X.shape[1]))
+    if not isinstance(likelihood, Mixed):
+        return [likelihood] * len(names)
+    chosen = [likelihood.chosen_default()] * len(names)
+    for one, columns in likelihood.chosen():
+        for name in _selected(columns, X, names):
+            chosen[names.index(name)] = one
+    return chosen
+
+
+def _selected(columns, X, names: list) -> list:
+    """Return the names of columns that a name, a list of names or a callable selects."""
+    found = columns(X) if callable(columns) else columns
+    found = [found] if isinstance(found, (str, int)) else list(found)
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        raise ValueError(f"Mixed names column(s) that X does not have: {unknown[:5]}. X has {names[:10]}.")
+    return found
+
+
+def _columns(X) -> list[tuple[Any, pd.Series, str]]:
+    """Return name, cells as a series of pandas, and type of every column."""
+    if isinstance(X, pd.DataFrame):
+        return [(name, X.iloc[:, j], str(X.dtypes.iloc[j])) for j, name in enumerate(X.columns)]
+    if _is_polars(X):
+        return [(series.name, _series_of_polars(series), str(series.dtype)) for series in X.get_columns()]
+    return [(j, pd.Series(X[:, j]), str(X.dtype)) for j in range(X.shape[1])]
+
+
+def _series_of_polars(series) -> pd.Series:
+    kind = str(series.dtype).split("(")[0]
+    if kind in ("Categorical", "Enum"):
+        return pd.Series(pd.Categorical(series.to_list(), categories=_levels_of_polars(series), ordered=kind == "Enum"))
+    if kind in ("String", "Boolean", "Null"):
+        return pd.Series(series.to_list(), dtype=object)
+    if not series.dtype.is_numeric():
+        raise ValueError(_refusal(series.name, str(series.dtype)))
+    return pd.Series(series.cast(_polars("Float32" if kind == "Float32" else "Float64")).to_numpy())
+
+
+def _polars(name: str):
+    import polars as pl
+
+    return getattr(pl, name)
+
+
+def _levels_of_polars(series) -> list:
+    used = series.cat.get_categories().to_list()
+    if str(series.dtype).startswith("Enum"):
+        return used
+    present = set(series.drop_nulls().unique().cast(_polars("String")).to_list())  # the list may be that of all frames
+    return sorted(present)
+
+
+def _learn_column(name, series: pd.Series, dtype: str, likelihood: Likelihood | None) -> tuple[Format, Likelihood]:
+    """Return the format of a column, and its likelihood, chosen or suggested by its type."""
+    if likelihood is not None:
+        coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not _is_number(series))
+        return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype)), likelihood
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return _of_categories(_coded(name, series, dtype))
+    if _is_number(series):
+        two = _two_values(series)
+        return (_numeric(name, series, dtype), Gaussian()) if two is None else (Format(name, dtype, two), Bernoulli())
+    if series.dtype.kind in "mM":
+        raise ValueError(_refusal(name, dtype))
+    if series.isna().all():
+        return Format(name, dtype, [None]), Bernoulli()
+    return _of_categories(_coded(name, series, dtype))
+
+
+def _of_categories(format: Format) -> tuple[Format, Likelihood]:
+    """Return a format of categories with the likelihood that suits it."""
+    from skvae.likelihoods import Categorical, Ordinal  # noqa
+
+    assert format.categories is not None
+    if len(format.categories) <= 2:
+        return format, Bernoulli()
+    return format, Ordinal() if format.ordered else Categorical()
+
+
+def _refusal(name, dtype: str) -> str:
+    return (
+        f"Column {name!r} has type {dtype}, which no likelihood reads. Turn it into numbers, such as the days since a date, or "
+        "leave it out."
+    )
+
+
+def _numeric(name, series: pd.Series, dtype: str) -> Format:
+    _numbers(series, name)
+    return Format(name, dtype)
+
+
+def _coded(name, series: pd.Series, dtype: str) -> Format:
+    """Return the format of a column whose cells stand for categories."""
+    ordered = False
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        categories, ordered = series.cat.categories.tolist(), bool(series.cat.ordered)
+        dtype = f"category[{series.cat.categories.dtype}]" if dtype == "category" else dtype
+    elif dtype in _FLAGS:
+        categories = [False, True]
+    else:
+        values = pd.unique(series.dropna()).tolist()
+        try:
+            categories = sorted(values)
+        except TypeError:
+            categories = sorted(values, key=lambda value: (str(type(value)), str(value)))
+    if len(categories) > _MOST_LEVELS:
+        raise ValueError(
+            f"Column {name!r} has {len(categories)} categories, more than the {_MOST_LEVELS} that a column may have. If it is "
+            "an identifier or a text, leave it out; otherwise group rare categories, for example with OneHotEncoder's or "
+            "OrdinalEncoder's max_categories."
+        )
+    return Format(name, dtype, categories or [None], ordered)
+
+
+def _is_number(series: pd.Series) -> bool:
+    """Tell whether the cells are numbers, also in a column of type object; flags are none."""
+    if series.dtype == object:
+        return pd.api.types.infer_dtype(series, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
+    return pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_bool_dtype(series.dtype)
+
+
+def _numbers(series: pd.Series, name) -> np.ndarray:
+    """Return a column as floating point numbers, NaN for what is missing."""
+    if series.dtype in (np.float32, np.float64):
+        values = series.to_numpy()
+    elif _is_number(series) or pd.api.types.is_bool_dtype(series.dtype) or series.isna().all():
+        values = pd.to_numeric(series).to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        values = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
+        bad = series[np.isnan(values) & ~series.isna().to_numpy(dtype=bool)]
+        if len(bad):
+            raise ValueError(
+                f"Column {name!r} cannot be read as numbers: it has {bad.iloc[0]!r}, for example. Leave its likelihood to "
+                "likelihood='auto', encode it first, or leave it out."
+            )
+    if np.isinf(values).any():
+        raise ValueError(f"Column {name!r} contains infinity. Replace such cells, or mark them as missing (NaN).")
+    return values
+
+
+def _two_values(series: pd.Series) -> list | None:
+    """Return the two numbers of a column that has no others and enough cells to tell."""
+    values = _numbers(series, series.name)
+    values = values[~np.isnan(values)]
+    if len(values) < _FEWEST_OF_TWO:
+        return None
+    low, high = float(values.min()), float(values.max())
+    return [low, high] if low < high and bool(((values == low) | (values == high)).all()) else None
+
+
+def _codes(series: pd.Series, categories: list) -> np.ndarray:
+    """Return the number of each cell's category, -1 where it is missing or unknown."""
+    if categories == [None]:
+        return np.full(len(series), -1)
+    if isinstance(series.dtype, pd.CategoricalDtype) and series.cat.categories.tolist() == categories:
+        return series.cat.codes.to_numpy()
+    if all(isinstance(category, float) for category in categories):
+        series = pd.Series(_numbers(series, series.name))
+    return pd.Index(categories, dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object))
+
+
+def _column(cells: np.ndarray, format: Format, container: str):
+    """Return numbers as a column in its type."""
+    missing = np.isnan(cells)
+    if format.categories is not None:
+        values = _of_codes(cells, missing, format)
+    else:
+        values = _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
+    if container == "polars":
+        return _polars_values(values, missing), _polars_dtype(format)
+    if container == "array":
+        return np.asarray(values, dtype=format.dtype)
+    if format.dtype.startswith("category["):
+        dtype = pd.CategoricalDtype(pd.Index(format.categories, dtype=format.dtype[9:-1]), format.ordered)
+        return pd.Categorical.from_codes(np.where(missing, -1, np.nan_to_num(_clipped(cells, format))).astype(int), dtype=dtype)
+    if missing.any() and re.fullmatch(r"u?int\d+|bool", format.dtype):
+        return pd.array(values)  # which has a place for holes, as the type of the training data has not
+    if missing.any() and not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
+        values = np.array([None if gone else value for gone, value in zip(missing, values)], dtype=object)
+    return pd.array(values, dtype=pd.api.types.pandas_dtype(format.dtype)) if format.dtype != "object" else values
+
+
+def _clipped(cells: np.ndarray, format: Format) -> np.ndarray:
+    """Return codes of categories that exist."""
+    assert format.categories is not None
+    return np.clip(np.rint(cells), 0, len(format.categories) - 1)
+
+
+def _of_codes(cells: np.ndarray, missing: np.ndarray, format: Format) -> np.ndarray:
+    assert format.categories is not None
+    values = np.empty(len(format.categories), dtype=object)
+    values[:] = format.categories
+    out = values[np.nan_to_num(_clipped(cells, format)).astype(int)]
+    out[missing] = None
+    numbers = re.match(r"u?int|float", format.dtype.lower())
+    return out.astype(np.float64) if numbers and not missing.all() else out
+
+
+def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
+    """Return numbers rounded to whole ones that the type can hold."""
+    match = re.match(r"(u?)int(\d+)", dtype.lower())
+    assert match is not None
+    limits = np.iinfo(f"{match[1]}int{match[2]}")
+    return np.clip(np.rint(cells), float(limits.min), np.nextafter(float(limits.max), 0))
+
+
+def _polars_values(values, missing: np.ndarray) -> list:
+    return [None if gone else value for gone, value in zip(missing, np.asarray(values).tolist())]
+
+
+def _polars_dtype(format: Format):
+    kind = format.dtype.split("(")[0]
+    if kind == "Enum":
+        return _polars("Enum")(format.categories)
+    return _polars(kind)

@@ -1,0 +1,226 @@
+"""Tables of several likelihoods: which one belongs to which column, and all of them side by side over rows with holes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._settings import StrOptions, resolve
+from skvae.likelihoods._base import Likelihood
+
+
+class Mixed(Likelihood):
+    """A likelihood for each column of a table: those that are named, and for the others what their types suggest.
+
+    What `likelihood="auto"` does, with a say in it. The log-likelihood of a row is the sum over its columns, in nats, without
+    weights between them.
+
+    Parameters
+    ----------
+    columns : dict or list of tuples, default=None
+        Likelihoods, by name or as objects, for some columns: `{"visits": "poisson"}`, or pairs `(likelihood, columns)` as in
+        :func:`sklearn.compose.make_column_transformer`, where columns are a name, a list of names, or a callable that takes the
+        frame, such as :func:`sklearn.compose.make_column_selector` makes. Columns of an array go by their numbers.
+
+    default : {"auto"} or Likelihood or str, default="auto"
+        The likelihood of the other columns. "auto" takes the Gaussian for numbers, Bernoulli for flags and whatever has two
+        values, categories for texts and unordered categories, ordered levels for ordered categories.
+
+    handle_unknown : {"error", "missing"}, default="error"
+        What to do with categories that were not in the training data: refuse them, or read the cell as missing.
+
+    Examples
+    --------
+    >>> from skvae import VAETransformer
+    >>> from skvae.likelihoods import Mixed
+    >>> VAETransformer(likelihood=Mixed({"smoker": "bernoulli"}))
+    VAETransformer(likelihood=Mixed(columns={'smoker': 'bernoulli'}))
+    """
+
+    _parameter_constraints = {
+        "columns": [dict, list, tuple, None],
+        "default": [str, Likelihood],
+        "handle_unknown": [StrOptions({"error", "missing"})],
+    }
+
+    def __init__(self, columns=None, *, default="auto", handle_unknown="error"):
+        self.columns = columns
+        self.default = default
+        self.handle_unknown = handle_unknown
+
+    def chosen(self) -> list[tuple[Likelihood | None, object]]:
+        """Return pairs of a likelihood, None for what types suggest, and the columns it is for; later ones win."""
+        columns = self.columns or {}
+        pairs = [(one, name) for name, one in columns.items()] if isinstance(columns, dict) else list(columns)
+        return [(_resolved(one), names) for one, names in pairs]
+
+    def chosen_default(self) -> Likelihood | None:
+        """Return the likelihood of the other columns, None for what types suggest."""
+        return _resolved(self.default)
+
+
+def _resolved(likelihood) -> Likelihood | None:
+    """Return a likelihood for one column, or None for "auto"."""
+    if likelihood == "auto":
+        return None
+    if isinstance(likelihood, (str, Likelihood)):
+        found = resolve("likelihood", likelihood)
+        if not isinstance(found, (Mixed, PerColumn)):
+            return found
+    raise ValueError(f"{likelihood!r} is no likelihood of a column. Name one, such as 'gaussian', or use an object.")
+
+
+class Part(NamedTuple):
+    """One likelihood of a table, and what belongs to it."""
+
+    likelihood: Likelihood
+    columns: slice
+    inputs: slice
+    outputs: slice
+    expected: slice
+    params: dict[str, Tensor]
+
+
+class PerColumn(Likelihood):
+    """Likelihoods side by side, each over a group of neighbouring columns; made by `fit`. Missing cells, NaN, count nothing.
+
+    The encoder reads what each likelihood makes of its columns, and which cells are missing.
+
+    Parameters
+    ----------
+    likelihoods : tuple of Likelihood
+        One for each group.
+
+    widths : tuple of int
+        Number of columns of each group.
+
+    log_units : tuple of float
+        Log of the unit of each column, which a log-density per unit of the data lacks; 0 for a probability mass.
+
+    missing : tuple of int, default=()
+        The columns that had missing cells in training, of which the encoder is told.
+    """
+
+    _parameter_constraints = {name: [tuple, list] for name in ("likelihoods", "widths", "log_units", "missing")}
+
+    def __init__(self, likelihoods, widths, log_units, missing=()):
+        self.likelihoods = likelihoods
+        self.widths = widths
+        self.log_units = log_units
+        self.missing = missing
+
+    def validate(self):
+        super().validate()
+        for likelihood in self.likelihoods:
+            likelihood.validate()
+        return self
+
+    def _parts(self, params: dict[str, Tensor] | None = None) -> Iterator[Part]:
+        """Yield the groups, with their share of the parameters."""
+        starts = [0, 0, 0, 0]
+        for i, (likelihood, d) in enumerate(zip(self.likelihoods, self.widths, strict=True)):
+            sizes = (d, likelihood.n_inputs(d), likelihood.n_outputs(d), likelihood.n_expected(d))
+            columns, inputs, outputs, expected = (slice(at, at + size) for at, size in zip(starts, sizes, strict=True))
+            mark = f"{i}_"
+            own = {k.removeprefix(mark): v for k, v in (params or {}).items() if k.startswith(mark)}
+            yield Part(likelihood, columns, inputs, outputs, expected, own)
+            starts = [at + size for at, size in zip(starts, sizes, strict=True)]
+
+    def _joined(self, function, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Return what a function gives for each group, side by side."""
+        values = [function(part) for part in self._parts(params)]
+        return values[0] if len(values) == 1 else torch.cat(values, -1)
+
+    def _filled(self, x: Tensor, part: Part) -> Tensor:
+        cells = x[..., part.columns]
+        return torch.where(cells.isnan(), part.likelihood.filler, cells)
+
+    def of_columns(self) -> list[Likelihood]:
+        """Return the likelihood of each column."""
+        return [part.likelihood for part in self._parts() for _ in range(part.columns.start, part.columns.stop)]
+
+    def presented(self, x, uniform=None):
+        if all(type(likelihood).presented is Likelihood.presented for likelihood in self.likelihoods):
+            return x
+        drawn = None if uniform is None else uniform()
+
+        def shown(part: Part) -> Tensor:
+            cells = x[..., part.columns]
+            draw = None if drawn is None else lambda: drawn[..., part.columns]
+            return torch.where(cells.isnan(), cells, part.likelihood.presented(cells, draw))
+
+        return self._joined(shown)
+
+    def n_inputs(self, n_columns):
+        return sum(likelihood.n_inputs(d) for likelihood, d in zip(self.likelihoods, self.widths)) + len(self.missing)
+
+    def inputs(self, x):
+        read = self._joined(lambda part: part.likelihood.inputs(x[..., part.columns]))
+        if not self.missing:
+            return read
+        return torch.cat([read, x[..., list(self.missing)].isnan().to(x.dtype)], -1)
+
+    def n_outputs(self, n_columns):
+        return sum(likelihood.n_outputs(d) for likelihood, d in zip(self.likelihoods, self.widths))
+
+    def n_expected(self, n_columns):
+        return sum(likelihood.n_expected(d) for likelihood, d in zip(self.likelihoods, self.widths))
+
+    def shapes(self, n_columns):
+        groups = enumerate(zip(self.likelihoods, self.widths))
+        return {f"{i}_{name}": shape for i, (one, d) in groups for name, shape in one.shapes(d).items()}
+
+    def init(self, n_columns):
+        groups = enumerate(zip(self.likelihoods, self.widths))
+        return {f"{i}_{name}": value for i, (one, d) in groups for name, value in one.init(d).items()}
+
+    def start(self, params, x):
+        def outputs(part: Part) -> Tensor:
+            eta = part.likelihood.start(part.params, x[..., part.columns])
+            return x.new_zeros(part.outputs.stop - part.outputs.start) if eta is None else eta
+
+        return self._joined(outputs, params)
+
+    def log_prob(self, params, eta, x):
+        def of_part(part: Part) -> Tensor:
+            return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
+
+        in_units = self._joined(of_part, params) - x.new_tensor(self.log_units)
+        return torch.where(x.isnan(), 0.0, in_units)
+
+    def offers(self, name):
+        return super().offers(name) and all(likelihood.offers(name) for likelihood in self.likelihoods)
+
+    def derivative(self, params, eta, x, weight):
+        of_cells = torch.where(x.isnan(), 0.0, weight)  # (..., n, d)
+        by_params = {}
+        for i, part in enumerate(self._parts(params)):
+            slopes = eta[..., part.outputs]
+            filled = self._filled(x, part)
+            found, own = part.likelihood.derivative(part.params, slopes, filled, of_cells[..., part.columns])
+            if found is not slopes:
+                slopes.copy_(found)
+            by_params.update({f"{i}_{name}": value for name, value in own.items()})
+        return eta, by_params
+
+    def mean(self, params, eta):
+        return self._joined(lambda part: part.likelihood.mean(part.params, eta[..., part.outputs]), params)
+
+    def expectation(self, params, eta):
+        return self._joined(lambda part: part.likelihood.expectation(part.params, eta[..., part.outputs]), params)
+
+    def point(self, expectation):
+        return self._joined(lambda part: part.likelihood.point(expectation[..., part.expected]))
+
+    def sample(self, params, eta, stream):
+        return self._joined(lambda part: part.likelihood.sample(part.params, eta[..., part.outputs], stream), params)
+
+    def noise_variance(self, params, n_columns):
+        known = []
+        for part in self._parts(params):
+            d = part.columns.stop - part.columns.start
+            variance = part.likelihood.noise_variance(part.params, d)
+            known.append(torch.full((1, d), torch.nan, device="cpu") if variance is None else variance.cpu())
+        together = torch.cat([variance.double() for variance in known], -1)
+        return None if together.isnan().all() else together
