@@ -17,6 +17,7 @@ from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import PerColumn
 
 _CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
+_NOTHING = 1e-30  # a limit below it, but above zero, stands for zero itself, which is outside
 
 
 def array_of_tensor(X: Tensor) -> np.ndarray:
@@ -200,7 +201,8 @@ class TableCodec:
     low: np.ndarray  # of each of them: the limits of its support, in the model's units,
     high: np.ndarray
     clips: np.ndarray  # whether cells outside are moved to the edge,
-    is_density: np.ndarray  # and whether its likelihood has a unit
+    is_density: np.ndarray  # whether its likelihood has a unit,
+    is_whole: np.ndarray  # and whether its cells are whole numbers
     per_cell: bool = False  # whether the likelihood itself heeds the units, cell by cell
     form: Form | None = None  # None for arrays of numbers
 
@@ -218,16 +220,15 @@ class TableCodec:
         scale = np.where(scale > 0, scale, 1.0)
         order = np.concatenate([group.columns for group in groups])
         spread = lambda values: np.concatenate([np.full(len(g.columns), v) for g, v in zip(groups, values)])  # noqa: E731
-        low, high = (spread([group.likelihood.support[side] for group in groups]) for side in (0, 1))
+        low, high = (spread([np.asarray(group.likelihood.support[side], float) for group in groups]) for side in (0, 1))
         seen = np.isin(np.arange(d), order)
         categories = [()] * d if form is None else [tuple(format.categories or ()) for format in form.formats]
         cells = zip(names, kind, loc.tolist(), scale.tolist(), seen.tolist(), categories, strict=True)
         kinds = _kind_of(groups[0].likelihood)
         schema = Schema(Column(str(n), k if here else kinds, at, unit, not here, c) for n, k, at, unit, here, c in cells)
-        clips, is_density = (spread([getattr(group.likelihood, name) for group in groups]) for name in ("clips", "is_density"))
+        flags = (spread([getattr(g.likelihood, name) for g in groups]).astype(bool) for name in ("clips", "is_density", "is_whole"))
         per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())
-        arrays = (low.astype(float), high.astype(float), clips.astype(bool), is_density.astype(bool))
-        return cls(schema, loc, scale, order, *arrays, per_cell, form)
+        return cls(schema, loc, scale, order, low.astype(float), high.astype(float), *flags, per_cell, form)
 
     def likelihood_of(self, groups: Sequence[Group], statistics: ColumnStatistics) -> Likelihood:
         """Return one likelihood for all columns: that of the only group, or those of all side by side, tolerant of holes."""
@@ -308,22 +309,28 @@ class TableCodec:
         """Refuse cells outside the support, and those that overflow."""
         if self.clips.all():
             return
-        lowest, highest = np.fmin.reduce(scaled, axis=0, initial=np.inf), np.fmax.reduce(scaled, axis=0, initial=-np.inf)
-        if ((lowest < self.low) | (highest > self.high)).any():
-            raise ValueError(self._outside_message(scaled, (scaled < self.low) | (scaled > self.high)))
+        refused = (scaled < self.low) | (scaled > self.high)
+        if self.is_whole.any():
+            refused |= self.is_whole & (scaled != np.rint(scaled)) & ~np.isnan(scaled)
+        if refused.any():
+            raise ValueError(self._refusal(scaled, refused))
         if np.isinf(encoded).any():
             raise ValueError(f"X has values that are too large for {encoded.dtype}. Rescale or standardize its columns.")
 
-    def _outside_message(self, cells: np.ndarray, outside: np.ndarray) -> str:
+    def _refusal(self, cells: np.ndarray, refused: np.ndarray) -> str:
+        """Return the message that names columns with cells the likelihood does not accept."""
         columns = [self.schema[j] for j in self.order]
-        bad = np.flatnonzero(outside.any(axis=0))
+        bad = np.flatnonzero(refused.any(axis=0))
         at, first = bad[0], columns[bad[0]]
-        example = cells[:, at][outside[:, at]][0]
+        example = cells[:, at][refused[:, at]][0]
         low, high, example = (v * first.scale + first.loc for v in (self.low[at], self.high[at], example))
+        is_open = 0 < self.low[at] < _NOTHING
+        where = f"{'(0' if is_open else f'[{low:g}'}, {high:g}{')' if is_open else ']'}"
         return (
-            f"{len(bad)} column(s) have values outside [{low:g}, {high:g}], which the {first.kind} likelihood does not "
-            f"accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
-            "Rescale them, set the likelihood's limits, or choose another likelihood."
+            f"{len(bad)} column(s) have values outside {where}{' or no whole numbers' * bool(self.is_whole[at])}, which the {first.kind} "
+            f"likelihood does not accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
+            + ("Add a small constant where zero is no more than a small number, " if is_open else "Rescale them, ")
+            + "set the likelihood's limits, or choose another likelihood."
         )
 
     def decode(self, x: Tensor, dtype: np.dtype) -> np.ndarray:
@@ -351,14 +358,14 @@ class TableCodec:
         return {
             "names": [c.name for c in self.schema], "kinds": [c.kind for c in self.schema],
             "loc": self.loc, "scale": self.scale, "order": self.order, "low": self.low, "high": self.high,
-            "clips": self.clips, "is_density": self.is_density, "per_cell": self.per_cell,
+            "clips": self.clips, "is_density": self.is_density, "is_whole": self.is_whole, "per_cell": self.per_cell,
             "form": None if self.form is None else self.form.pack(),
         }  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: dict) -> "TableCodec":
         """Rebuild a codec from what `pack` returned."""
-        names = ("loc", "scale", "order", "low", "high", "clips", "is_density")
+        names = ("loc", "scale", "order", "low", "high", "clips", "is_density", "is_whole")
         arrays: dict[str, Any] = {name: np.array(packed[name]) for name in names}
         form = None if packed["form"] is None else Form.unpack(packed["form"])
         loc, scale, order = (arrays[name] for name in names[:3])

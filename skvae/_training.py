@@ -205,15 +205,28 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
     if fitted.is_new:
-        _start_pieces(fitted.model, params, split.train.head(_WATCHED_ROWS).x)
+        start_pieces(fitted.model, params, split.train.head(_WATCHED_ROWS))
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
     slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
     return params, best, slots
 
 
-def _start_pieces(model: Model, flat: Tensor, x: Tensor) -> None:
-    """Let the prior start from rows of the data."""
-    model.prior.start_from(model.unpack(flat)["prior"], model.inputs(x), model.seed)
+def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
+    """Let likelihood and prior begin where the rows of training data say."""
+    params = model.unpack(flat)
+    outputs = model.likelihood.start(params["likelihood"], _repeated(rows))
+    if outputs is not None:
+        model.decoder.set_bias(params["decoder"], outputs)
+    model.prior.start_from(params["prior"], model.inputs(rows.x), model.seed)
+
+
+def _repeated(rows: Batch) -> Tensor:
+    """Return rows as often as their weights say, about 10,000 in all.  # (n, d)"""
+    if rows.weight is None:
+        return rows.x
+    reached = rows.weight.double().cumsum(0)
+    steps = torch.arange(0.5, _WATCHED_ROWS, device=rows.device, dtype=torch.float64)
+    return rows.x[torch.searchsorted(reached, steps * (reached[-1] / _WATCHED_ROWS))]
 
 
 def _is_linear_start(init: str, model: Model) -> bool:

@@ -53,6 +53,12 @@ class Network(Settings):
         """Return about how many products one row takes: one per parameter, unless parameters are used more than once."""
         return sum(math.prod(shape) for shape in self.shapes(n_in, n_out, seed).values())
 
+    def set_bias(self, params: dict[str, Tensor], bias: Tensor) -> None:
+        """Let freshly initialised parameters give the outputs `bias`, whatever the input, beside what the weights add.
+
+        Optional: a network without such a parameter starts where its weights say, and learns to.  # (n_out,)
+        """
+
     def is_weight_matrix(self, name: str, shape: tuple[int, ...]) -> bool:
         """Tell whether a parameter multiplies activations, and so falls under the prior that `alpha` sets."""
         return len(shape) >= 2
@@ -201,6 +207,9 @@ class MLP(Network):
     def set_linear(self, params: dict[str, Tensor], weight: Tensor, bias: Tensor) -> None:
         """Write the map x @ weight + bias into freshly initialised parameters, beside what the hidden layers add."""
         params.get("skip", params["weight0"]).copy_(weight)
+        params[f"bias{self.n_hidden()}"].copy_(bias)
+
+    def set_bias(self, params, bias):
         params[f"bias{self.n_hidden()}"].copy_(bias)
 
     def is_weight_matrix(self, name, shape):

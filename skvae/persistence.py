@@ -503,6 +503,8 @@ def _conforms(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(_conforms(k, inner[0]) and _conforms(v, inner[1]) for k, v in value.items())
     if origin is list:
         return isinstance(value, list) and all(_conforms(v, inner[0]) for v in value)
+    if origin is tuple and inner[-1] is ...:
+        return isinstance(value, tuple) and all(_conforms(v, inner[0]) for v in value)
     if origin is tuple:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_conforms, value, inner))
     if hint in (int, float):

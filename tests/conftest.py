@@ -6,11 +6,12 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # before scipy is imported, or scikit-learn
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from skvae import posteriors, priors
 from skvae.evaluation import AnnealedImportance, PosteriorDensity
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 from skvae.networks import MLP, Conv, ConvTranspose, Module, VariationalMLP
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
@@ -42,6 +43,8 @@ LIKELIHOODS = [
     Bernoulli(limits="observed"),
     Bernoulli(limits=(0, 16), binarize="dynamic"),
     Bernoulli(binarize=0.3),
+    Categorical(4),
+    Ordinal(4),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
@@ -116,7 +119,22 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
         return low + (high - low) * (X.mean() < X)
     if isinstance(likelihood, Gaussian) and likelihood.link == "logit" and not likelihood.standardize:
         return 1 / (1 + np.exp(-X))
-    return X
+    return within_support(likelihood, X) if isinstance(likelihood, Likelihood) else X
+
+
+def within_support(likelihood, X):
+    """Return numbers that a likelihood accepts, given normal ones."""
+    low, high = likelihood.support
+    if low < 0:
+        return X
+    cells = np.exp(0.5 * X) if high == np.inf else high / (1 + np.exp(-X))
+    return np.rint(cells) if likelihood.is_whole else cells
+
+
+def cells_for(likelihood, shape, seed=0, dtype=torch.float64):
+    """Return cells of a table in the units of a likelihood, as a tensor."""
+    cells = within_support(likelihood, np.random.default_rng(seed).normal(size=shape))
+    return torch.tensor(cells, dtype=dtype)
 
 
 def assert_same_training(one, other):

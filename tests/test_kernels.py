@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import LIKELIHOODS
+from conftest import LIKELIHOODS, cells_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +10,7 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Model, Pieces, nested
 from skvae._random import generator, normal
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.posteriors import Normal
@@ -32,11 +32,6 @@ def make_model(likelihood, n_columns=5, k=3, hidden=(7,), activation="silu", ski
 
 def flat_params(model, scale=0.5, seed=1):
     return model.init(F64) + scale * normal((model.layout.size,), generator(seed, "p"), F64)
-
-
-def rows_for(likelihood, shape, seed=0):
-    x = normal(shape, generator(seed, "x"), F64)
-    return x.sigmoid() if isinstance(likelihood, Bernoulli) else x
 
 
 def by_autograd(model, objective, flat, x, noise, weight, kl_weight):
@@ -71,7 +66,7 @@ def by_hand(models, objective, flats, x, noise, weight, kl_weight):
 
 def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
     m, d = len(models), models[0].n_columns
-    x = rows_for(models[0].likelihood, (m, n, d), seed)
+    x = cells_for(models[0].likelihood, (m, n, d), seed)
     noise = [
         normal((objective.n_samples, n, model.n_components), generator(seed, "e", i), F64) for i, model in enumerate(models)
     ]
@@ -136,7 +131,7 @@ def test_the_log_scale_is_limited_as_in_the_posterior():
     flat = flat_params(model)
     bias = model.layout.views(flat)["encoder", "bias1"]
     bias[0, 3:] = torch.tensor([-30.0, 30.0, 0.0], dtype=F64)
-    x, noise = rows_for(model.likelihood, (1, 4, 5)), normal((1, 4, 3), generator(0, "e"), F64)
+    x, noise = cells_for(model.likelihood, (1, 4, 5)), normal((1, 4, 3), generator(0, "e"), F64)
     weight, one = torch.full((1, 4), 0.25, dtype=F64), torch.ones((1, 1, 1), dtype=F64)
     value, (slope,) = by_hand([model], ELBO(), [flat], x, [noise], weight, one)
     expected_value, expected = by_autograd(model, ELBO(), flat, x[0], noise, weight[0], 1.0)
@@ -144,20 +139,23 @@ def test_the_log_scale_is_limited_as_in_the_posterior():
     torch.testing.assert_close(slope, expected, rtol=1e-11, atol=1e-11)
 
 
-def test_derivatives_of_likelihoods_are_those_of_autograd():
-    for likelihood in LIKELIHOODS:
-        x = rows_for(likelihood, (2, 6, 4))
-        eta = normal((2, 6, likelihood.n_outputs(4)), generator(0, "eta"), F64).requires_grad_()
-        params = {
-            name: normal((2, *shape), generator(0, name), F64).requires_grad_() for name, shape in likelihood.shapes(4).items()
-        }
-        weight = torch.rand((2, 6, 1), generator=generator(0, "w"), dtype=F64, device="cpu")
-        (weight * likelihood.log_prob(params, eta, x)).sum().backward()
-        with torch.no_grad():
-            by_eta, by_params = likelihood.derivative(params, eta.detach().clone(), x, weight)
-        torch.testing.assert_close(by_eta, eta.grad, rtol=1e-12, atol=1e-12)
-        for name, value in params.items():
-            torch.testing.assert_close(by_params[name].to(F64), value.grad, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("mask", [[1.0], [1.0, 0.0, 1.0, 0.0]], ids=["rows", "cells"])
+@pytest.mark.parametrize("likelihood", [piece for piece in LIKELIHOODS if piece.offers("derivative")], ids=repr)
+def test_derivatives_of_likelihoods_are_those_of_autograd(likelihood, mask):
+    x = cells_for(likelihood, (2, 6, 4))
+    eta = normal((2, 6, likelihood.n_outputs(4)), generator(0, "eta"), F64).requires_grad_()
+    params = {
+        name: normal((2, *shape), generator(0, name), F64).requires_grad_() for name, shape in likelihood.shapes(4).items()
+    }
+    weight = torch.rand((2, 6, 1), generator=generator(0, "w"), dtype=F64, device="cpu")
+    weight = weight * torch.tensor(mask, dtype=F64)  # (2, 6, 1 or 4)
+    (weight * likelihood.log_prob(params, eta, x)).sum().backward()
+    with torch.no_grad():
+        by_eta, by_params = likelihood.derivative(params, eta.detach().clone(), x, weight)
+    torch.testing.assert_close(by_eta, eta.grad, rtol=1e-12, atol=1e-12)
+    assert by_params.keys() == params.keys()
+    for name, value in params.items():
+        torch.testing.assert_close(by_params[name].to(F64), value.grad, rtol=1e-12, atol=1e-12)
 
 
 class Heavier(Gaussian):
@@ -185,7 +183,7 @@ def test_a_subclass_that_changes_a_formula_goes_the_way_of_autograd():
 
 
 def test_a_subclass_that_changes_the_density_is_scored_by_it():
-    x = rows_for(Gaussian(), (6, 5))
+    x = cells_for(Gaussian(), (6, 5))
     z = normal((6, 3), generator(0, "z"), F64)
     values = []
     for likelihood in (Gaussian(), Heavier()):

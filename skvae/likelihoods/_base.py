@@ -21,6 +21,9 @@ class Likelihood(Settings):
     #: True for a density, whose value depends on the units of a column; False for a probability mass
     is_density: bool = True
 
+    #: True for a likelihood of whole numbers
+    is_whole: bool = False
+
     #: an admissible value, in the likelihood's units, that stands where a cell is missing and counts nothing
     filler: float = 0.0
 
@@ -28,8 +31,8 @@ class Likelihood(Settings):
     reads_codes: bool = False
 
     @property
-    def support(self) -> tuple[float, float]:
-        """Closed interval of admissible values, in the likelihood's units."""
+    def support(self) -> tuple:
+        """Closed interval of admissible values, in the likelihood's units; an end is a number, or a tuple of one per column."""
         return (-math.inf, math.inf)
 
     @property
