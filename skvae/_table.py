@@ -226,7 +226,9 @@ class TableCodec:
         cells = zip(names, kind, loc.tolist(), scale.tolist(), seen.tolist(), categories, strict=True)
         kinds = _kind_of(groups[0].likelihood)
         schema = Schema(Column(str(n), k if here else kinds, at, unit, not here, c) for n, k, at, unit, here, c in cells)
-        flags = (spread([getattr(g.likelihood, name) for g in groups]).astype(bool) for name in ("clips", "is_density", "is_whole"))
+        flags = (
+            spread([getattr(g.likelihood, name) for g in groups]).astype(bool) for name in ("clips", "is_density", "is_whole")
+        )
         per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())
         return cls(schema, loc, scale, order, low.astype(float), high.astype(float), *flags, per_cell, form)
 

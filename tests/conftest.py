@@ -11,7 +11,17 @@ from torch import nn
 
 from skvae import posteriors, priors
 from skvae.evaluation import AnnealedImportance, PosteriorDensity
-from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
+from skvae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from skvae.networks import MLP, Conv, ConvTranspose, Module, VariationalMLP
 from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adagrad, Adam
@@ -45,6 +55,10 @@ LIKELIHOODS = [
     Bernoulli(binarize=0.3),
     Categorical(4),
     Ordinal(4),
+    Poisson(),
+    NegativeBinomial(),
+    ZeroInflatedPoisson(),
+    ZeroInflatedNegativeBinomial(),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]

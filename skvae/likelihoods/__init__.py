@@ -3,11 +3,32 @@
 from skvae._settings import register
 from skvae.likelihoods._base import Likelihood
 from skvae.likelihoods._bernoulli import Bernoulli
+from skvae.likelihoods._counts import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from skvae.likelihoods._gaussian import Gaussian
 from skvae.likelihoods._levels import Categorical, Ordinal
 from skvae.likelihoods._mixed import Mixed, PerColumn
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "Mixed", "Ordinal"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Likelihood",
+    "Mixed",
+    "NegativeBinomial",
+    "Ordinal",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+]
 
-register("likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli, categorical=Categorical, ordinal=Ordinal)
+register(
+    "likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli, categorical=Categorical, ordinal=Ordinal, poisson=Poisson,
+    negative_binomial=NegativeBinomial, zero_inflated_poisson=ZeroInflatedPoisson,
+    zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial,
+)  # fmt: skip
 register("columns", per_column=PerColumn)
