@@ -226,11 +226,14 @@ class TableCodec:
         cells = zip(names, kind, loc.tolist(), scale.tolist(), seen.tolist(), categories, strict=True)
         kinds = _kind_of(groups[0].likelihood)
         schema = Schema(Column(str(n), k if here else kinds, at, unit, not here, c) for n, k, at, unit, here, c in cells)
-        flags = (
-            spread([getattr(g.likelihood, name) for g in groups]).astype(bool) for name in ("clips", "is_density", "is_whole")
+        clips, is_density, is_whole = (
+            spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
+            for name in ("clips", "is_density", "is_whole")
         )
         per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())
-        return cls(schema, loc, scale, order, low.astype(float), high.astype(float), *flags, per_cell, form)
+        return cls(
+            schema, loc, scale, order, low.astype(float), high.astype(float), clips, is_density, is_whole, per_cell, form
+        )
 
     def likelihood_of(self, groups: Sequence[Group], statistics: ColumnStatistics) -> Likelihood:
         """Return one likelihood for all columns: that of the only group, or those of all side by side, tolerant of holes."""
@@ -328,8 +331,9 @@ class TableCodec:
         low, high, example = (v * first.scale + first.loc for v in (self.low[at], self.high[at], example))
         is_open = 0 < self.low[at] < _NOTHING
         where = f"{'(0' if is_open else f'[{low:g}'}, {high:g}{')' if is_open else ']'}"
+        where += " or no whole numbers" * bool(self.is_whole[at])
         return (
-            f"{len(bad)} column(s) have values outside {where}{' or no whole numbers' * bool(self.is_whole[at])}, which the {first.kind} "
+            f"{len(bad)} column(s) have values outside {where}, which the {first.kind} "
             f"likelihood does not accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
             + ("Add a small constant where zero is no more than a small number, " if is_open else "Rescale them, ")
             + "set the likelihood's limits, or choose another likelihood."
