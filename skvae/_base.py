@@ -386,7 +386,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
                 "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
-        return fitted.tolerating_holes() if isinstance(table, Table) and _has_holes(table.X) else fitted
+        has_holes = isinstance(table, Table) and fitted.codec.has_holes(table.X).any()
+        return fitted.tolerating_holes() if has_holes else fitted
 
     def _recipe(self):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}
@@ -462,7 +463,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _encoded_cells(self, X, *, only_for_encoder=False):
         """Do what `_encoded` does for cells that were read."""
-        fitted, params, device = self._ready(has_holes=_has_holes(X))
+        fitted, params, device = self._ready(has_holes=self._fitted.codec.has_holes(X).any())
         model = fitted.model
         present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
         return fitted, params, _Table(fitted.codec, X, fitted.dtype, device, present), X.dtype
@@ -505,7 +506,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._cells(X)
-        holes = np.isnan(X).any(axis=1)
+        holes = self._fitted.codec.has_holes(X)
         if self._fitted.codec.per_cell or holes.all() or not holes.any():
             return self._scores_of_cells(X)
         scores = np.empty(len(X))
@@ -573,7 +574,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            The rows, in the units of the data.
+            The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, and numbers
+            outside the range that their column had in training are moved to its edge.
         """
         check_is_fitted(self)
         _check_n_samples(n_samples)
@@ -581,7 +583,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         stream = generator(seed_of(random_state), "sample", device=device)
         with torch.inference_mode():
             x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
-        return fitted.codec.table(fitted.codec.decode(x, np.float64))
+        cells = fitted.codec.decode(x, np.float64)
+        return fitted.codec.drawn_table(cells) if noise else fitted.codec.table(cells)
 
     def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).
@@ -716,10 +719,6 @@ def _likelihoods_of_source(likelihood, n_columns):
             "of numbers for all columns, or fit a frame or an array."
         )
     return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
-
-
-def _has_holes(X):
-    return bool(np.isnan(X).any())
 
 
 def resolve_score_method(method):

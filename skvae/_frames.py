@@ -32,6 +32,7 @@ class Format:
     dtype: str  # as pandas or polars writes it
     categories: list | None = None  # of codes 0, 1, ...; None for numbers
     ordered: bool = False
+    limits: tuple[float, float] | None = None  # of numbers, in the training data
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,14 @@ class Form:
         frame.columns = pd.Index(list(columns))
         return frame if index is None else frame.set_axis(index, axis=0)
 
+    def within_limits(self, cells: np.ndarray) -> np.ndarray:
+        """Return cells with numbers moved into the range that their column had in training."""
+        limits = [format.limits or (-np.inf, np.inf) for format in self.formats]
+        return np.clip(cells, *np.transpose(limits))
+
     def pack(self) -> dict:
         """Return the form as plain values."""
-        formats = [[f.name, f.dtype, f.categories, f.ordered] for f in self.formats]
+        formats = [[f.name, f.dtype, f.categories, f.ordered, f.limits] for f in self.formats]
         return {"container": self.container, "formats": formats, "handle_unknown": self.handle_unknown}
 
     @classmethod
@@ -154,11 +160,9 @@ def _polars(name: str):
 
 
 def _levels_of_polars(series) -> list:
-    used = series.cat.get_categories().to_list()
     if str(series.dtype).startswith("Enum"):
-        return used
-    present = set(series.drop_nulls().unique().cast(_polars("String")).to_list())  # the list may be that of all frames
-    return sorted(present)
+        return series.dtype.categories.to_list()
+    return sorted(series.drop_nulls().unique().cast(_polars("String")).to_list())
 
 
 def _learn_column(name, series: pd.Series, dtype: str, likelihood: Likelihood | None) -> tuple[Format, Likelihood]:
@@ -196,8 +200,9 @@ def _refusal(name, dtype: str) -> str:
 
 
 def _numeric(name, series: pd.Series, dtype: str) -> Format:
-    _numbers(series, name)
-    return Format(name, dtype)
+    values = _numbers(series, name)
+    limits = None if np.isnan(values).all() else (float(np.nanmin(values)), float(np.nanmax(values)))
+    return Format(name, dtype, limits=limits)
 
 
 def _coded(name, series: pd.Series, dtype: str) -> Format:
@@ -278,17 +283,19 @@ def _column(cells: np.ndarray, format: Format, container: str):
     else:
         values = _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
     if container == "polars":
-        return _polars_values(values, missing), _polars_dtype(format)
+        return _polars_values(values, missing, format), _polars_dtype(format)
     if container == "array":
         return np.asarray(values, dtype=format.dtype)
     if format.dtype.startswith("category["):
         dtype = pd.CategoricalDtype(pd.Index(format.categories, dtype=format.dtype[9:-1]), format.ordered)
         return pd.Categorical.from_codes(np.where(missing, -1, np.nan_to_num(_clipped(cells, format))).astype(int), dtype=dtype)
+    if format.dtype == "object":
+        return pd.Series(np.where(missing, np.nan, values), dtype=object)
     if missing.any() and re.fullmatch(r"u?int\d+|bool", format.dtype):
         return pd.array(values)  # which has a place for holes, as the type of the training data has not
     if missing.any() and not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
         values = np.array([None if gone else value for gone, value in zip(missing, values)], dtype=object)
-    return pd.array(values, dtype=pd.api.types.pandas_dtype(format.dtype)) if format.dtype != "object" else values
+    return pd.array(values, dtype=pd.api.types.pandas_dtype(format.dtype))
 
 
 def _clipped(cells: np.ndarray, format: Format) -> np.ndarray:
@@ -315,8 +322,10 @@ def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
     return np.clip(np.rint(cells), float(limits.min), np.nextafter(float(limits.max), 0))
 
 
-def _polars_values(values, missing: np.ndarray) -> list:
-    return [None if gone else value for gone, value in zip(missing, np.asarray(values).tolist())]
+def _polars_values(values, missing: np.ndarray, format: Format) -> list:
+    whole = format.dtype.startswith(("Int", "UInt"))
+    listed = np.asarray(values).tolist()
+    return [None if gone else int(value) if whole else value for gone, value in zip(missing, listed)]
 
 
 def _polars_dtype(format: Format):

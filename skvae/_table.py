@@ -267,6 +267,11 @@ class TableCodec:
         """What a score in the model's units lacks to be one in the user's; nothing where the likelihood heeds them."""
         return 0.0 if self.per_cell else -float(self.log_units.sum())
 
+    def has_holes(self, X: np.ndarray) -> np.ndarray:
+        """Tell of each row whether the model will miss a cell of it.  # (n,)"""
+        missing = np.isnan(X).any(axis=0)
+        return np.isnan(X[:, self.order[missing[self.order]]]).any(axis=1)
+
     def of_columns(self, values: np.ndarray) -> np.ndarray:
         """Return values (..., n_columns) of the model's columns as values of all, zero for those it does not see."""
         out = np.zeros((*values.shape[:-1], len(self.loc)))
@@ -350,6 +355,10 @@ class TableCodec:
     def table(self, cells: np.ndarray, like=None):
         """Return cells in the form in which the training data came; `like` is a frame whose index they get."""
         return cells if self.form is None else self.form.table(cells, like)
+
+    def drawn_table(self, cells: np.ndarray):
+        """Return cells that were drawn as a table; those of a frame within the range of their column in the training data."""
+        return cells if self.form is None else self.form.table(self.form.within_limits(cells))
 
     def within_support(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return rows whose cells are moved to the edge of what the likelihood accepts, where they are outside."""

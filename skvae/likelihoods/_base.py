@@ -27,8 +27,10 @@ class Likelihood(Settings):
     #: an admissible value, in the likelihood's units, that stands where a cell is missing and counts nothing
     filler: float = 0.0
 
-    #: whether cells are categories, coded as whole numbers from 0
-    reads_codes: bool = False
+    @property
+    def reads_codes(self) -> bool:
+        """Whether cells are categories of any kind, which the table codes as whole numbers from 0."""
+        return False
 
     @property
     def support(self) -> tuple:

@@ -80,6 +80,10 @@ class Levels(Likelihood):
         self.n_levels = n_levels
 
     @property
+    def reads_codes(self):
+        return self.n_levels is None  # else cells are the numbers of levels already
+
+    @property
     def support(self):
         levels = self.n_levels
         if levels is None:

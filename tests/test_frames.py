@@ -1,0 +1,320 @@
+"""Frames in and out: types, categories, holes, unknown values, and the messages about columns that cannot be read."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.compose import make_column_selector
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import skvae
+from skvae import VAETransformer
+from skvae._frames import Form
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Ordinal, Poisson
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+N = 60
+LEVELS = ["low", "middle", "high"]
+
+
+def frame(n=N, seed=0, holes=True):
+    """Return a frame with a column of every type."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(3, size=n)
+    columns = {
+        "real": rng.normal(size=n) + size,
+        "single": rng.normal(size=n).astype(np.float32),
+        "whole": rng.integers(-50, 50, size=n),
+        "nullable": pd.array(rng.integers(0, 99, size=n), dtype="Int64"),
+        "small": rng.integers(0, 200, size=n).astype(np.uint8),
+        "arrow": pd.array(rng.normal(size=n), dtype="double[pyarrow]"),
+        "flag": rng.random(n) < 0.5,
+        "maybe": pd.array(rng.random(n) < 0.5, dtype="boolean"),
+        "two": rng.integers(2, size=n) + 1,
+        "text": pd.Series(rng.choice(["a", "b", "c"], size=n), dtype="str"),
+        "object": pd.Series(rng.choice(["x", "y", "z"], size=n), dtype=object),
+        "unordered": pd.Categorical.from_codes(size, ["s", "m", "l"]),
+        "ordered": pd.Categorical.from_codes(size, LEVELS, ordered=True),
+        "numbered": pd.Categorical(size * 10),
+        "binned": pd.cut(pd.Series(rng.random(n)), [0, 0.3, 0.6, 1.0]),
+    }
+    out = pd.DataFrame(columns).set_axis(pd.RangeIndex(100, 100 + n))
+    if holes:
+        for j, name in enumerate(["real", "nullable", "arrow", "maybe", "text", "object", "unordered", "ordered"]):
+            out.loc[out.index[j::9], name] = pd.NA if name in ("nullable", "maybe", "arrow") else np.nan
+    return out
+
+
+def polars_frame(n=N, seed=0):
+    """Return a frame of polars with a column of every type."""
+    rng = np.random.default_rng(seed)
+    text = rng.choice(LEVELS, size=n).tolist()
+    columns = {
+        "real": rng.normal(size=n), "whole": rng.integers(9, size=n), "flag": rng.random(n) < 0.5, "text": text,
+        "category": pl.Series(text, dtype=pl.Categorical), "enum": pl.Series(text, dtype=pl.Enum(LEVELS)),
+        "single": pl.Series(rng.normal(size=n), dtype=pl.Float32),
+    }  # fmt: skip
+    return pl.DataFrame(columns).with_columns(
+        pl.when(pl.int_range(n) % 7 == 0).then(None).otherwise(pl.col(c)).alias(c) for c in ("real", "whole", "text", "enum")
+    )
+
+
+def quick(**params):
+    return VAETransformer(2, **{"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0, **params})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return quick().fit(frame())
+
+
+def assert_like(found, X):
+    """Assert that a frame has the columns, types and categories of another."""
+    assert list(found.columns) == list(X.columns)
+    assert (found.dtypes == X.dtypes).all()
+
+
+# --- frames of pandas ------------------------------------------------------------------------------------------------
+
+
+def test_types_suggest_likelihoods(fitted):
+    kinds = {column.name: column.kind for column in fitted.schema_}
+    numbers = ["real", "single", "whole", "nullable", "small", "arrow"]
+    assert {kinds[name] for name in numbers} == {"gaussian"}
+    assert {kinds[name] for name in ("flag", "maybe", "two")} == {"bernoulli"}
+    assert {kinds[name] for name in ("text", "object", "unordered", "numbered")} == {"categorical"}
+    assert {kinds[name] for name in ("ordered", "binned")} == {"ordinal"}
+
+
+def test_tables_come_back_in_their_types(fitted):
+    X = frame()
+    latents = fitted.transform(X)
+    assert latents.shape == (N, 2)
+    for found in (fitted.sample(20, random_state=0), fitted.inverse_transform(latents), fitted.reconstruct(X)):
+        assert_like(found, X)
+        assert not found.isna().to_numpy().any()
+    assert fitted.reconstruct(X.iloc[5:9]).index.tolist() == [105, 106, 107, 108]
+
+
+def test_holes_where_types_have_no_place_for_them_widen_the_type():
+    X = frame()[["real", "whole", "two"]]
+    everything_missing = X.assign(real=np.nan)
+    found = quick().fit(everything_missing).reconstruct(everything_missing)
+    assert found["real"].isna().all() and (found["whole"] == found["whole"].round()).all()
+
+
+def test_scores_do_not_depend_on_how_a_table_is_written(fitted):
+    X = frame()
+    plain = X.copy()
+    for name in X.columns:
+        if name not in ("flag", "two"):
+            plain[name] = X[name].astype(object)
+    assert np.array_equal(fitted.score_samples(X), fitted.score_samples(plain))
+    with pytest.warns(UserWarning, match="feature names"):
+        scores = fitted.score_samples(X.to_numpy(dtype=object))
+    assert np.array_equal(fitted.score_samples(X), scores)
+
+
+def test_drawn_numbers_stay_in_the_range_of_their_column(fitted):
+    X = frame()[["real", "single", "whole", "small"]]
+    drawn = fitted.sample(500, random_state=0)[X.columns]
+    assert ((drawn >= X.min()) & (drawn <= X.max())).all(axis=None)
+    assert (drawn["real"] == X["real"].min()).any()  # or nothing was to be moved
+
+
+def test_a_frame_of_numbers_is_read_like_its_array():
+    X = frame(holes=False)[["real", "single", "whole"]].astype(float)
+    one, other = quick().fit(X), quick().fit(X.to_numpy())
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+    assert np.array_equal(one.score_samples(X), other.score_samples(X.to_numpy()))
+    np.testing.assert_array_equal(one.reconstruct(X).to_numpy(), other.reconstruct(X.to_numpy()))
+
+
+def test_the_order_of_rows_does_not_matter():
+    X = frame()
+    shuffled = X.iloc[np.random.default_rng(0).permutation(N)]
+    assert np.array_equal(quick().fit(X)._fitted.params, quick().fit(shuffled)._fitted.params)
+
+
+def test_rows_with_holes_can_be_repeated_or_weighted():
+    X, weight = frame(), np.arange(N) % 3
+    repeated = X.iloc[np.repeat(np.arange(N), weight)]
+    one, other = quick().fit(X, sample_weight=weight), quick().fit(repeated)
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+
+
+def test_what_is_stored_reads_tables_as_before(fitted, tmp_path):
+    X = frame().drop(columns="binned")
+    vae = quick().fit(X)
+    vae.save(tmp_path / "model.skvae")
+    again = skvae.load(tmp_path / "model.skvae")
+    assert again.schema_ == vae.schema_
+    assert np.array_equal(again.score_samples(X), vae.score_samples(X))
+    assert_like(again.sample(3, random_state=0), X)
+    with pytest.raises(TypeError, match="object of type Interval"):  # intervals are objects of pandas
+        fitted.save(tmp_path / "model.skvae")
+
+
+def test_searches_and_pipelines_take_tables():
+    X = frame()
+    search = GridSearchCV(quick(), {"n_components": [1, 2]}, cv=2).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    pipe = make_pipeline(FunctionTransformer(), quick()).fit(X)
+    assert_like(pipe.inverse_transform(pipe.transform(X)), X)
+
+
+def test_training_goes_on_with_the_same_categories():
+    X = frame()
+    vae = quick(warm_start=True).fit(X)
+    vae.set_params(max_iter=5).fit(X)
+    assert vae.n_iter_ == 5
+    vae.partial_fit(X.iloc[:20])
+    with pytest.raises(ValueError, match="'text' has 1 categories that it did not have in fit: \\['new'\\]"):
+        vae.partial_fit(X.assign(text="new"))
+
+
+# --- frames of polars ------------------------------------------------------------------------------------------------
+
+
+def test_frames_of_polars_come_back():
+    X = polars_frame()
+    vae = quick().fit(X)
+    kinds = [column.kind for column in vae.schema_]
+    assert kinds == ["gaussian", "gaussian", "bernoulli", "categorical", "categorical", "ordinal", "gaussian"]
+    for found in (vae.sample(5, random_state=0), vae.reconstruct(X)):
+        assert isinstance(found, pl.DataFrame) and found.schema == X.schema
+        assert not found.null_count().to_numpy().any()
+
+
+def test_polars_and_pandas_give_one_model():
+    X = polars_frame().drop("enum", "category")
+    one, other = quick().fit(X), quick().fit(X.to_pandas())
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+    assert np.array_equal(one.score_samples(X), other.score_samples(X.to_pandas()))
+
+
+# --- a say in it -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_can_have_likelihoods_of_ones_own():
+    X = frame()
+    vae = quick(likelihood=Mixed({"nullable": "poisson", "whole": Categorical()})).fit(X)
+    kinds = {column.name: column.kind for column in vae.schema_}
+    assert (kinds["nullable"], kinds["whole"], kinds["real"]) == ("poisson", "categorical", "gaussian")
+    found = vae.sample(50, random_state=0)
+    assert_like(found, X)
+    assert set(found["whole"]) <= set(X["whole"]) and (found["nullable"] >= 0).all()
+
+
+def test_selectors_choose_columns_and_later_pairs_win():
+    X = frame(holes=False)[["real", "whole", "small"]]
+    pairs = [("poisson", make_column_selector(dtype_include=np.uint8)), (Ordinal(), ["whole", "small"])]
+    assert [c.kind for c in quick(likelihood=Mixed(pairs)).fit(X).schema_] == ["gaussian", "ordinal", "ordinal"]
+    assert [c.kind for c in quick(likelihood=Mixed(pairs[::-1])).fit(X).schema_] == ["gaussian", "ordinal", "poisson"]
+
+
+def test_one_likelihood_can_be_for_all_columns():
+    X = frame()[["text", "flag"]]
+    assert [c.kind for c in quick(likelihood="categorical").fit(X).schema_] == ["categorical", "categorical"]
+    assert [c.kind for c in quick(likelihood=Mixed(default="categorical")).fit(X).schema_] == ["categorical", "categorical"]
+
+
+def test_columns_of_arrays_go_by_their_numbers():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=N), rng.choice([2.0, 5.0, 7.0], size=N)])
+    vae = quick(likelihood=Mixed({1: "categorical"})).fit(X)
+    found = vae.sample(30, random_state=0)
+    assert isinstance(found, np.ndarray) and set(found[:, 1]) <= {2.0, 5.0, 7.0}
+    with pytest.raises(ValueError, match="Column 1 has 1 categories"):
+        vae.transform(np.array([[0.0, 3.0]]))
+
+
+def test_settings_are_searchable_and_cloneable():
+    vae = quick(likelihood=Mixed({"a": Poisson()}, handle_unknown="missing"))
+    again = clone(vae)
+    assert again.likelihood == vae.likelihood and again.likelihood is not vae.likelihood
+    assert again.set_params(likelihood__handle_unknown="error").likelihood.handle_unknown == "error"
+
+
+# --- what cannot be read ---------------------------------------------------------------------------------------------
+
+
+def test_new_categories_are_refused_or_missing(fitted):
+    X = frame()
+    X["text"] = X["text"].astype(object)
+    X.loc[X.index[:2], "text"] = ["e", "f"]
+    with pytest.raises(ValueError, match=r"Column 'text' has 2 categories that it did not have in fit: \['e', 'f'\]"):
+        fitted.transform(X)
+    tolerant = quick(likelihood=Mixed(handle_unknown="missing")).fit(frame())
+    missing = X.assign(text=X["text"].where(~X["text"].isin(["e", "f"])))
+    assert np.array_equal(tolerant.transform(X), tolerant.transform(missing))
+
+
+@pytest.mark.parametrize(
+    ("column", "match"),
+    [
+        (pd.date_range("2020", periods=N), r"'bad' has type datetime64\[.*\], which no likelihood reads"),
+        (np.arange(N).astype("timedelta64[s]"), r"'bad' has type timedelta64\[.*\], which no likelihood reads"),
+        (np.where(np.arange(N) == 3, np.inf, 1.0), "'bad' contains infinity"),
+    ],
+)
+def test_columns_that_nothing_reads_are_named(column, match):
+    with pytest.raises(ValueError, match=match):
+        quick().fit(frame()[["real"]].assign(bad=column))
+
+
+def test_identifiers_are_refused():
+    X = pd.DataFrame({"id": [f"row {i}" for i in range(1500)], "x": np.arange(1500.0)})
+    with pytest.raises(ValueError, match="'id' has 1500 categories, more than the 1000"):
+        quick().fit(X)
+
+
+def test_texts_are_no_numbers():
+    with pytest.raises(ValueError, match="'text' cannot be read as numbers: it has '.', for example"):
+        quick(likelihood="gaussian").fit(frame()[["real", "text"]])
+
+
+def test_columns_that_are_not_there_cannot_be_chosen():
+    with pytest.raises(ValueError, match=r"Mixed names column\(s\) that X does not have: \['age'\]"):
+        quick(likelihood=Mixed({"age": "poisson"})).fit(frame())
+    with pytest.raises(ValueError, match="is no likelihood of a column"):
+        quick(likelihood=Mixed({"real": 3})).fit(frame())
+
+
+def test_failed_fits_leave_nothing():
+    vae = quick()
+    with pytest.raises(ValueError, match="no likelihood reads"):
+        vae.fit(frame().assign(bad=pd.Timestamp("2020")))
+    assert not hasattr(vae, "n_features_in_")
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+def test_forms_survive_packing():
+    X = frame()
+    form, likelihoods = Form.learn(X, [None] * X.shape[1], "error")
+    again = Form.unpack(form.pack())
+    assert again == form and len(likelihoods) == X.shape[1]
+    pd.testing.assert_frame_equal(again.table(form.cells(X), X), X)
+
+
+def test_two_numbers_are_a_flag_if_there_are_enough_of_them():
+    X = pd.DataFrame({"a": [0.0, 1.0] * 4, "b": np.arange(8.0)})
+    assert [c.kind for c in quick().fit(X).schema_] == ["gaussian", "gaussian"]
+    assert [c.kind for c in quick().fit(pd.concat([X, X])).schema_] == ["bernoulli", "gaussian"]
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli(limits=(1, 2))])
+def test_named_likelihoods_read_numbers_as_they_are(likelihood):
+    X = frame()[["two"]].assign(other=np.tile([1.0, 2.0], N // 2))
+    assert quick(likelihood=likelihood).fit(X).schema_[0].categories == ()
+
+
+def test_warnings_of_convergence_still_come():
+    with pytest.warns(ConvergenceWarning):
+        quick(max_iter=2).fit(frame())
