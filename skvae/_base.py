@@ -274,8 +274,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
-            The training data. A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need
+        X : array-like or frame of shape (n_samples, n_features), or Source
+            The training data. Cells may be missing (NaN, None, NA); frames of pandas and polars may have columns of any kind
+            (:ref:`User Guide <tables>`). A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need
             not fit in memory.
 
         y : Ignored

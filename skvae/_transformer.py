@@ -31,9 +31,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         are not needed switch themselves off (`active_units_`), so a number that is too large costs time more than quality. Use
         2 to draw the data, fewer for a coarser summary, more when the bound still rises.
 
-    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
-        What the columns are: "gaussian" for numbers, "bernoulli" for zeros and ones. An object sets more, such as
-        `Gaussian(noise="shared")` or `Bernoulli(limits=(0, 255))`; see :mod:`skvae.likelihoods`.
+    likelihood : str or Likelihood, default="auto"
+        What the columns are. "auto" decides by the types of a frame's columns, as the :ref:`User Guide <tables>` lists; an
+        array holds numbers. A name stands for all columns, such as "gaussian" for numbers, "bernoulli" for zeros and ones,
+        "poisson" for counts. An object sets more, such as `Gaussian(noise="shared")`, `Bernoulli(limits=(0, 255))`, or
+        `Mixed({"visits": "poisson"})` for single columns; see :mod:`skvae.likelihoods`.
 
     hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the
@@ -152,8 +154,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Names of the columns, where X was a frame whose names are all strings.
 
     schema_ : Schema of length `n_features_in_`
-        One `Column` per column: its name, its likelihood, its location and scale, and whether it is left out because it never
-        varied. Prints as a table.
+        One `Column` per column: its name, its likelihood, its location and scale, whether it is left out because it never
+        varied, and its categories. Prints as a table.
 
     lower_bound_ : float
         The ELBO on the training rows (10,000 at most), in nats per row, in the units of the data.
