@@ -275,9 +275,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features), or Source
-            The training data. Cells may be missing (NaN, None, NA); frames of pandas and polars may have columns of any kind
-            (:ref:`User Guide <tables>`). A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need
-            not fit in memory.
+            The training data. Cells may be missing (NaN, None, NA), and the columns of a frame of pandas or polars may be of any
+            kind (:ref:`User Guide <tables>`). A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while
+            training and need not fit in memory.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -340,6 +340,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             weight = None if sample_weight is None else _checked_weight(sample_weight, X)
             return StreamedTable(source, weight)
         cells, *form = self._learnt_cells(X) if reset else (self._cells(X),)
+        if np.isnan(cells).all():
+            raise ValueError(
+                f"Input X contains NaN alone: all {cells.size} cells are missing, so there is nothing to learn from."
+            )
         weight = None if sample_weight is None else _checked_weight(sample_weight, cells)
         return Table.of(cells, weight, *form)
 

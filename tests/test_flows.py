@@ -88,7 +88,7 @@ def test_halving_spends_epochs():
 
 @pytest.mark.parametrize("piece", ["elbo", ELBO()])
 def test_grids_reach_into_pieces_also_by_name(piece):
-    pipeline = make_pipeline(StandardScaler(), vae(objective=piece))
+    pipeline = make_pipeline(StandardScaler(), vae(objective=piece, likelihood="gaussian"))
     grid = {"vaetransformer__objective__beta": [1.0, 50.0], "vaetransformer__likelihood__noise": ["feature", 3.0]}
     search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(SHUFFLED)
     assert search.best_params_["vaetransformer__likelihood__noise"] == "feature"
@@ -194,24 +194,23 @@ def test_tensors_elsewhere_are_refused_with_the_remedy():
         vae().fit(torch.empty((5, 2), device="meta"))
 
 
-def test_text_and_dates_are_refused_by_name():
-    frame = FRAME.assign(when=pd.Timestamp("2020-01-01"))
-    with pytest.raises(ValueError, match=r"2 column\(s\) cannot be read as numbers: \['kind', 'when'\]"):
-        vae().fit(frame)
+def test_dates_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"Column 'when' has type datetime64\[.*\], which no likelihood reads"):
+        vae().fit(FRAME.assign(when=pd.Timestamp("2020-01-01")))
 
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "double[pyarrow]"])
-def test_missing_cells_of_nullable_columns_are_refused_by_name(dtype):
+def test_cells_may_be_missing_in_nullable_columns(dtype):
     frame = pd.DataFrame({"a": pd.array([1, 2, None], dtype=dtype), "b": [1.0, 2.0, 3.0]})
-    with pytest.raises(ValueError, match=r"Input X contains NaN in 1 column\(s\): \['a'\]"):
-        vae().fit(frame)
+    plain = pd.DataFrame({"a": [1, 2, np.nan], "b": [1.0, 2.0, 3.0]})
+    assert vae().fit(frame).score(frame) == vae().fit(plain).score(plain)
 
 
-def test_missing_and_infinite_cells_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"Input X contains NaN in 1 column\(s\): \['ash'\]"):
-        vae().fit(FRAME[NUMBERS].assign(ash=np.nan))
+def test_infinite_cells_are_refused_by_name():
     with pytest.raises(ValueError, match=r"Input X contains infinity or a value too large in 1 column\(s\): \['x1'\]"):
         vae().fit(np.array([[1.0, np.inf], [2.0, 1.0]]))
+    with pytest.raises(ValueError, match="Column 'ash' contains infinity"):
+        vae().fit(FRAME[NUMBERS].assign(ash=np.inf))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
