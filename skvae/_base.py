@@ -275,7 +275,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features), or Source
-            The training data. Cells may be missing (NaN, None, NA), and the columns of a frame of pandas or polars may be of any
+            The training data. Cells may be missing (NaN, None, NA), and columns of frames of pandas or polars may be of any
             kind (:ref:`User Guide <tables>`). A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while
             training and need not fit in memory.
 
