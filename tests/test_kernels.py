@@ -64,6 +64,19 @@ def by_hand(models, objective, flats, x, noise, weight, kl_weight):
     return value, [slopes[i, place] for i, place in enumerate(places)]
 
 
+def relative_error(model, objective, flat, x):
+    """Return the error to allow for: a formula that finds the noise again, as (z - mean) / scale, has it off by |z| / scale.
+
+    That is the rounding of z. The closed forms know the noise and have no such error; beside exact arithmetic they are the
+    nearer ones by far where scales are small.
+    """
+    if isinstance(objective, ELBO) and objective.kl != "monte_carlo":
+        return 1e-12
+    q = model.encode(model.unpack(flat), Batch(x))
+    farthest = float((model.posterior.mean(q).abs() / model.posterior.scale(q)).max())
+    return max(1e-12, 16 * torch.finfo(F64).eps * farthest)
+
+
 def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
     m, d = len(models), models[0].n_columns
     x = cells_for(models[0].likelihood, (m, n, d), seed)
@@ -77,8 +90,9 @@ def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
     for i, model in enumerate(models):
         annealing = betas[i] / objective.beta if isinstance(objective, ELBO) and objective.beta else 1.0
         value, slope = by_autograd(model, objective, flats[i], x[i], noise[i], weight[i], annealing)
-        torch.testing.assert_close(values[i], value, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(slopes[i], slope, rtol=1e-12, atol=1e-12 * max(1.0, float(slope.abs().max())))
+        error = relative_error(model, objective, flats[i], x[i])
+        torch.testing.assert_close(values[i], value, rtol=error, atol=error)
+        torch.testing.assert_close(slopes[i], slope, rtol=error, atol=error * max(1.0, float(slope.abs().max())))
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
