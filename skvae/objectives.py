@@ -16,11 +16,17 @@ _PRIOR_DRAWS = 512
 _KERNEL_WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
-    """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
+def drawn(model: Model, params: Params, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q(z|x), as the family reads it, z drawn from it with `noise` (s, n, k), and log p(x|z) in nats (s, n)."""
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
-    return model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
+    return q, z, model.log_px(params, batch, z)
+
+
+def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
+    """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
+    q, z, log_px = drawn(model, params, batch, noise)
+    return log_px + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
 
 
 def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
@@ -51,8 +57,11 @@ class Objective(Settings):
         return self.bound(model, params, batch, noise)
 
     def bound(self, model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
-        """Return a true lower bound on log p(x), whatever weights training uses; what scores report.  # (n,)"""
-        raise NotImplementedError
+        """Return a true lower bound on log p(x), whatever weights training uses; what scores report.  # (n,)
+
+        It is the ELBO, unless a subclass knows another one.
+        """
+        return ELBO().bound(model, params, batch, noise)
 
     def annealing(self, epoch: int) -> float:
         """Return the share of the KL that counts in `epoch`."""
@@ -125,11 +134,9 @@ class ELBO(Objective):
         return self.beta == 1 and not self.free_bits
 
     def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
-        q = model.encode(params, batch)
-        z = model.posterior.sample(q, noise)  # (s, n, k)
-        log_px = model.log_px(params, batch, z).mean(0)  # (n,)
+        q, z, log_px = drawn(model, params, batch, noise)
         kl = kl_per_component(model, params, q, z, self.kl)  # (n, k)
-        return log_px - kl_weight * (kl.clamp(min=free_bits) if free_bits else kl).sum(-1)
+        return log_px.mean(0) - kl_weight * (kl.clamp(min=free_bits) if free_bits else kl).sum(-1)
 
 
 class InfoVAE(Objective):
@@ -177,17 +184,13 @@ class InfoVAE(Objective):
         self.n_samples = n_samples
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
-        q = model.encode(params, batch)
-        z = model.posterior.sample(q, noise)
-        log_px = model.log_px(params, batch, z).mean(0)
+        q, z, log_px = drawn(model, params, batch, noise)
         kl = kl_per_component(model, params, q, z, "auto").sum(-1)
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
         from_prior = model.sample_prior(params, shape, stream, z.dtype)
-        return log_px - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * discrepancy(z, from_prior).mean(0)
-
-    def bound(self, model, params, batch, noise):
-        return ELBO().bound(model, params, batch, noise)
+        mmd = discrepancy(z, from_prior).mean(0)
+        return log_px.mean(0) - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * mmd
 
 
 def discrepancy(z: Tensor, others: Tensor) -> Tensor:
@@ -247,14 +250,9 @@ class BetaTCVAE(Objective):
         self.n_samples = n_samples
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
-        q = model.encode(params, batch)
-        z = model.posterior.sample(q, noise)
-        log_px = model.log_px(params, batch, z)
+        q, z, log_px = drawn(model, params, batch, noise)
         kl = model.posterior.log_prob(q, z).sum(-1) - model.log_prior(params, z).sum(-1)
         return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z)).mean(0)
-
-    def bound(self, model, params, batch, noise):
-        return ELBO().bound(model, params, batch, noise)
 
 
 def total_correlation(posterior: Posterior, q: Tensor, z: Tensor) -> Tensor:
@@ -304,10 +302,9 @@ class IWAE(Objective):
     def __call__(self, model, params, batch, noise, annealing=1.0):
         if self.gradient == "standard":
             return self.bound(model, params, batch, noise)
-        q = model.encode(params, batch)
-        z = model.posterior.sample(q, noise)
+        q, z, log_px = drawn(model, params, batch, noise)
         log_q = model.posterior.log_prob(q.detach(), z).sum(-1)  # by z alone: by q, its slope is zero on average
-        log_w = model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1) - log_q  # (s, n)
+        log_w = log_px + model.log_prior(params, z).sum(-1) - log_q  # (s, n)
         if z.requires_grad:
             share = torch.softmax(log_w.detach(), 0)[..., None]
             z.register_hook(lambda slope: slope * share)  # the bound has given it one factor of the share, this is the second
