@@ -14,8 +14,8 @@ was, and a larger budget continues the curves. Figures are drawn from what is th
 The recipe is the paper's: one hidden layer of tanh units on either side (500 for MNIST, 200 for Frey faces, 100 in figure 3),
 weights that start as normal numbers of standard deviation 0.01, Adagrad with step size 0.02 or 0.01, whichever is ahead on the
 training rows after the first 100,000 samples, batches of 100, one draw per row, a standard normal prior on the weight matrices
-(MAP). As in the author's code, pixels are divided by 256, grey levels of MNIST
-are taken as probabilities, and Adagrad only accumulates in its first ten steps. Frey faces are split at random.
+(MAP). As in the author's code, pixels are divided by 256, grey levels of MNIST are taken as probabilities, and Adagrad only
+accumulates in its first ten steps. Frey faces are split at random.
 
 `paper_curves.csv` holds the curves of figures 2 and 3, read off the vector graphics of the PDF (within 0.2 nats for MNIST, 3
 for Frey faces).
@@ -72,8 +72,9 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Name of its files."""
-        return f"{self.dataset}_{self.n_components}_{self.algorithm}_{self.n_train}_{self.n_hidden}".lower()
+        """Name of its files; figures 4 and 5 show models as those of figure 2, and share them."""
+        figure = "fig3" if self.figure == "fig3" else "fig2"
+        return f"{figure}_{self.dataset}_{self.n_components}_{self.algorithm}_{self.n_train}_{self.n_hidden}".lower()
 
     def model(self) -> VAETransformer:
         """Return the estimator before training."""
@@ -142,7 +143,7 @@ def measured(curve: Curve, vae: VAETransformer, X: np.ndarray, X_test: np.ndarra
 
 def train(curve: Curve, samples: float, out: Path) -> None:
     """Train a model to its budget, from where its files say that it is."""
-    log, saved = out / f"{curve.figure}_{curve.name}.csv", out / f"{curve.figure}_{curve.name}.skvae"
+    log, saved = out / f"{curve.name}.csv", out / f"{curve.name}.skvae"
     rows = pd.read_csv(log).to_dict("records") if log.is_file() and saved.is_file() else []
     X, X_test = data(curve.dataset, curve.n_train)
     todo = [epochs for epochs in stages(curve, samples) if not rows or epochs > rows[-1]["epochs"]]
@@ -164,7 +165,7 @@ def train(curve: Curve, samples: float, out: Path) -> None:
         left = (time.perf_counter() - began) / (epochs - first) * (todo[-1] - epochs)
         bar = "#" * round(30 * epochs / todo[-1])
         print(
-            f"{curve.figure} {curve.name} [{bar:30}] {epochs * len(X):.2e} samples, step size "
+            f"{curve.name} [{bar:30}] {epochs * len(X):.2e} samples, step size "
             f"{vae.learning_rate_init}, train {values['train']:.1f}, test {values['test']:.1f}, {left:.0f} s to go",
             file=sys.stderr, flush=True,
         )  # fmt: skip
@@ -180,7 +181,7 @@ def started(curve: Curve, X: np.ndarray, epochs: int) -> VAETransformer:
 
 def results(out: Path, wanted: list[Curve]) -> list[tuple[Curve, pd.DataFrame]]:
     """Return the measurements of the lines that have some."""
-    files = [(curve, out / f"{curve.figure}_{curve.name}.csv") for curve in wanted]
+    files = [(curve, out / f"{curve.name}.csv") for curve in wanted]
     return [(curve, pd.read_csv(file)) for curve, file in files if file.is_file()]
 
 
@@ -192,7 +193,10 @@ def draw_curves(figure: str, dataset: str, found: list[tuple[Curve, pd.DataFrame
     paper = pd.read_csv(PAPER)
     paper = paper[(paper.figure == figure) & (paper.dataset == dataset)]
     keys = sorted({(curve.n_components, curve.n_train) for curve, _ in found})
-    fig, axes = plt.subplots(1, len(keys), figsize=(3.6 * len(keys), 3.4), squeeze=False, layout="constrained")
+    ours = np.concatenate([frame[split] for _, frame in found for split in ("train", "test")])
+    low, high = np.quantile(ours, 0.1), max(ours.max(), paper.nats_per_datapoint.max())
+    limits = low, high + 0.05 * (high - low)
+    fig, axes = plt.subplots(1, len(keys), figsize=(1.3 + 3.2 * len(keys), 3.4), squeeze=False, layout="constrained")
     for ax, (k, n_train) in zip(axes[0], keys):
         label = f"{k}(N_train={n_train})" if figure == "fig3" else str(k)
         for curve, frame in found:
@@ -206,12 +210,13 @@ def draw_curves(figure: str, dataset: str, found: list[tuple[Curve, pd.DataFrame
                 ax.plot(
                     theirs.training_samples_evaluated, theirs.nats_per_datapoint, "o", ms=3, mec=colour, mfc=filled, mew=0.7
                 )
-        shown = np.concatenate([frame[split] for _, frame in found for split in ("train", "test")])
         ax.set(xscale="log", title=f"N = {n_train:,}" if figure == "fig3" else f"$N_z$ = {k}", xlabel="training samples")
-        ax.set_ylim(np.quantile(shown, 0.02), shown.max() + 0.05 * np.ptp(shown))
+        ax.set_ylim(*limits)
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("log p(x), estimated (nats)" if figure == "fig3" else "lower bound (nats per row)")
-    axes[0, 0].legend(fontsize="x-small", title="lines: here, dots: the paper", title_fontsize="x-small")
+    lines = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels())}
+    title = "lines: here\ndots: the paper,\nopen for test"
+    fig.legend(lines.values(), lines, fontsize="x-small", title=title, title_fontsize="x-small", loc="outside right center")
     fig.suptitle(dataset)
     fig.savefig(out / f"{figure}_{dataset.lower()}.png", dpi=120)
     plt.close(fig)
@@ -227,7 +232,7 @@ def draw_images(figure: str, found: list[Curve], out: Path) -> None:
     from scipy.stats import norm
 
     for curve in found:
-        saved = out / f"{curve.figure}_{curve.name}.skvae"
+        saved = out / f"{curve.name}.skvae"
         if curve.figure != figure or not saved.is_file():
             continue
         vae = skvae.load(saved)
