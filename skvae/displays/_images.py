@@ -103,7 +103,7 @@ class ManifoldDisplay:
         places = ndtri((np.arange(n_steps) + 0.5) / n_steps)
         z = np.zeros((n_steps, n_steps, estimator.n_components_))
         z[..., components[0]], z[..., components[1]] = np.meshgrid(places, places)
-        mean = estimator.inverse_transform(z.reshape(n_steps**2, -1)).reshape(n_steps, n_steps, -1)
+        mean = np.asarray(estimator.inverse_transform(z.reshape(n_steps**2, -1))).reshape(n_steps, n_steps, -1)
         return cls(mean=mean, places=places, components=components, image_shape=image_shape).plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):
@@ -217,7 +217,7 @@ class SamplesDisplay:
         check_estimator(estimator, cls.__name__)
         check_image_shape(image_shape, estimator.n_features_in_)
         samples = estimator.sample(n_samples, random_state=random_state, noise=noise)
-        return cls(samples=samples, image_shape=image_shape).plot(ax, **kwargs)
+        return cls(samples=np.asarray(samples), image_shape=image_shape).plot(ax, **kwargs)
 
     def plot(self, ax=None, *, n_columns=10, **kwargs):
         """Draw the images.

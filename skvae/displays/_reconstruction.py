@@ -1,7 +1,6 @@
 """Rows beside their reconstructions."""
 
 import numpy as np
-from sklearn.utils import check_array
 
 from skvae.displays._drawing import FEW_COLOURS, check_estimator, check_image_shape, draw_images, new_axes
 
@@ -64,10 +63,10 @@ class ReconstructionDisplay:
 
     @property
     def explained_(self):
-        """Share of the variance of each column that the reconstruction explains."""
-        varies = np.ptp(self.original, axis=0) > 0
-        lost = np.square(self.original - self.reconstruction).mean(axis=0)
-        variance = np.where(varies, self.original.var(axis=0), np.nan)
+        """Share of the variance of the observed cells of each column that the reconstruction explains."""
+        varies = np.nanmax(self.original, axis=0) > np.nanmin(self.original, axis=0)
+        lost = np.nanmean(np.square(self.original - self.reconstruction), axis=0)
+        variance = np.where(varies, np.nanvar(self.original, axis=0), np.nan)
         return 1 - lost / variance
 
     @classmethod
@@ -101,11 +100,14 @@ class ReconstructionDisplay:
             The display, drawn.
         """
         check_estimator(estimator, cls.__name__)
-        reconstruction = estimator.reconstruct(X)
+        numbers = [j for j, column in enumerate(estimator.schema_) if not column.categories]
+        if not numbers:
+            raise ValueError("X has no column of numbers, which are what this figure shows.")
+        original, reconstruction = (estimator._cells(table)[:, numbers] for table in (X, estimator.reconstruct(X)))
         display = cls(
-            original=check_array(X, dtype=np.float64),
-            reconstruction=np.asarray(reconstruction, dtype=np.float64),
-            feature_names=[column.name for column in estimator.schema_],
+            original=original.astype(np.float64),
+            reconstruction=reconstruction.astype(np.float64),
+            feature_names=[estimator.schema_[j].name for j in numbers],
             image_shape=image_shape,
         )
         return display.plot(ax, column=column, **kwargs)
