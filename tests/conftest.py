@@ -15,10 +15,13 @@ from skvae.likelihoods import (
     Bernoulli,
     Categorical,
     Gaussian,
+    Laplace,
     Likelihood,
     NegativeBinomial,
+    NormalMixture,
     Ordinal,
     Poisson,
+    StudentT,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
@@ -59,6 +62,10 @@ LIKELIHOODS = [
     NegativeBinomial(),
     ZeroInflatedPoisson(),
     ZeroInflatedNegativeBinomial(),
+    StudentT(),
+    StudentT(4.0, standardize=False),
+    Laplace(),
+    NormalMixture(3),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]
