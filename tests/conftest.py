@@ -14,9 +14,11 @@ from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import (
     Bernoulli,
     Categorical,
+    Gamma,
     Gaussian,
     Laplace,
     Likelihood,
+    LogNormal,
     NegativeBinomial,
     NormalMixture,
     Ordinal,
@@ -66,6 +68,8 @@ LIKELIHOODS = [
     StudentT(4.0, standardize=False),
     Laplace(),
     NormalMixture(3),
+    LogNormal(),
+    Gamma(),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]

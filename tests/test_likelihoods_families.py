@@ -14,7 +14,9 @@ from skvae import VAETransformer, fused_fits
 from skvae._random import generator, normal
 from skvae.likelihoods import (
     Categorical,
+    Gamma,
     Laplace,
+    LogNormal,
     NegativeBinomial,
     NormalMixture,
     Ordinal,
@@ -100,6 +102,15 @@ def mixture(params, *outputs):
     return Mixture(weight, mean, positive(params["scale"], 0.01).reshape(D, 3))
 
 
+def log_normal(params, mean):
+    return stats.lognorm(positive(params["scale"], 0.01), scale=np.exp(mean))
+
+
+def gamma(params, log_mean):
+    shape = positive(params["variation"], 0.01) ** -2
+    return stats.gamma(shape, scale=np.exp(log_mean) / shape)
+
+
 # likelihood, and what scipy makes of its parameters and of the decoder's outputs, those of one kind after the other
 ORACLES = [
     (Poisson(), poisson),
@@ -110,6 +121,8 @@ ORACLES = [
     (StudentT(3.5, standardize=False), partial(student_t, df=3.5)),
     (Laplace(), laplace),
     (NormalMixture(3), mixture),
+    (LogNormal(), log_normal),
+    (Gamma(), gamma),
 ]
 LIKELIHOODS = [likelihood for likelihood, _ in ORACLES]
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
@@ -382,3 +395,34 @@ def test_dispersion_is_learnt():
 def test_encoder_reads_logarithms_of_counts_and_zero_for_a_missing_one():
     x = torch.tensor([[0.0, math.e**3 - 1, torch.nan]])
     torch.testing.assert_close(Poisson().inputs(x), torch.tensor([[0.0, 3.0, 0.0]]))
+
+
+# --- positive numbers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", [LogNormal(), Gamma()], ids=repr)
+def test_scores_of_positive_numbers_are_in_the_units_of_the_data(likelihood):
+    X = table_for(likelihood, n_rows=200)
+    one, other = (fit(likelihood, factor * X, max_iter=10).score(factor * X) for factor in (1.0, 8.0))
+    np.testing.assert_allclose(other, one - 4 * math.log(8), rtol=1e-4)
+
+
+def test_spread_of_logarithms_is_learnt():
+    X = stats.lognorm(0.8, scale=30).rvs(size=(3000, 2), random_state=0)
+    vae = VAETransformer(1, likelihood="log_normal", max_iter=40, learning_rate="cosine", random_state=0).fit(X)
+    np.testing.assert_allclose(vae.score(X), stats.lognorm(0.8, scale=30).logpdf(X).sum(1).mean(), atol=0.03)
+
+
+def test_shape_of_the_gamma_is_learnt():
+    X = stats.gamma(2.5, scale=7).rvs(size=(3000, 2), random_state=0)
+    vae = VAETransformer(1, likelihood="gamma", max_iter=40, learning_rate="cosine", random_state=0).fit(X)
+    np.testing.assert_allclose(vae.score(X), stats.gamma(2.5, scale=7).logpdf(X).sum(1).mean(), atol=0.03)
+
+
+@pytest.mark.parametrize("likelihood", [LogNormal(), Gamma()], ids=repr)
+@pytest.mark.parametrize("bad", [0.0, -2.0])
+def test_zero_and_less_is_refused_with_advice(likelihood, bad):
+    X = table_for(likelihood)
+    X[3, 1] = bad
+    with pytest.raises(ValueError, match=rf"outside \(0, inf\).*\['x1'\]; for example {bad:g} in 'x1'. Add a small constant"):
+        fit(likelihood, X)

@@ -14,13 +14,16 @@ from skvae.likelihoods._heavy import Laplace, StudentT
 from skvae.likelihoods._levels import Categorical, Ordinal
 from skvae.likelihoods._mixed import Mixed, PerColumn
 from skvae.likelihoods._mixture import NormalMixture
+from skvae.likelihoods._positive import Gamma, LogNormal
 
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Gamma",
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "LogNormal",
     "Mixed",
     "NegativeBinomial",
     "NormalMixture",
@@ -35,6 +38,6 @@ register(
     "likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli, categorical=Categorical, ordinal=Ordinal, poisson=Poisson,
     negative_binomial=NegativeBinomial, zero_inflated_poisson=ZeroInflatedPoisson,
     zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial, student_t=StudentT, laplace=Laplace,
-    normal_mixture=NormalMixture,
+    normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma,
 )  # fmt: skip
 register("columns", per_column=PerColumn)

@@ -50,7 +50,7 @@ def mean_of(x: Tensor) -> Tensor:
 
 
 def rate_of(eta: Tensor) -> Tensor:
-    """Return exp(eta), at most exp(40)."""
+    """Return exp(eta), at most exp(30)."""
     return eta.clamp(max=FARTHEST_LOG).exp()
 
 
