@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,9 @@ from sklearn.model_selection import GridSearchCV
 from skvae import VAETransformer, fused_fits
 from skvae._random import generator, normal
 from skvae.likelihoods import (
+    Beta,
     Categorical,
+    ContinuousBernoulli,
     Gamma,
     Laplace,
     LogNormal,
@@ -111,6 +114,28 @@ def gamma(params, log_mean):
     return stats.gamma(shape, scale=np.exp(log_mean) / shape)
 
 
+def beta(params, log_odds):
+    precision = 1 / positive(params["spread"], 1e-4)
+    return stats.beta(sigmoid(log_odds) * precision, sigmoid(-log_odds) * precision)
+
+
+class Exponential:
+    """An exponential density on [0, 1], of any slope but zero."""
+
+    def __init__(self, slope):
+        self.falls, size = slope < 0, np.abs(slope)
+        self.falling = stats.truncexpon(size, scale=1 / size)
+
+    def logpdf(self, x):
+        return self.falling.logpdf(np.where(self.falls, x, 1 - x))
+
+    def cdf(self, x):
+        return np.where(self.falls, self.falling.cdf(x), 1 - self.falling.cdf(1 - x))
+
+    def mean(self):
+        return np.where(self.falls, self.falling.mean(), 1 - self.falling.mean())
+
+
 # likelihood, and what scipy makes of its parameters and of the decoder's outputs, those of one kind after the other
 ORACLES = [
     (Poisson(), poisson),
@@ -123,6 +148,8 @@ ORACLES = [
     (NormalMixture(3), mixture),
     (LogNormal(), log_normal),
     (Gamma(), gamma),
+    (Beta(), beta),
+    (ContinuousBernoulli(), lambda params, slope: Exponential(slope)),
 ]
 LIKELIHOODS = [likelihood for likelihood, _ in ORACLES]
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
@@ -426,3 +453,45 @@ def test_zero_and_less_is_refused_with_advice(likelihood, bad):
     X[3, 1] = bad
     with pytest.raises(ValueError, match=rf"outside \(0, inf\).*\['x1'\]; for example {bad:g} in 'x1'. Add a small constant"):
         fit(likelihood, X)
+
+
+# --- shares --------------------------------------------------------------------------------------------------------------
+
+
+def test_continuous_bernoulli_is_exact_for_every_slope():
+    slopes = torch.tensor([0.0, 1e-12, 1e-4, 0.1, 0.499, 0.4999999, 0.5, 0.501, 1.0, 7.0, 30.0, 300.0], dtype=F64)
+    likelihood = ContinuousBernoulli()
+    for slope in (*slopes, *-slopes):
+        with mpmath.workdps(150):
+            s = mpmath.mpf(slope.item()) or mpmath.mpf("1e-40")
+            normaliser = float(mpmath.log((mpmath.exp(s) - 1) / s))
+            mean = float(1 / (1 - mpmath.exp(-s)) - 1 / s)
+        x = torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+        np.testing.assert_allclose(likelihood.log_prob({}, slope, x), x * slope - normaliser, rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(likelihood.mean({}, slope), mean, rtol=1e-13)
+
+
+def test_cells_at_a_limit_have_a_density_under_the_continuous_bernoulli_only():
+    X = np.clip(1.4 * table_for(ContinuousBernoulli()) - 0.3, 0.0, 1.0)
+    assert {0.0, 1.0} <= set(X.ravel().tolist())
+    assert np.isfinite(fit(ContinuousBernoulli(), X).score(X))
+    with pytest.raises(ValueError, match=r"outside \(0, 1\).*Add a small constant"):
+        fit(Beta(), X)
+
+
+def test_scores_of_percentages_are_in_the_units_of_the_data():
+    X = table_for(Beta(), n_rows=200)
+    one, other = (fit(Beta(limits=(0, top)), top * X, max_iter=10).score(top * X) for top in (1.0, 100.0))
+    np.testing.assert_allclose(other, one - 4 * math.log(100), rtol=1e-4)
+
+
+def test_precision_of_shares_is_learnt():
+    X = stats.beta(2, 6).rvs(size=(3000, 2), random_state=0)
+    vae = VAETransformer(1, likelihood="beta", max_iter=40, learning_rate="cosine", random_state=0).fit(X)
+    np.testing.assert_allclose(vae.score(X), stats.beta(2, 6).logpdf(X).sum(1).mean(), atol=0.03)
+
+
+@pytest.mark.parametrize("bad", [(1.0, 0.0), "observed"])
+def test_impossible_limits_of_shares_are_refused(bad):
+    with pytest.raises(ValueError, match="'limits'"):
+        Beta(bad).validate()

@@ -15,10 +15,13 @@ from skvae.likelihoods._levels import Categorical, Ordinal
 from skvae.likelihoods._mixed import Mixed, PerColumn
 from skvae.likelihoods._mixture import NormalMixture
 from skvae.likelihoods._positive import Gamma, LogNormal
+from skvae.likelihoods._unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
+    "Beta",
     "Bernoulli",
     "Categorical",
+    "ContinuousBernoulli",
     "Gamma",
     "Gaussian",
     "Laplace",
@@ -38,6 +41,7 @@ register(
     "likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli, categorical=Categorical, ordinal=Ordinal, poisson=Poisson,
     negative_binomial=NegativeBinomial, zero_inflated_poisson=ZeroInflatedPoisson,
     zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial, student_t=StudentT, laplace=Laplace,
-    normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma,
+    normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma, beta=Beta,
+    continuous_bernoulli=ContinuousBernoulli,
 )  # fmt: skip
 register("columns", per_column=PerColumn)
