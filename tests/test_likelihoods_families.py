@@ -300,6 +300,17 @@ def test_alone_and_in_company_a_model_learns_the_same(likelihood):
         np.testing.assert_array_equal(other[-1], one[-1])
 
 
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, Categorical(4), Ordinal(4)], ids=repr)
+def test_missing_cells_count_nothing_whatever_the_likelihood(likelihood):
+    X = table_for(likelihood, n_rows=60)
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    vae = fit(likelihood, X, max_iter=10)
+    scores = vae.score_samples(X)
+    assert np.isfinite(scores).all() and np.isfinite(vae.transform(X)).all()
+    holes = np.full_like(X[:1], np.nan)
+    np.testing.assert_allclose(vae.score_samples(holes), 0.0, atol=0.2)  # the bound lacks no more than the KL
+
+
 @every_likelihood
 def test_training_finds_what_columns_share(likelihood):
     X = table_for(likelihood, n_rows=400, seed=1)
