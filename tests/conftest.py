@@ -13,12 +13,19 @@ from skvae import posteriors, priors
 from skvae.evaluation import AnnealedImportance, PosteriorDensity
 from skvae.likelihoods import (
     Bernoulli,
+    Beta,
     Categorical,
+    ContinuousBernoulli,
+    Gamma,
     Gaussian,
+    Laplace,
     Likelihood,
+    LogNormal,
     NegativeBinomial,
+    NormalMixture,
     Ordinal,
     Poisson,
+    StudentT,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
@@ -59,6 +66,14 @@ LIKELIHOODS = [
     NegativeBinomial(),
     ZeroInflatedPoisson(),
     ZeroInflatedNegativeBinomial(),
+    StudentT(),
+    StudentT(4.0, standardize=False),
+    Laplace(),
+    NormalMixture(3),
+    LogNormal(),
+    Gamma(),
+    Beta(),
+    ContinuousBernoulli(),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]

@@ -19,8 +19,10 @@ SOURCES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 # From the ground up: a module may import those that stand before it.
 ORDER = [
     "_sklearn", "_random", "_settings", "_batch", "_families", "priors", "posteriors", "likelihoods._base",
-    "likelihoods._numerics", "likelihoods._gaussian", "likelihoods._bernoulli", "likelihoods._levels",
-    "likelihoods._counts", "likelihoods._mixed", "likelihoods", "networks._base", "networks._mlp",
+    "likelihoods._numerics", "likelihoods._gaussian", "likelihoods._limits", "likelihoods._bernoulli",
+    "likelihoods._levels", "likelihoods._counts", "likelihoods._heavy", "likelihoods._mixture", "likelihoods._positive",
+    "likelihoods._unit_interval",
+    "likelihoods._mixed", "likelihoods", "networks._base", "networks._mlp",
     "networks._variational", "networks._conv", "networks._module", "networks",
     "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_solver", "solvers", "_devices",
     "_inference", "_marginal", "_engine", "_population", "data", "_frames", "_schema", "_table", "_stream",

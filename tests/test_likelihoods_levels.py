@@ -8,6 +8,7 @@ from scipy import stats
 
 from skvae import VAETransformer
 from skvae._random import generator, normal
+from skvae._table import column_statistics
 from skvae.likelihoods import Categorical, Ordinal
 from skvae.likelihoods._levels import places, to_list, to_table
 from skvae.networks import MLP
@@ -205,7 +206,7 @@ def test_closed_forms_and_autograd_learn_the_same(kind):
 @pytest.mark.parametrize("kind", [Categorical, Ordinal])
 @pytest.mark.parametrize("bad", [0.5, -1.0, 3.0])
 def test_codes_that_are_none_are_refused_with_column_and_value(kind, bad):
-    vae = fit(kind(), mixed_levels())
+    vae = fit(kind((2, 3, 6)), mixed_levels())
     X = mixed_levels(5)
     X[2, 1] = bad
     with pytest.raises(ValueError, match=rf"1 column.*\[0, 2\] or no whole numbers.*\['x1'\]; for example {bad:g} in 'x1'"):
@@ -213,11 +214,11 @@ def test_codes_that_are_none_are_refused_with_column_and_value(kind, bad):
 
 
 @pytest.mark.parametrize("bad", [-1.0, 0.5, 1e6])
-def test_columns_that_hold_no_codes_are_refused_in_training(bad):
+def test_columns_that_hold_no_codes_are_refused(bad):
     X = mixed_levels()
     X[:, 1] = bad
     with pytest.raises(ValueError, match=r"column\(s\) number \[1\] have others.*OrdinalEncoder"):
-        fit(Categorical(), X)
+        Categorical().bind(column_statistics(X, np.arange(len(X)), np.ones(len(X))))
 
 
 @pytest.mark.parametrize("bad", [(2, 0), (2, 1.5), 0])

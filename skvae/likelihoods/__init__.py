@@ -10,18 +10,29 @@ from skvae.likelihoods._counts import (
     ZeroInflatedPoisson,
 )
 from skvae.likelihoods._gaussian import Gaussian
+from skvae.likelihoods._heavy import Laplace, StudentT
 from skvae.likelihoods._levels import Categorical, Ordinal
 from skvae.likelihoods._mixed import Mixed, PerColumn
+from skvae.likelihoods._mixture import NormalMixture
+from skvae.likelihoods._positive import Gamma, LogNormal
+from skvae.likelihoods._unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
+    "Beta",
     "Bernoulli",
     "Categorical",
+    "ContinuousBernoulli",
+    "Gamma",
     "Gaussian",
+    "Laplace",
     "Likelihood",
+    "LogNormal",
     "Mixed",
     "NegativeBinomial",
+    "NormalMixture",
     "Ordinal",
     "Poisson",
+    "StudentT",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
 ]
@@ -29,6 +40,8 @@ __all__ = [
 register(
     "likelihood", auto=Mixed, gaussian=Gaussian, bernoulli=Bernoulli, categorical=Categorical, ordinal=Ordinal, poisson=Poisson,
     negative_binomial=NegativeBinomial, zero_inflated_poisson=ZeroInflatedPoisson,
-    zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial,
+    zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial, student_t=StudentT, laplace=Laplace,
+    normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma, beta=Beta,
+    continuous_bernoulli=ContinuousBernoulli,
 )  # fmt: skip
 register("columns", per_column=PerColumn)

@@ -1,6 +1,5 @@
 """The Bernoulli likelihood."""
 
-import math
 from numbers import Real
 
 import torch
@@ -9,10 +8,10 @@ from torch.nn.functional import logsigmoid
 
 from skvae._random import uniform
 from skvae._settings import Interval, StrOptions
-from skvae.likelihoods._base import Likelihood
+from skvae.likelihoods._limits import Limited
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Limited):
     r"""Bernoulli likelihood for columns of zeros and ones, :math:`x_j \mid z \sim \mathrm{Bernoulli}(p_j(z))`.
 
     The decoder gives logits. Values between 0 and 1, such as grey levels, are accepted as in the paper: they count as the
@@ -51,39 +50,14 @@ class Bernoulli(Likelihood):
     """
 
     _parameter_constraints = {
-        "limits": [tuple, StrOptions({"observed"})],
+        **Limited._parameter_constraints,
         "binarize": [StrOptions({"dynamic"}), Interval(Real, 0, 1, closed="neither"), None],
     }
     is_density = False
 
     def __init__(self, limits=(0.0, 1.0), *, binarize=None):
-        self.limits = limits
+        super().__init__(limits)
         self.binarize = binarize
-
-    @property
-    def support(self):
-        return (0.0, 1.0)
-
-    @property
-    def clips(self):
-        return self.limits == "observed"
-
-    def validate(self):
-        super().validate()
-        if self.limits != "observed":
-            numbers = all(isinstance(v, Real) and math.isfinite(v) for v in self.limits)
-            if not (numbers and len(self.limits) == 2 and self.limits[0] < self.limits[1]):
-                raise ValueError(
-                    "The 'limits' of Bernoulli must be two finite numbers, the lower one first, or 'observed'. "
-                    f"Got {self.limits!r}."
-                )
-        return self
-
-    def units(self, columns):
-        if self.limits == "observed":
-            return columns.low, columns.high - columns.low
-        low, high = self.limits
-        return columns.mean * 0.0 + low, columns.mean * 0.0 + (high - low)
 
     def presented(self, x, uniform=None):
         if self.binarize == "dynamic":

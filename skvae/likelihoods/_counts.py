@@ -50,7 +50,7 @@ def mean_of(x: Tensor) -> Tensor:
 
 
 def rate_of(eta: Tensor) -> Tensor:
-    """Return exp(eta), at most exp(40)."""
+    """Return exp(eta), at most exp(30)."""
     return eta.clamp(max=FARTHEST_LOG).exp()
 
 
@@ -147,8 +147,8 @@ class NegativeBinomial(Counts):
         return _log_negative_binomial_at_best(x, log_shape).to(eta.dtype) - lost
 
     def derivative(self, params, eta, x, weight):
-        log_shape = self._log_shape(params)
-        shape, log_odds = log_shape.double().exp(), eta.sub_(log_shape)
+        log_shape = self._log_shape({name: value.double() for name, value in params.items()})
+        shape, log_odds = log_shape.exp(), eta.sub_(log_shape.to(eta.dtype))
         by_shape = _by_log_shape(shape, log_odds.double(), x.double())
         slope = slope_of_log_floored(params["dispersion"].double(), _SMALLEST_DISPERSION)
         by_params = {"dispersion": -slope * sum_over_rows(by_shape * weight)}
@@ -203,13 +203,15 @@ class ZeroInflated(Counts):
 
     def derivative(self, params, eta, x, weight):
         log_mean, logit = eta.chunk(2, -1)
-        odds = logit - self.counts.log_prob(params, log_mean, x)
-        apart = torch.where(x == 0, odds.sigmoid(), 0.0)  # probability that a zero has its own reason
-        counted = torch.where(x == 0, (-odds).sigmoid(), 1.0)
+        # In double precision, because torch rounds in ways that depend on what else a call has to do.
+        doubled = {name: value.double() for name, value in params.items()}
+        odds = logit.double() - self.counts.log_prob(doubled, log_mean.double(), x)
+        apart = torch.where(x == 0, odds.sigmoid(), 0.0).to(eta.dtype)  # probability that a zero has its own reason
+        counted = torch.where(x == 0, (-odds).sigmoid(), 1.0).to(eta.dtype)
         by_mean, by_params = self.counts.derivative(params, log_mean, x, counted * weight)
         if by_mean is not log_mean:
             log_mean.copy_(by_mean)
-        torch.sub(apart, logit.sigmoid(), out=logit).mul_(weight)
+        torch.sub(apart, logit.sigmoid_(), out=logit).mul_(weight)
         return eta, by_params
 
     def mean(self, params, eta):

@@ -290,11 +290,13 @@ class Ordinal(Levels):
         return (-(-width).expm1()).log() + logsigmoid(-below) + logsigmoid(above)
 
     def derivative(self, params, eta, x, weight):
-        below, above, width = self._edges(params, eta, x)
+        # In double precision, because torch rounds in ways that depend on what else a call has to do.
+        params = {name: value.double() for name, value in params.items()}
+        below, above, width = self._edges(params, eta.double(), x)
         pull_down, pull_up = below.sigmoid(), (-above).sigmoid()
         steep = 1 / width.expm1()
         by_params = {"threshold": self._by_thresholds(params, x, -(pull_down + steep) * weight, (pull_up + steep) * weight)}
-        return torch.sub(pull_down, pull_up, out=eta).mul_(weight), by_params
+        return eta.copy_(pull_down - pull_up).mul_(weight), by_params
 
     def _by_thresholds(self, params, x, by_lower, by_upper):
         """Return slopes by the raw thresholds, given those by the lower and the upper edge of every cell's level."""

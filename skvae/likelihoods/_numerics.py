@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 # Adam moves every parameter at the same rate, and scales have the longest way to go: log(scale) is a multiple of its parameter.
 RATE = 2.0
 
-FARTHEST_LOG = 40.0  # no whole number that a float64 holds has a larger logarithm
+FARTHEST_LOG = 30.0  # of means, 1e13 units: beyond counts and amounts that occur; squares of slopes stay finite in float32
 SMALLEST = torch.finfo(torch.float32).tiny  # what stands for "above zero" in a closed interval
 
 
@@ -19,12 +19,12 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def growth(x: Tensor) -> Tensor:
-    """Return exp(x) - 1, which goes on as a straight line beyond exp(40), so that slopes stay finite and point back."""
+    """Return exp(x) - 1, which goes on as a straight line beyond exp(30), so that slopes stay finite and point back."""
     return x.clamp(max=FARTHEST_LOG).expm1() + math.exp(FARTHEST_LOG) * (x - FARTHEST_LOG).clamp(min=0.0)
 
 
 def slope_of_growth(x: Tensor) -> Tensor:
-    """Return the derivative of `growth`: exp(x), at most exp(40)."""
+    """Return the derivative of `growth`: exp(x), at most exp(30)."""
     return x.clamp(max=FARTHEST_LOG).exp()
 
 
