@@ -278,7 +278,7 @@ def test_shape_that_does_not_hold_a_row_is_refused(digits, shape, ax):
 
 def test_bars_show_the_share_of_variance_of_each_column_lowest_at_the_bottom(vae, ax):
     display = ReconstructionDisplay.from_estimator(vae, IRIS.data, ax=ax)
-    residual = IRIS.data.to_numpy() - vae.reconstruct(IRIS.data)
+    residual = IRIS.data.to_numpy() - vae.reconstruct(IRIS.data).to_numpy()
     expected = 1 - (residual**2).mean(0) / IRIS.data.to_numpy().var(0)
     np.testing.assert_allclose(display.explained_, expected, rtol=1e-9)
     order = np.argsort(expected)
@@ -303,7 +303,7 @@ def test_of_many_columns_the_thirty_lowest_are_shown(digits, ax):
 @pytest.mark.parametrize("column", ["petal width (cm)", 3, -1])
 def test_one_column_against_its_reconstruction(vae, column, ax):
     ReconstructionDisplay.from_estimator(vae, IRIS.data, column=column, ax=ax)
-    expected = np.column_stack([IRIS.data.iloc[:, 3], vae.reconstruct(IRIS.data)[:, 3]])
+    expected = np.column_stack([IRIS.data.iloc[:, 3], vae.reconstruct(IRIS.data).iloc[:, 3]])
     np.testing.assert_allclose(ax.collections[0].get_offsets(), expected)
     assert ax.get_ylabel() == "petal width (cm), reconstruction"
 
@@ -356,8 +356,8 @@ def test_manifold_of_many_components_follows_two_and_leaves_the_others_at_zero(v
     assert display.components == tuple(np.argsort(-vae.kl_per_component_)[:2])
     z = np.zeros((1, 3))
     z[0, display.components[0]] = display.places[2]
-    np.testing.assert_allclose(display.mean[1, 2], vae.inverse_transform(z)[0], rtol=1e-6)
-    np.testing.assert_allclose(display.mean[1, 1], vae.inverse_transform(np.zeros((1, 3)))[0], rtol=1e-6)
+    np.testing.assert_allclose(display.mean[1, 2], vae.inverse_transform(z).iloc[0], rtol=1e-6)
+    np.testing.assert_allclose(display.mean[1, 1], vae.inverse_transform(np.zeros((1, 3))).iloc[0], rtol=1e-6)
 
 
 def test_manifold_of_one_component_is_refused(ax):

@@ -163,7 +163,8 @@ def test_the_kind_of_table_does_not_matter(kind, X):
     for name in ("transform", "score_samples"):
         np.testing.assert_allclose(getattr(model, name)(table), getattr(expected, name)(X.astype(float)), rtol=1e-6, atol=1e-6)
     whole = np.rint if hasattr(table, "columns") else np.asarray  # as the cells of the frames are
-    np.testing.assert_allclose(model.reconstruct(table), whole(expected.reconstruct(X.astype(float))), rtol=1e-6, atol=1e-6)
+    found = np.asarray(model.reconstruct(table), dtype=float)
+    np.testing.assert_allclose(found, whole(expected.reconstruct(X.astype(float))), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("likelihood", [*LIKELIHOODS[:3], LIKELIHOODS[-1]], ids=repr)
