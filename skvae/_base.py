@@ -249,8 +249,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             return X, None, [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
         validate_data(self, X, reset=True, skip_check_array=True)
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
-        unknown = likelihood.handle_unknown if isinstance(likelihood, Mixed) else "error"
-        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), unknown)
+        types = likelihood if isinstance(likelihood, Mixed) else Mixed()
+        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
         return form.cells(X), form, likelihoods
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
+from skvae.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, Ordinal
 
 _MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
 _FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
@@ -49,10 +49,15 @@ class Form:
         return any(f.categories is not None for f in self.formats)
 
     @classmethod
-    def learn(cls, X, likelihoods: Sequence[Likelihood | None], handle_unknown: str) -> tuple["Form", list[Likelihood]]:
-        """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests."""
+    def learn(
+        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood, handle_unknown: str
+    ) -> tuple["Form", list[Likelihood]]:
+        """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
+
+        Columns of numbers then get the likelihood `numbers`.
+        """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
-        learnt = [_learn_column(*column, one) for column, one in zip(_columns(X), likelihoods, strict=True)]
+        learnt = [_learn_column(*column, one, numbers) for column, one in zip(_columns(X), likelihoods, strict=True)]
         return cls(container, [format for format, _ in learnt], handle_unknown), [one for _, one in learnt]
 
     def cells(self, X) -> np.ndarray:
@@ -116,7 +121,7 @@ def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
     names = list(X.columns) if is_frame(X) else list(range(X.shape[1]))
     if not isinstance(likelihood, Mixed):
         return [likelihood] * len(names)
-    chosen = [likelihood.chosen_default()] * len(names)
+    chosen: list[Likelihood | None] = [None] * len(names)
     for one, columns in likelihood.chosen():
         for name in _selected(columns, X, names):
             chosen[names.index(name)] = one
@@ -165,7 +170,9 @@ def _levels_of_polars(series) -> list:
     return sorted(series.drop_nulls().unique().cast(_polars("String")).to_list())
 
 
-def _learn_column(name, series: pd.Series, dtype: str, likelihood: Likelihood | None) -> tuple[Format, Likelihood]:
+def _learn_column(
+    name, series: pd.Series, dtype: str, likelihood: Likelihood | None, numbers: Likelihood
+) -> tuple[Format, Likelihood]:
     """Return the format of a column, and its likelihood, chosen or suggested by its type."""
     if likelihood is not None:
         coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not _is_number(series))
@@ -174,7 +181,7 @@ def _learn_column(name, series: pd.Series, dtype: str, likelihood: Likelihood | 
         return _of_categories(_coded(name, series, dtype))
     if _is_number(series):
         two = _two_values(series)
-        return (_numeric(name, series, dtype), Gaussian()) if two is None else (Format(name, dtype, two), Bernoulli())
+        return (_numeric(name, series, dtype), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
     if series.dtype.kind in "mM":
         raise ValueError(_refusal(name, dtype))
     if series.isna().all():
@@ -184,8 +191,6 @@ def _learn_column(name, series: pd.Series, dtype: str, likelihood: Likelihood | 
 
 def _of_categories(format: Format) -> tuple[Format, Likelihood]:
     """Return a format of categories with the likelihood that suits it."""
-    from skvae.likelihoods import Categorical, Ordinal  # noqa
-
     assert format.categories is not None
     if len(format.categories) <= 2:
         return format, Bernoulli()

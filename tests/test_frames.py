@@ -220,7 +220,13 @@ def test_selectors_choose_columns_and_later_pairs_win():
 def test_one_likelihood_can_be_for_all_columns():
     X = frame()[["text", "flag"]]
     assert [c.kind for c in quick(likelihood="categorical").fit(X).schema_] == ["categorical", "categorical"]
-    assert [c.kind for c in quick(likelihood=Mixed(default="categorical")).fit(X).schema_] == ["categorical", "categorical"]
+
+
+def test_columns_of_numbers_can_have_another_likelihood():
+    X = frame()[["real", "flag", "whole"]]
+    kinds = [c.kind for c in quick(likelihood=Mixed({"whole": "laplace"}, numbers="normal_mixture")).fit(X).schema_]
+    assert kinds == ["normal_mixture", "bernoulli", "laplace"]
+    assert [c.kind for c in quick(likelihood=Mixed(numbers="student_t")).fit(X[["real"]].to_numpy()).schema_] == ["student_t"]
 
 
 def test_columns_of_arrays_go_by_their_numbers():
@@ -297,7 +303,7 @@ def test_failed_fits_leave_nothing():
 
 def test_forms_survive_packing():
     X = frame()
-    form, likelihoods = Form.learn(X, [None] * X.shape[1], "error")
+    form, likelihoods = Form.learn(X, [None] * X.shape[1], Gaussian(), "error")
     again = Form.unpack(form.pack())
     assert again == form and len(likelihoods) == X.shape[1]
     pd.testing.assert_frame_equal(again.table(form.cells(X), X), X)
