@@ -243,8 +243,8 @@ def coverage(args):
     found = {}
     for kind in ("linear", "nonlinear"):
         simulated, rng = Simulated(kind), np.random.default_rng(1)
-        n_rows, n_exact = (500, 100) if args.quick else (5_000, 1_000)
-        train, truth = hide(simulated.rows(n_rows, rng), 0.2, rng), simulated.rows(n_rows, rng)
+        n_train, n_new, n_exact = (500, 200, 50) if args.quick else (5_000, 2_000, 500)
+        train, truth = hide(simulated.rows(n_train, rng), 0.2, rng), simulated.rows(n_new, rng)
         holes = hide(truth, 0.25, rng)
         vae = VAETransformer(random_state=0).fit(train)
         found[kind] = {
