@@ -156,12 +156,13 @@ SELF_MASKING = {"skvae, missing at random": vae}
 def generation(args):
     """Print what rows generated for adult are worth, and how far they are from real ones."""
     train, test = adult_parts()
+    epochs = 2 if args.quick else 300
     if args.quick:
         train, test = train.head(1_000), test.head(500)
     generators = {
         "training rows": lambda: (train, {}),
         "columns shuffled": lambda: shuffled(train),
-        "TVAE": lambda: tvae_sample(train, args.cache, epochs=2 if args.quick else 300),
+        "TVAE": lambda: tvae_sample(train, args.cache, epochs),
         "skvae": lambda: vae_sample(train),
     }
     found = {}
@@ -178,7 +179,7 @@ def generation(args):
             "variation: of shares of levels; KS, Wasserstein: of numbers; pairs: of associations of columns, mean absolute",
             "copies: share of training rows to the last cell; nearer: share nearer to a training row than to a test row,",
             "  about 0.5 if nothing is learnt by heart, 0.75 for the training rows themselves (half of them are compared)",
-            f"TVAE with its defaults; fitted once, its rows and times are kept in the folder {args.cache.name}",
+            f"TVAE: defaults, {epochs} epochs; fitted once, its rows and times are kept in the folder {args.cache.name}",
         ],
     )
     return found
