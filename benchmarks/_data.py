@@ -1,5 +1,6 @@
 """Tables for the benchmarks: those of scikit-learn, and others from the folder that SKVAE_DATA names or from OpenML."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -40,3 +41,44 @@ def tables() -> dict[str, np.ndarray]:
         "california_housing": numeric_table("california_housing.csv.gz", "california_housing"),
     }
     return {name: X for name, X in found.items() if X is not None}
+
+
+def mixed_table(name: str) -> tuple[pd.DataFrame, str]:
+    """Return a table of numbers and categories, blanks as missing values, and the name of its target.
+
+    Whole numbers are `int64`, or `Int64` with holes; categories are of pandas' dtype, their levels sorted.
+    """
+    folder = required_folder() / "tables"
+    schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))[name]
+    kinds = {column: kind for column, kind in schema["columns"].items() if kind != "id_or_text" or column == "split"}
+    raw = pd.read_csv(folder / f"{name}.csv.gz", keep_default_na=False, na_values=[""], usecols=list(kinds))
+    frame = pd.DataFrame({c: whole_numbers(raw[c]) if kind == "num" else categories(raw[c]) for c, kind in kinds.items()})
+    return frame, schema["target"]
+
+
+def whole_numbers(column: pd.Series) -> pd.Series:
+    """Return a column of numbers as integers if they all are."""
+    if not (column.dropna() % 1 == 0).all():
+        return column.astype("float64")
+    return column.astype("Int64" if column.isna().any() else "int64")
+
+
+def categories(column: pd.Series) -> pd.Series:
+    """Return a column of pandas' category dtype; numbers that stand for levels are integers."""
+    return whole_numbers(column).astype("category") if pd.api.types.is_numeric_dtype(column) else column.astype("category")
+
+
+def hivae_table(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return one of HI-VAE's tables, the kinds of its columns and its published masks (True where a cell is hidden)."""
+    with np.load(required_folder() / "hivae" / f"{name}.npz") as file:
+        X, kinds = file["X"], file["types"].astype(str)
+        masks = {k: np.unpackbits(file[k])[: X.size].reshape(X.shape).astype(bool) for k in file.files if k.startswith("mask_")}
+    return X, kinds, masks
+
+
+def required_folder() -> Path:
+    """Return the folder of data sets; there is no other source of what is asked for."""
+    folder = data_folder()
+    if folder is None:
+        raise FileNotFoundError("no folder of data sets: set SKVAE_DATA to the one that holds tables/ and hivae/")
+    return folder

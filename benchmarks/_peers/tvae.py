@@ -2,9 +2,11 @@
 
 import queue
 import threading
+import time
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
 from ctgan import TVAE
 from ctgan.synthesizers import tvae
@@ -136,3 +138,15 @@ def columns_of(model):
         modes.append((slice(place + 1, place + info.output_dimensions), scales))
         place += info.output_dimensions
     return numbers, modes
+
+
+def generate(train, discrete, epochs, n_rows, out, seed=0):
+    """Fit to a table in a CSV file, the defaults but for the number of epochs; write rows that it generates to another."""
+    torch.manual_seed(seed)
+    frame, model = pd.read_csv(train), TVAE(enable_gpu=False, epochs=epochs)
+    model.set_random_state(seed)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    model.fit(frame, discrete)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    model.sample(n_rows).to_csv(out, index=False)
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "n_rows": len(frame), "epochs": epochs}
