@@ -562,35 +562,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         weight = _checked_weight(sample_weight, values)
         return float(np.average(values, weights=weight / weight.max()))
 
-    def sample(self, n_samples=1, random_state=None, *, noise=True):
-        """Draw new rows from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of rows.
-
-        random_state : int, RandomState instance or None, default=None
-            Where the draws come from; None gives other rows each time.
-
-        noise : bool, default=True
-            Whether to draw the cells from p(x|z); False gives their means, smoother than real rows.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, and numbers
-            outside the range that their column had in training are moved to its edge.
-        """
-        check_is_fitted(self)
-        _check_n_samples(n_samples)
-        fitted, params, device = self._ready()
-        stream = generator(seed_of(random_state), "sample", device=device)
-        with torch.inference_mode():
-            x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
-        cells = fitted.codec.decode(x, np.float64)
-        return fitted.codec.drawn_table(cells) if noise else fitted.codec.table(cells)
-
     def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).
 

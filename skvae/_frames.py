@@ -71,6 +71,21 @@ class Form:
             out[:, j] = column
         return out
 
+    def cells_of_some(self, X) -> np.ndarray:
+        """Return the cells of a frame that may leave columns out, whose cells then are missing."""
+        names = [format.name for format in self.formats]
+        columns = {name: series for name, series, _ in _columns(X)}
+        unknown = [name for name in columns if name not in names]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} column(s) are not among those of the training data: {unknown[:5]}. Use some of {names[:10]}."
+            )
+        out = np.full((len(X), len(names)), np.nan)
+        for j, format in enumerate(self.formats):
+            if format.name in columns:
+                out[:, j] = self._cells_of(columns[format.name], format)
+        return out
+
     def _cells_of(self, series: pd.Series, format: Format) -> np.ndarray:
         if format.categories is None:
             return _numbers(series, format.name)
@@ -338,3 +353,53 @@ def _polars_dtype(format: Format):
     if kind == "Enum":
         return _polars("Enum")(format.categories)
     return _polars(kind)
+
+
+def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
+    """Return a copy of a table, its type and that of its columns kept, in which cells are filled from numbers where `holes`."""
+    formats = [Format(j, "float64") for j in range(cells.shape[1])] if form is None else form.formats
+    values = {j: _values(cells[holes[:, j], j], formats[j]) for j in np.flatnonzero(holes.any(axis=0))}
+    if isinstance(X, pd.DataFrame):
+        out = X.copy()
+        for j, some in values.items():
+            out.isetitem(j, _filled_series(X.iloc[:, j], holes[:, j], some))
+        return out
+    if _is_polars(X):
+        return X.with_columns([_filled_polars(X.to_series(int(j)), holes[:, j], some) for j, some in values.items()])
+    out = np.array(X)
+    for j, some in values.items():
+        out[holes[:, j], j] = some
+    return out
+
+
+def _values(cells: np.ndarray, format: Format) -> np.ndarray:
+    """Return numbers as the values of a column, none of them missing."""
+    if format.categories is not None:
+        return _of_codes(cells, np.zeros(len(cells), dtype=bool), format)
+    return _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
+
+
+def _filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray) -> pd.Series:
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.cat.add_categories([v for v in pd.unique(values) if v not in series.cat.categories])
+    elif pd.api.types.is_integer_dtype(series.dtype):
+        values = np.rint(values.astype(np.float64))
+    out = series.copy()
+    out.iloc[np.flatnonzero(holes)] = pd.array(values.tolist(), dtype=series.dtype)
+    return out
+
+
+def _filled_polars(series, holes: np.ndarray, values: np.ndarray):
+    cells = series.to_list()
+    for i, value in zip(np.flatnonzero(holes), values.tolist()):
+        cells[i] = round(value) if series.dtype.is_integer() else value
+    return type(series)(series.name, cells, dtype=series.dtype)
+
+
+def labelled(numbers: np.ndarray, like):
+    """Return numbers in a frame with the columns and the index of `like`, if that is one."""
+    if isinstance(like, pd.DataFrame):
+        return pd.DataFrame(numbers, index=like.index, columns=like.columns)
+    if _is_polars(like):
+        return type(like)(numbers, schema=like.columns)
+    return numbers

@@ -48,11 +48,28 @@ def map_rows(function: Callable[[Batch], Tensor], data: Rows, tile: int, flops: 
     Every call has the same shape and runs on one thread, so a row's result does not depend, to the last bit, on the rows around
     it. Where a call is large work, of `flops`, several threads take tiles in turn.
     """
-    return _map_tiles(lambda batch, n: function(batch), data, tile, flops)
+    return _map_tiles(lambda batch, n, start: function(batch), data, tile, flops)
 
 
-def _map_tiles(function: Callable[[Batch, int], Tensor], data: Rows, tile: int, flops: float) -> Tensor:
-    """Do what `map_rows` does for a function that is told how many rows of its tile count."""
+def map_draws(
+    function: Callable[[Params, Batch, int], Tensor], model: Model, params: Params, data: Rows, n_draws: int
+) -> Tensor:
+    """Do what `map_rows` does for a function that decodes `n_draws` latents per row, and is told where its tile starts."""
+    params = _aligned(model, params, "encoder", "decoder")
+    tile = _tile_of_draws(n_draws, model.likelihood.n_outputs(model.n_columns))
+    return _map_tiles(
+        lambda batch, n, start: function(params, batch, start), data, tile, 2.0 * model.n_products * n_draws * tile
+    )
+
+
+def _tile_of_draws(n_draws: int, n_columns: int) -> int:
+    """Return the rows per tile where latents are drawn."""
+    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
+    return 1 if tile * n_draws * n_columns > _MAX_TILE_CELLS else tile
+
+
+def _map_tiles(function: Callable[[Batch, int, int], Tensor], data: Rows, tile: int, flops: float) -> Tensor:
+    """Do what `map_rows` does for a function that is told how many rows of its tile count, and where it starts."""
     n = len(data)
     results: list[Tensor] = []
     first = threading.Lock()
@@ -60,7 +77,7 @@ def _map_tiles(function: Callable[[Batch, int], Tensor], data: Rows, tile: int, 
     def fill(start: int) -> None:
         part = data.slice(start, start + tile)
         missing = tile - len(part)
-        values = function(part.pad(missing) if missing else part, len(part))[: len(part)]
+        values = function(part.pad(missing) if missing else part, len(part), start)[: len(part)]
         with first:
             if not results:
                 results.append(values.new_empty((n, *values.shape[1:])))
@@ -77,13 +94,11 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
     n_draws = len(noise)
     flops = 2.0 * model.n_products * n_draws
-    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
-    if tile * n_draws * model.n_columns > _MAX_TILE_CELLS:
-        tile = 1
+    tile = _tile_of_draws(n_draws, model.n_columns)
     rows = min(tile, _rows_per_decoding(n_draws, flops))
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
 
-    def values(batch: Batch, n: int) -> Tensor:
+    def values(batch: Batch, n: int, start: int) -> Tensor:
         return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
 
     return _map_tiles(values, data, tile, rows * flops)
@@ -98,7 +113,7 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     if tile * n_chains * model.n_columns > _MAX_TILE_CELLS:
         tile = 1
 
-    def values(batch: Batch, n: int) -> Tensor:
+    def values(batch: Batch, n: int, start: int) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode have no gradients, copies have
             return function(batch.head(n).clone().to(batch.device, torch.float64))
 

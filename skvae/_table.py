@@ -358,7 +358,11 @@ class TableCodec:
 
     def drawn_table(self, cells: np.ndarray):
         """Return cells that were drawn as a table; those of a frame within the range of their column in the training data."""
-        return cells if self.form is None else self.form.table(self.form.within_limits(cells))
+        return self.table(self.within_limits(cells))
+
+    def within_limits(self, cells: np.ndarray) -> np.ndarray:
+        """Return cells (..., d) that were drawn, those of a frame moved into the range of their column in the training data."""
+        return cells if self.form is None else self.form.within_limits(cells)
 
     def within_support(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return rows whose cells are moved to the edge of what the likelihood accepts, where they are outside."""

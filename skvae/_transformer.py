@@ -8,9 +8,10 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
 
 from skvae._base import FARTHEST, BaseVAE
+from skvae._cells import CellsMixin
 
 
-class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMixin, BaseVAE):
     r"""Variational auto-encoder: a latent representation of rows, a density of the table, and new rows.
 
     Every row :math:`x` is taken to come from a latent row :math:`z \sim N(0, I)` with few components: a network, the decoder,

@@ -25,12 +25,12 @@ ORDER = [
     "likelihoods._mixed", "likelihoods", "networks._base", "networks._mlp",
     "networks._variational", "networks._conv", "networks._module", "networks",
     "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_solver", "solvers", "_devices",
-    "_inference", "_marginal", "_engine", "_population", "data", "_frames", "_schema", "_table", "_stream",
+    "_inference", "_marginal", "_conditional", "_engine", "_population", "data", "_frames", "_schema", "_table", "_stream",
     "_state", "_training", "persistence",
-    "callbacks", "_base", "_transformer", "__init__", "evaluation", "displays._drawing", "displays._training_curve",
+    "callbacks", "_base", "_cells", "_transformer", "__init__", "evaluation", "displays._drawing", "displays._training_curve",
     "displays._latent_space", "displays._reconstruction", "displays._images", "displays", "_demo", "__main__",
 ]  # fmt: skip
-ESTIMATORS = {"_base", "_transformer", "__init__"}
+ESTIMATORS = {"_base", "_cells", "_transformer", "__init__"}
 DISPLAYS = {name for name in ORDER if name.partition(".")[0] == "displays"}
 AROUND = {"persistence", "callbacks", "evaluation", *DISPLAYS, "_demo", "__main__"}
 

@@ -1,0 +1,257 @@
+"""What a row's known cells say about its others: importance-weighted latents, and expectations, draws and quantiles by them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._batch import Batch
+from skvae._families import Support
+from skvae._inference import Rows, map_draws
+from skvae._model import Model, Params
+from skvae._random import generator, matched_normal, normal, uniform
+
+_MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
+_MOST_STAGES = 10  # in which latents are drawn, each closer to where the weights of those before say
+_FEWEST_PER_STAGE = 25
+_COUNTED = 0.1  # share of the latents that count, at least, when the next stage is fitted to them
+_INFLATION = 1.2  # of the fitted variance, because a proposal had better be too wide
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Component(NamedTuple):
+    """Draws of a density of latents, one density per row."""
+
+    z: Tensor  # (s, n, k)
+    log_density: Callable[[Tensor], Tensor]  # (..., n, k) -> (..., n)
+
+    def log_mass(self, z: Tensor) -> Tensor:
+        """Return the log of how many of the draws there are per unit of volume at z.  # (..., n) in double precision"""
+        return self.log_density(z).double() + math.log(len(self.z))
+
+
+class Pool:
+    """Latents of rows, with weights that make p(z|x) of them, whatever they are draws of.
+
+    The weight of z is p(x, z) / r(z), where x are the cells that are not missing and r is the mixture of all components that
+    have given draws (the balance heuristic): weighted means tend to those under p(z|x) as the draws become many.
+    """
+
+    def __init__(self, model: Model, params: Params, batch: Batch, components: Sequence[Component]):
+        self._model, self._params, self._batch = model, params, batch
+        self._components: list[Component] = []
+        self._log_masses: list[Tensor] = []
+        self.z, self.eta, self.log_px, self._log_prior = (torch.empty(0, device=batch.device) for _ in range(4))
+        self.add(components)
+
+    def add(self, components: Sequence[Component]) -> None:
+        """Add the draws of more components, decoded."""
+        z = torch.cat([component.z for component in components])
+        eta = self._model.decode(self._params, z)
+        log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
+        log_prior = self._model.log_prior(self._params, z).sum(-1).double()
+        masses = [component.log_mass(z) for component in (*self._components, *components)]
+        if self._components:
+            before = [*self._log_masses, *(component.log_mass(self.z) for component in components)]
+            masses = [torch.cat(both) for both in zip(before, masses, strict=True)]
+            z, eta, log_px = torch.cat([self.z, z]), torch.cat([self.eta, eta]), torch.cat([self.log_px, log_px])
+            log_prior = torch.cat([self._log_prior, log_prior])
+        self.z, self.eta, self.log_px, self._log_prior, self._log_masses = z, eta, log_px, log_prior, masses
+        self._components += components
+
+    @property
+    def log_w(self) -> Tensor:
+        """The log weights of all latents, in double precision.  # (s, n)"""
+        log_r = torch.stack(self._log_masses).logsumexp(0) - math.log(len(self.z))
+        return (self.log_px.sum(-1).double() + self._log_prior - log_r).clamp(min=-1e30)
+
+    def log_w_without(self) -> Tensor:
+        """Return the log weights under which latents belong to p(z|x_-j), the cells but one, for every cell.  # (s, n, d)"""
+        own = torch.where(self._batch.x.isnan(), 0.0, self.log_px.double())
+        return self.log_w[..., None] - own
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """As how many draws of p(z|x) the latents count.  # (n,)"""
+        return 1 / self.log_w.softmax(0).square().sum(0)
+
+
+class Proposal(NamedTuple):
+    """How latents are drawn.
+
+    Those of the first stage come from the prior, which bounds the weights, and from q(z|x), which alone can be far from p(z|x):
+    in rows with holes, where training has seen few of them, and in rows with a wrong cell, so that where cells are to be judged
+    q(z|x) without each of them in turn has its part. Those of each later stage come from normal distributions that are fitted,
+    row by row, to the weighted latents of the stages before (adaptive multiple importance sampling: Cornuet, Marin, Mira &
+    Robert, 2012), as long as latents may be anywhere.
+    """
+
+    n_draws: int
+    seed: int
+    by_cell: bool = False  # whether cells are to be judged, each given the others
+    adapts: bool = True  # whether there are later stages
+    is_common: bool = True  # whether all rows have the same random numbers, so that a row does not depend on its neighbours
+    from_prior: float = 0.25  # share of the first stage
+
+    def pool(self, model: Model, params: Params, batch: Batch, start: int) -> Pool:
+        """Return the weighted latents of the rows of a tile that starts at row `start`."""
+        stream = generator(self.seed, "cells", *(() if self.is_common else (start,)), device=batch.device)
+        adapts = self.adapts and model.support == Support()
+        n_stages = min(_MOST_STAGES, max(1, self.n_draws // _FEWEST_PER_STAGE)) if adapts else 1
+        first, *later = _parts(self.n_draws, n_stages)
+        pool = Pool(model, params, batch, list(self._first(model, params, batch, first, stream)))
+        for n in later:
+            log_w = _mean_of_cells(pool.log_w_without()) if self.by_cell else pool.log_w
+            noise = self._noise(n, len(batch), model.n_components, stream, torch.float64)
+            pool.add([_fitted(pool.z, log_w, noise)])
+        return pool
+
+    def _first(self, model: Model, params: Params, batch: Batch, n: int, stream: torch.Generator) -> Iterator[Component]:
+        """Yield the components of the first stage."""
+        n_prior = round(self.from_prior * n)
+        if n_prior:
+            shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
+            z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
+            yield Component(z, lambda z: model.log_prior(params, z).sum(-1))
+        variants = _without_each(batch) if self.by_cell else batch
+        q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
+        for of, part in zip(q, _parts(n - n_prior, len(q))):
+            if part:
+                noise = self._noise(part, len(batch), model.n_noise, stream, q.dtype)
+                z = model.posterior.sample(of, noise)
+                yield Component(z, lambda z, of=of: model.posterior.log_prob(of, z).sum(-1))  # type: ignore[misc]
+
+    def _noise(self, n: int, n_rows: int, n_noise: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
+        if self.is_common:
+            return matched_normal(n, n_noise, stream, dtype)
+        return normal((n, n_rows, n_noise), stream, dtype)
+
+
+def _parts(total: int, n: int) -> list[int]:
+    """Cut a number into n nearly equal whole ones."""
+    return [total // n + (i < total % n) for i in range(n)]
+
+
+def _without_each(batch: Batch) -> Batch:
+    """Return the rows, and after them the rows without the cells of each group of columns."""
+    columns = torch.arange(batch.n_columns, device=batch.device)
+    groups = columns.tensor_split(min(batch.n_columns, _MOST_GROUPS))
+    return Batch(torch.cat([batch.x, *(batch.x.index_fill(-1, group, torch.nan) for group in groups)]))
+
+
+def _mean_of_cells(log_w: Tensor) -> Tensor:
+    """Return log weights of the mixture of what every cell's weights, (s, n, d), make of the latents.  # (s, n)"""
+    return log_w.log_softmax(0).logsumexp(-1)
+
+
+def _fitted(z: Tensor, log_w: Tensor, noise: Tensor) -> Component:
+    """Return draws of the normal distributions with the weighted moments of the latents of every row."""
+    share = (log_w * _exponent(log_w, _COUNTED * len(z))).softmax(0)  # (s, n)
+    at = z.double()
+    mean = (share[..., None] * at).sum(0)
+    centred = (at - mean).movedim(0, -1)  # (n, k, s)
+    covariance = (centred * share.mT[:, None]) @ centred.mT
+    k = z.shape[-1]
+    trust = (
+        1 / (1 + k * share.square().sum(0))[:, None, None]
+    )  # in correlations, the less the fewer latents count per component
+    own = torch.eye(k, dtype=at.dtype, device=z.device)
+    factor = torch.linalg.cholesky(_INFLATION * torch.where(own > 0, covariance, trust * covariance) + 1e-9 * own)
+    log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * _HALF_LOG_2PI
+
+    def log_density(z: Tensor) -> Tensor:
+        white = torch.linalg.solve_triangular(factor, (z.double() - mean).movedim(0, -1), upper=False)  # (n, k, s)
+        return -0.5 * white.square().sum(1).mT - log_volume
+
+    drawn = mean + (factor @ noise.expand(-1, z.shape[1], -1).movedim(0, -1)).movedim(-1, 0)
+    return Component(drawn.to(z.dtype), log_density)
+
+
+def _exponent(log_w: Tensor, size: float) -> Tensor:
+    """Return the largest exponents up to one that leave weights of this effective sample size.  # (s, n) -> (n,)"""
+
+    def has_size(log_exponent: Tensor) -> Tensor:
+        return 1 / (log_w * log_exponent.exp()).softmax(0).square().sum(0) >= size
+
+    low, high = torch.full_like(log_w[0], -20.0), torch.zeros_like(log_w[0])
+    whole = has_size(high)
+    for _ in range(16):
+        middle = (low + high) / 2
+        enough = has_size(middle)
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(whole, 1.0, low.exp())
+
+
+def expectations(model: Model, params: Params, rows: Rows, proposal: Proposal) -> Tensor:
+    """Return what `likelihood.expectation` gives, averaged over p(z|x), in double precision.  # (n, n_expected)"""
+
+    def values(params: Params, batch: Batch, start: int) -> Tensor:
+        pool = proposal.pool(model, params, batch, start)
+        expected = model.likelihood.expectation(params["likelihood"], pool.eta)
+        return (pool.log_w.softmax(0)[..., None] * expected.double()).sum(0)
+
+    return map_draws(values, model, params, rows, proposal.n_draws)
+
+
+def draws(model: Model, params: Params, rows: Rows, proposal: Proposal, n_samples: int, noise: bool) -> tuple[Tensor, Tensor]:
+    """Return rows drawn from p(x'|x), or means of p(x'|z) without noise, and the effective sample sizes.  # (n, m, d), (n,)"""
+
+    def values(params: Params, batch: Batch, start: int) -> Tensor:
+        pool = proposal.pool(model, params, batch, start)
+        stream = generator(proposal.seed, "cells", "resampled", start, device=batch.device)
+        eta = _resampled(pool, n_samples, stream)  # (m, n, n_outputs)
+        likelihood, own = model.likelihood, params["likelihood"]
+        x = likelihood.sample(own, eta, stream) if noise else likelihood.mean(own, eta)
+        return torch.cat([x.movedim(0, 1).flatten(1), pool.effective_sample_size[:, None].to(x.dtype)], -1)
+
+    found = map_draws(values, model, params, rows, proposal.n_draws)
+    return found[:, :-1].unflatten(-1, (n_samples, -1)), found[:, -1]
+
+
+def _resampled(pool: Pool, n_samples: int, stream: torch.Generator) -> Tensor:
+    """Return the outputs of latents that are drawn by their weights.  # (m, n, n_outputs)"""
+    reached = pool.log_w.softmax(0).mT.cumsum(-1).contiguous()  # (n, s)
+    drawn = uniform((len(reached), n_samples), stream, reached.dtype) * reached[:, -1:]
+    chosen = torch.searchsorted(reached, drawn, right=True).clamp(max=reached.shape[-1] - 1).mT  # (m, n)
+    return pool.eta.gather(0, chosen[..., None].expand(-1, -1, pool.eta.shape[-1]))
+
+
+def leave_one_out(model: Model, params: Params, rows: Rows, proposal: Proposal) -> Tensor:
+    """Return log p(x_j | x_-j), every cell given the others of its row, in double precision; NaN if missing.  # (n, d)
+
+    By p(x_-j) = E_r[p(x, z) / (p(x_j|z) r(z))], from the same latents for all cells.
+    """
+
+    def values(params: Params, batch: Batch, start: int) -> Tensor:
+        pool = proposal.pool(model, params, batch, start)
+        log_p = pool.log_w.logsumexp(0)[:, None] - pool.log_w_without().logsumexp(0)
+        return torch.where(batch.x.isnan(), torch.nan, log_p)
+
+    return map_draws(values, model, params, rows, proposal.n_draws)
+
+
+def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, levels: Sequence[float]) -> Tensor:
+    """Return quantiles of p(x_j | x_-j), every cell, missing or not, given the others of its row.  # (n, len(levels), d)"""
+
+    def values(params: Params, batch: Batch, start: int) -> Tensor:
+        pool = proposal.pool(model, params, batch, start)
+        x = torch.cat([_sampled_row(model, params, eta, proposal) for eta in pool.eta.split(1, 1)], 1)
+        return weighted_quantiles(x, pool.log_w_without(), levels).movedim(0, 1)
+
+    return map_draws(values, model, params, rows, proposal.n_draws)
+
+
+def _sampled_row(model: Model, params: Params, eta: Tensor, proposal: Proposal) -> Tensor:
+    """Draw the cells of a row given each of its latents, with random numbers that all rows share.  # (s, 1, d)"""
+    stream = generator(proposal.seed, "cells", "of a row", device=eta.device)
+    return model.likelihood.sample(params["likelihood"], eta, stream)
+
+
+def weighted_quantiles(values: Tensor, log_w: Tensor, levels: Sequence[float]) -> Tensor:
+    """Return the smallest values up to which the share of the weights reaches the levels.  # (s, ...) -> (len(levels), ...)"""
+    ordered, places = values.sort(0)
+    reached = log_w.softmax(0).gather(0, places).cumsum(0)
+    below = torch.stack([(reached < level).sum(0) for level in levels])
+    return ordered.gather(0, below.clamp(max=len(values) - 1))
