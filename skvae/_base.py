@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
-from skvae._frames import Form, is_frame, likelihoods_of
+from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, with_conditions
 from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
@@ -33,6 +33,7 @@ from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
 from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
 from skvae.data import Source, as_source
 from skvae.likelihoods import Gaussian, Likelihood, Mixed
+from skvae.likelihoods._mixed import Given
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.optimizers import Optimizer
@@ -60,6 +61,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "likelihood": [StrOptions(set(REGISTRY["likelihood"])), Likelihood],
+        "condition_on": ["array-like", str, Integral, callable, None],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"silu", "relu", "gelu", "tanh", "identity"})],
         "encoder": [StrOptions(set(REGISTRY["encoder"])), Network, callable, None],
@@ -94,6 +96,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         n_components=None,
         *,
         likelihood="auto",
+        condition_on=None,
         hidden_layer_sizes=(128,),
         activation="silu",
         encoder=None,
@@ -124,6 +127,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     ):
         self.n_components = n_components
         self.likelihood = likelihood
+        self.condition_on = condition_on
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.encoder = encoder
@@ -227,6 +231,17 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         validate_data(self, X, reset=False, skip_check_array=True)
         return self._checked_cells(X, form)
 
+    def _cells_for_more(self, X):
+        """Return the cells of rows to go on training with, after a check that conditions are what they were."""
+        cells, seen = self._cells(X), self._fitted.codec.order
+        now = np.intersect1d(conditions_of(_array_or_frame(X), self.condition_on), seen)
+        if not np.array_equal(now, self._fitted.conditions):
+            raise ValueError(
+                f"The fitted model cannot go on training: it was fitted with other columns for conditions than condition_on="
+                f"{self.condition_on!r} now says. Set it back, or train anew with warm_start=False."
+            )
+        return cells
+
     def _numbers(self, X, *, reset):
         """Return an array of numbers, in which cells may be missing."""
         try:
@@ -246,12 +261,13 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         is_mixed = isinstance(likelihood, Mixed) and likelihood != Mixed()
         if not (is_frame(X) or is_mixed or likelihood.reads_codes):
             X = self._numbers(X, reset=True)
-            return X, None, [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
+            likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
+            return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
         validate_data(self, X, reset=True, skip_check_array=True)
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
         form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
-        return form.cells(X), form, likelihoods
+        return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
 
     @contextmanager
     def _all_or_nothing(self):
@@ -339,7 +355,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             self._check_columns(source, reset=reset)
             weight = None if sample_weight is None else _checked_weight(sample_weight, X)
             return StreamedTable(source, weight)
-        cells, *form = self._learnt_cells(X) if reset else (self._cells(X),)
+        cells, *form = self._learnt_cells(X) if reset else (self._cells_for_more(X),)
         if np.isnan(cells).all():
             raise ValueError(
                 f"Input X contains NaN alone: all {cells.size} cells are missing, so there is nothing to learn from."
@@ -360,7 +376,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         codec = TableCodec.learn(statistics, groups, names, table.form)
         pieces = replace(pieces, likelihood=codec.likelihood_of(groups, statistics))
         _check_places(pieces, codec)
-        n_components = int(self.n_components or default_n_components(d))
+        n_conditions = sum(isinstance(likelihood, Given) for likelihood in table.likelihoods or ())
+        n_components = int(self.n_components or default_n_components(d - n_conditions))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
@@ -620,17 +637,36 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             What the latent space keeps of each row, in the units of the data.
         """
-        return self._fitted_table(self._means(*self._posterior_mean(X)), X)
+        return self._fitted_table(self._means(*self._posterior_mean(X), self._conditions_of(X)), X)
 
     def _posterior_mean(self, X):
         """Return the posterior mean of every row of an array on the device, and the dtype of X."""
         fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         return fitted.model.posterior.mean(encode_rows(fitted.model, params, rows)), dtype
 
-    def _means(self, z, dtype):
-        """Return the mean of p(x|z) for every row of a tensor of latents as an array."""
-        fitted, params, _ = self._ready()
-        return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
+    def _means(self, z, dtype, known=None):
+        """Return the mean of p(x|z) for every row of a tensor of latents as an array, under the conditions in known cells."""
+        fitted, params, device = self._ready()
+        if known is None:
+            return fitted.codec.decode(decode_rows(fitted.model, params, z), dtype)
+        x = fitted.codec.encode(known, dtype=fitted.dtype).x.to(device)
+        cells = fitted.codec.decode(decode_rows(fitted.model, params, z, x), dtype)
+        cells[:, fitted.conditions] = known[:, fitted.conditions]
+        return cells
+
+    def _conditions_of(self, X):
+        """Return the cells of a table, if the model has conditions."""
+        return self._cells(_array_or_frame(X)) if len(self._fitted.conditions) else None
+
+    def _check_conditions(self, known, method):
+        """Refuse rows that do not tell all the conditions."""
+        missing = [j for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
+        if missing:
+            names = [self._fitted.codec.schema[j].name for j in missing]
+            raise ValueError(
+                f"{method} needs the columns of condition_on, of which these are missing: {names[:5]}. Pass them by given, for "
+                f"example given={{{names[0]!r}: ...}}."
+            )
 
     def _fitted_table(self, cells, like=None):
         """Return cells in the form of the training data."""
@@ -643,8 +679,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _latents_of_array(self, X):
         return _to_array(*self._posterior_mean(X))
 
-    def _decoded(self, Z):
-        """Return the mean of p(x|z) for every row of Z, in the form of the training data."""
+    def _decoded(self, Z, known=None):
+        """Return the mean of p(x|z) for every row of Z, in the form of the training data, under conditions in known cells."""
         check_is_fitted(self)
         Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
         fitted, _, device = self._ready()
@@ -654,7 +690,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"{fitted.model.n_components} components. Pass what transform returns."
             )
         z = torch.tensor(Z.clip(-FARTHEST, FARTHEST), device=device, dtype=fitted.dtype)
-        return self._fitted_table(self._means(z, Z.dtype))
+        if known is not None and len(known) != len(Z):
+            known = np.broadcast_to(known, (len(Z), known.shape[1])) if len(known) == 1 else known
+            check_consistent_length(Z, known)
+        return self._fitted_table(self._means(z, Z.dtype, known))
 
 
 class _Table:

@@ -85,6 +85,7 @@ class CellsMixin:
         if return_ess:
             raise ValueError("return_ess=True needs given cells: rows that are drawn without any are as many as they are.")
         fitted, params, device = self._ready()
+        self._check_conditions(np.full((1, self.n_features_in_), np.nan), "sample")
         stream = generator(seed_of(random_state), "sample", device=device)
         with torch.inference_mode():
             x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
@@ -93,6 +94,7 @@ class CellsMixin:
 
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
         known = self._known_cells(given)
+        self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise)
         n_few = int((ess < _FEW).sum())
         if n_few:
@@ -249,8 +251,8 @@ class CellsMixin:
         Returns
         -------
         cells : ndarray or DataFrame of shape (n_samples, n_features)
-            Nats; a row's values depend on that row alone. NaN for cells that are missing, and for columns that never varied in
-            training, which count nothing.
+            Nats; a row's values depend on that row alone. NaN for cells that are missing, for columns that never varied in
+            training, and for conditions, all of which count nothing.
 
         Examples
         --------
@@ -268,6 +270,7 @@ class CellsMixin:
         fitted, params, rows = self._tolerant(cells)
         proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, by_cell=True, adapts=False)
         fit = conditional.leave_one_out(fitted.model, params, rows, proposal).cpu().numpy() + self._log_widths(fitted)
+        fit[:, np.isin(fitted.codec.order, fitted.conditions)] = np.nan
         n_known = np.maximum((~np.isnan(fit)).sum(axis=1), 1)
         shares = np.full(cells.shape, np.nan)
         shares[:, fitted.codec.order] = fit + ((scores - np.nansum(fit, axis=1)) / n_known)[:, None]

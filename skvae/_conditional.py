@@ -49,7 +49,7 @@ class Pool:
     def add(self, components: Sequence[Component]) -> None:
         """Add the draws of more components, decoded."""
         z = torch.cat([component.z for component in components])
-        eta = self._model.decode(self._params, z)
+        eta = self._model.decode(self._params, z, self._batch.x)
         log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
         log_prior = self._model.log_prior(self._params, z).sum(-1).double()
         masses = [component.log_mass(z) for component in (*self._components, *components)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skvae.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, Ordinal
+from skvae.likelihoods._mixed import Given
 
 _MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
 _FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
@@ -143,13 +144,29 @@ def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
     return chosen
 
 
-def _selected(columns, X, names: list) -> list:
+def conditions_of(X, condition_on) -> list[int]:
+    """Return the numbers of the columns that `condition_on` selects."""
+    if condition_on is None:
+        return []
+    names = list(X.columns) if is_frame(X) else list(range(X.shape[1]))
+    chosen = sorted({names.index(name) for name in _selected(condition_on, X, names, "condition_on")})
+    if len(chosen) == len(names):
+        raise ValueError("condition_on names all columns of X: at least one must be left to be modelled.")
+    return chosen
+
+
+def with_conditions(likelihoods: list[Likelihood], conditions: Sequence[int]) -> list[Likelihood]:
+    """Return the likelihoods of the columns, of which some are conditions."""
+    return [Given(likelihood) if j in conditions else likelihood for j, likelihood in enumerate(likelihoods)]
+
+
+def _selected(columns, X, names: list, who: str = "Mixed") -> list:
     """Return the names of columns that a name, a list of names or a callable selects."""
     found = columns(X) if callable(columns) else columns
     found = [found] if isinstance(found, (str, int)) else list(found)
     unknown = [name for name in found if name not in names]
     if unknown:
-        raise ValueError(f"Mixed names column(s) that X does not have: {unknown[:5]}. X has {names[:10]}.")
+        raise ValueError(f"{who} names column(s) that X does not have: {unknown[:5]}. X has {names[:10]}.")
     return found
 
 

@@ -164,15 +164,17 @@ def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:
     return map_rows(lambda batch: model.encode(params, batch), data, tile, tile * model.n_products)
 
 
-def decode_rows(model: Model, params: Params, z: Tensor) -> Tensor:
-    """Return the mean of p(x|z) for every row of z.  # (n, d)"""
+def decode_rows(model: Model, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
+    """Return the mean of p(x|z) for every row of z, under the conditions in the rows x.  # (n, d)"""
     params = _aligned(model, params, "decoder")
+    k = model.n_components
 
     def mean(batch: Batch) -> Tensor:
-        return model.likelihood.mean(params["likelihood"], model.decode(params, batch.x))
+        z, x = batch.x[:, :k], batch.x[:, k:]
+        return model.likelihood.mean(params["likelihood"], model.decode(params, z, x))
 
     tile = _tile_rows(model)
-    return map_rows(mean, Batch(z), tile, tile * model.n_products)
+    return map_rows(mean, Batch(z if x is None else torch.cat([z, x], -1)), tile, tile * model.n_products)
 
 
 def _tile_rows(model: Model) -> int:

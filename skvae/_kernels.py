@@ -71,6 +71,7 @@ def supports(model: Model, objective: Objective) -> bool:
         and not (getattr(objective, "free_bits", 0) and objective.kl == "monte_carlo")
         and model.likelihood.offers("derivative")
         and model.n_columns > 0
+        and not model.n_given
     )
 
 

@@ -83,7 +83,8 @@ class Model:
         n_inputs = self.likelihood.n_inputs(n_columns)
         self._reads_cells = type(self.likelihood).inputs is Likelihood.inputs  # as they are
         self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
-        self._decoder_sizes = (n_components, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
+        self.n_given = self.likelihood.n_given(n_columns)
+        self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
         self.layout = Layout(
@@ -173,19 +174,26 @@ class Model:
         """Return what `encode` gives for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
         return self.encoder.forward(params["encoder"], inputs)
 
-    def decode(self, params: Params, z: Tensor) -> Tensor:
-        """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)"""
+    def decode(self, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)
+
+        A model with conditions reads them from rows x (n, d).
+        """
+        if self.n_given:
+            assert x is not None
+            given = self.likelihood.given(x)
+            z = torch.cat([z, given.expand(*z.shape[:-1], self.n_given)], -1)
         return self.decoder.forward(params["decoder"], z)
 
     def log_likelihood(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
         """Return log p(x|z), one value per column.  # (..., n, d)"""
-        return self.likelihood.log_prob(params["likelihood"], self.decode(params, z), batch.x)
+        return self.likelihood.log_prob(params["likelihood"], self.decode(params, z, batch.x), batch.x)
 
     def log_px(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
         """Return log p(x|z) of every row, for those who ask for no column; faster without gradients.  # (..., n)"""
         if torch.is_grad_enabled() or not self.likelihood.offers("log_prob_rows"):
             return self.log_likelihood(params, batch, z).sum(-1)
-        return self.likelihood.log_prob_rows(params["likelihood"], self.decode(params, z), batch.x)
+        return self.likelihood.log_prob_rows(params["likelihood"], self.decode(params, z, batch.x), batch.x)
 
     def log_prior(self, params: Params, z: Tensor) -> Tensor:
         """Return log p(z), one value per component.  # (..., n, k)"""
@@ -205,10 +213,17 @@ class Model:
         """Number of standard normal numbers that a draw from the posterior of a row takes."""
         return self.posterior.n_noise(self.n_components)
 
-    def sample(self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype) -> Tensor:
-        """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)"""
+    def sample(
+        self, params: Params, n_samples: int, stream: torch.Generator, noise: bool, dtype: torch.dtype, x: Tensor | None = None
+    ) -> Tensor:
+        """Draw rows from the model, or their means where `noise` is False.  # (n_samples, d)
+
+        A model with conditions takes them from x (n_samples, d), or for missing.
+        """
+        if self.n_given and x is None:
+            x = next(iter(params["decoder"].values())).new_full((n_samples, self.n_columns), torch.nan)
         z = self.sample_prior(params, (n_samples, self.n_components), stream, dtype)
-        eta = self.decode(self.with_noise(params, stream), z)
+        eta = self.decode(self.with_noise(params, stream), z, x)
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)
         return self.likelihood.mean(params["likelihood"], eta)

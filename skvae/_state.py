@@ -10,6 +10,7 @@ from skvae._model import Model, Pieces
 from skvae._settings import from_spec, to_spec
 from skvae._table import TableCodec
 from skvae.likelihoods import Likelihood
+from skvae.likelihoods._mixed import Given, PerColumn
 
 ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood")
 
@@ -40,6 +41,13 @@ class Fitted:
     def dtype(self) -> torch.dtype:
         """The precision in which the model computes."""
         return torch.float64 if self.params.dtype == np.float64 else torch.float32
+
+    @property
+    def conditions(self) -> np.ndarray:
+        """The columns of the table that are conditions."""
+        likelihood = self.model.likelihood
+        kinds = likelihood.of_columns() if isinstance(likelihood, PerColumn) else []
+        return np.sort(self.codec.order[[j for j, kind in enumerate(kinds) if isinstance(kind, Given)]])
 
     def tolerating_holes(self) -> "Fitted":
         """Return the state for rows with missing cells; one that has seen none in training gets the same parameters."""

@@ -14,7 +14,7 @@ from skvae._batch import Batch, shuffled_windows
 from skvae._frames import Form
 from skvae._schema import Column, ColumnStatistics, Group, Schema
 from skvae.likelihoods import Likelihood
-from skvae.likelihoods._mixed import PerColumn
+from skvae.likelihoods._mixed import Given, PerColumn
 
 _CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
 _NOTHING = 1e-30  # a limit below it, but above zero, stands for zero itself, which is outside
@@ -230,7 +230,7 @@ class TableCodec:
             spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
             for name in ("clips", "is_density", "is_whole")
         )
-        per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())
+        per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())  # conditions are never the only group
         return cls(
             schema, loc, scale, order, low.astype(float), high.astype(float), clips, is_density, is_whole, per_cell, form
         )
@@ -397,6 +397,8 @@ class TableCodec:
 
 def _kind_of(likelihood: Likelihood) -> str:
     """Return the name of a likelihood in lower case, words apart."""
+    if isinstance(likelihood, Given):
+        return f"given {_kind_of(likelihood.likelihood)}"
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(likelihood).__name__).lower()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._base import FARTHEST, BaseVAE
 from skvae._cells import CellsMixin
@@ -37,6 +38,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         array holds numbers. A name stands for all columns, such as "gaussian" for numbers, "bernoulli" for zeros and ones,
         "poisson" for counts. An object sets more, such as `Gaussian(noise="shared")`, `Bernoulli(limits=(0, 255))`, or
         `Mixed({"visits": "poisson"})` for single columns; see :mod:`skvae.likelihoods`.
+
+    condition_on : column, list of columns or callable, default=None
+        Columns that are conditions, by name, by number in an array, or by a selector: encoder and decoder read them, and the
+        model is one of the other columns given them, a conditional VAE. Scores are :math:`\log p(x \mid c)`, and `sample` and
+        `inverse_transform` need their values by `given`. They are part of X, so nothing changes in pipelines and searches.
 
     hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the
@@ -237,7 +243,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         """
         return self._latents(X)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X, *, given=None):
         """Return the mean of p(x|z) for every latent row.
 
         Parameters
@@ -245,12 +251,20 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         X : array-like of shape (n_samples, n_components)
             Latent rows, as `transform` returns them.
 
+        given : dict, DataFrame or array-like of shape (1 or n_samples, n_features), default=None
+            The conditions of a model with `condition_on`: one row of them, or one for each latent row, as in `sample`.
+
         Returns
         -------
-        X_original : ndarray of shape (n_samples, n_features)
-            Rows in the units of the data.
+        X_original : ndarray or DataFrame of shape (n_samples, n_features)
+            Rows in the units of the data; after a fit on a frame, in its types, with the most probable of categories.
         """
-        return self._decoded(X)
+        check_is_fitted(self)
+        known = np.full((1, self.n_features_in_), np.nan) if given is None else self._known_cells(given)
+        self._check_conditions(known, "inverse_transform")
+        if given is not None and not len(self._fitted.conditions):
+            raise ValueError("given is for the conditions of a model, and this one was fitted without condition_on.")
+        return self._decoded(X, None if given is None else known)
 
     def interpolate(self, X_start, X_end, n_steps=10):
         """Decode the straight ways in the latent space from rows to others.
@@ -280,7 +294,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             raise ValueError(f"X_start and X_end must have as many rows, got {len(start)} and {len(end)}.")
         share = torch.linspace(0, 1, int(n_steps), dtype=start.dtype, device=start.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], share)  # (n, n_steps, k)
-        return self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype)).reshape(len(start), int(n_steps), -1)
+        known = self._conditions_of(X_start)
+        known = None if known is None else known.repeat(int(n_steps), axis=0)
+        return self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype), known).reshape(len(start), int(n_steps), -1)
 
     def attribute_direction(self, X, y):
         """Return the direction of an attribute in the latent space: the way from the rows without it to those with it.
@@ -341,9 +357,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         """
         z, dtype = self._posterior_mean(X)
         step = torch.tensor(self._step(direction, strength, len(z)), dtype=z.dtype, device=z.device)
-        edited = self._means(z + step, dtype)
+        known = self._conditions_of(X)
+        edited = self._means(z + step, dtype, known)
         if keep_residual:
-            cells = self._cells(X) + (edited - self._means(z, dtype))
+            cells = self._cells(X) + (edited - self._means(z, dtype, known))
             edited = self._fitted.codec.within_support(cells, dtype)
         return self._fitted_table(edited, X)
 

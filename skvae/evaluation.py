@@ -303,6 +303,8 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     _check_at_least_two("n_rows", n_rows)
     fitted, params, device = _checked(estimator)._ready()
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
+    if model.n_given:
+        raise ValueError("A bracket needs rows drawn from the model, and a model with condition_on draws none by itself.")
     stream = generator(seed, "bracket", device=device)
     z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
     with torch.no_grad():

@@ -116,6 +116,8 @@ class _Competitor(GradientSolver):
             )
 
     def fresh_slots(self, problem, params):
+        if problem.model.n_given and isinstance(self, WakeSleep):
+            raise ValueError(f"solver={self!r} dreams whole rows, without conditions. Use solver='aevb' with condition_on.")
         if problem.model.decoder.is_uncertain:
             raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
         return super().fresh_slots(problem, params)

@@ -12,7 +12,7 @@ from skvae.likelihoods._counts import (
 from skvae.likelihoods._gaussian import Gaussian
 from skvae.likelihoods._heavy import Laplace, StudentT
 from skvae.likelihoods._levels import Categorical, Ordinal
-from skvae.likelihoods._mixed import Mixed, PerColumn
+from skvae.likelihoods._mixed import Given, Mixed, PerColumn
 from skvae.likelihoods._mixture import NormalMixture
 from skvae.likelihoods._positive import Gamma, LogNormal
 from skvae.likelihoods._unit_interval import Beta, ContinuousBernoulli
@@ -44,4 +44,4 @@ register(
     normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma, beta=Beta,
     continuous_bernoulli=ContinuousBernoulli,
 )  # fmt: skip
-register("columns", per_column=PerColumn)
+register("columns", per_column=PerColumn, given=Given)

@@ -74,6 +74,14 @@ class Likelihood(Settings):
         """Return rows as the encoder reads them, where missing cells, which are NaN, tell nothing.  # (..., n, n_inputs)"""
         return torch.where(x.isnan(), self.filler, x)
 
+    def n_given(self, n_columns: int) -> int:
+        """Return how many numbers per row the decoder reads beside the latents: those of columns that are only conditions."""
+        return 0
+
+    def given(self, x: Tensor) -> Tensor:
+        """Return what the decoder reads of rows.  # (..., n, n_given)"""
+        return x[..., :0]
+
     def n_outputs(self, n_columns: int) -> int:
         """Return how many numbers per row the decoder must give."""
         return n_columns

@@ -1,6 +1,7 @@
 """Tables of several likelihoods: which one belongs to which column, and all of them side by side over rows with holes."""
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,88 @@ def _resolved(likelihood) -> Likelihood:
         if not isinstance(found, (Mixed, PerColumn)):
             return found
     raise ValueError(f"{likelihood!r} is no likelihood of a column. Name one, such as 'gaussian', or use an object.")
+
+
+class Given(Likelihood):
+    """Columns that are conditions: encoder and decoder read them as their likelihood says, and no density counts them.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        How the columns are read.
+
+    n_columns : int, default=None
+        How many there are; known after `bind`.
+    """
+
+    _parameter_constraints = {"likelihood": [Likelihood], "n_columns": [Integral, None]}
+    is_density = False
+
+    def __init__(self, likelihood, n_columns=None):
+        self.likelihood = likelihood
+        self.n_columns = n_columns
+
+    def validate(self):
+        super().validate()
+        self.likelihood.validate()
+        return self
+
+    @property
+    def filler(self):
+        return self.likelihood.filler
+
+    @property
+    def is_whole(self):
+        return self.likelihood.is_whole
+
+    @property
+    def reads_codes(self):
+        return self.likelihood.reads_codes
+
+    @property
+    def support(self):
+        return self.likelihood.support
+
+    @property
+    def clips(self):
+        return self.likelihood.clips
+
+    @property
+    def drops_constant(self):
+        return True
+
+    def bind(self, columns):
+        return Given(self.likelihood.bind(columns), len(columns.low))
+
+    def units(self, columns):
+        return self.likelihood.units(columns)
+
+    def presented(self, x, uniform=None):
+        return self.likelihood.presented(x, uniform)
+
+    def n_inputs(self, n_columns):
+        return self.likelihood.n_inputs(n_columns)
+
+    def inputs(self, x):
+        return self.likelihood.inputs(x)
+
+    def n_given(self, n_columns):
+        return self.n_inputs(n_columns)
+
+    def given(self, x):
+        return self.inputs(x)
+
+    def n_outputs(self, n_columns):
+        return 0
+
+    def log_prob(self, params, eta, x):
+        return x.new_zeros(torch.broadcast_shapes(eta.shape[:-1], x.shape[:-1]) + x.shape[-1:])
+
+    def mean(self, params, eta):
+        return eta.new_full((*eta.shape[:-1], self.n_columns), torch.nan)
+
+    def sample(self, params, eta, stream):
+        return self.mean(params, eta)
 
 
 class Part(NamedTuple):
@@ -158,6 +241,21 @@ class PerColumn(Likelihood):
         if not self.missing:
             return read
         return torch.cat([read, x[..., list(self.missing)].isnan().to(x.dtype)], -1)
+
+    def n_given(self, n_columns):
+        of_parts = sum(likelihood.n_given(d) for likelihood, d in zip(self.likelihoods, self.widths))
+        return of_parts + len(self._missing_conditions())
+
+    def given(self, x):
+        conditions = [part for part in self._parts() if isinstance(part.likelihood, Given)]
+        read = [part.likelihood.given(x[..., part.columns]) for part in conditions]
+        marks = self._missing_conditions()
+        return torch.cat([*read, x[..., marks].isnan().to(x.dtype)], -1) if read else x[..., :0]
+
+    def _missing_conditions(self) -> list[int]:
+        """Return the conditions that had missing cells in training."""
+        of_columns = self.of_columns()
+        return [j for j in self.missing if isinstance(of_columns[j], Given)]
 
     def n_outputs(self, n_columns):
         return sum(likelihood.n_outputs(d) for likelihood, d in zip(self.likelihoods, self.widths))

@@ -1,0 +1,168 @@
+"""Models of some columns given others: what is read, what is scored, and what must be told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_wine
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import skvae
+from skvae import VAETransformer
+from skvae._batch import Batch
+from skvae.evaluation import bracket
+from skvae.likelihoods import Gaussian, Mixed
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def frame(n=178):
+    X, y = load_wine(return_X_y=True, as_frame=True)
+    columns = ["alcohol", "ash", "hue", "proline"]
+    return X[columns].assign(cultivar=pd.Categorical.from_codes(y, ["barolo", "grignolino", "barbera"])).iloc[:n]
+
+
+def quick(**params):
+    return VAETransformer(
+        2, **{"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, "condition_on": "cultivar", **params}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return quick(max_iter=150, hidden_layer_sizes=(16,)).fit(frame())
+
+
+def linear_regression(n=3000):
+    """Return columns c, x with x = 2 c + noise of standard deviation 0.5."""
+    rng = np.random.default_rng(0)
+    c = rng.normal(size=n)
+    return np.column_stack([c, 2 * c + 0.5 * rng.normal(size=n)])
+
+
+def test_a_linear_model_given_a_column_is_regression():
+    X = linear_regression()
+    vae = VAETransformer(1, condition_on=[0], hidden_layer_sizes=(), likelihood=Gaussian(), random_state=0).fit(X[:2000])
+    slope, intercept = np.polyfit(X[:2000, 0], X[:2000, 1], 1)
+    residual = X[:, 1] - slope * X[:, 0] - intercept
+    variance = residual[:2000].var()
+    exact = -0.5 * (residual**2 / variance + np.log(2 * np.pi * variance))
+    assert abs(vae.score(X[2000:]) - exact[2000:].mean()) < 0.02
+    np.testing.assert_allclose(vae.inverse_transform([[0.0]], given={0: 1.5})[0, 1], 1.5 * slope + intercept, atol=0.05)
+
+
+def test_scores_are_those_of_the_other_columns_given_the_conditions(fitted):
+    X = frame()
+    shifted = (X["cultivar"].cat.codes + 1) % 3
+    wrong = X.assign(cultivar=pd.Categorical.from_codes(shifted, X["cultivar"].cat.categories))
+    assert fitted.score(X) > fitted.score(wrong) + 0.5
+    without = quick(max_iter=150, hidden_layer_sizes=(16,), condition_on=None).fit(X.drop(columns="cultivar"))
+    assert fitted.score(X) > without.score(X.drop(columns="cultivar"))
+
+
+def test_the_score_is_the_integral_over_the_latents(fitted):
+    state = fitted._fitted
+    params = state.model.unpack(torch.tensor(state.params).double())
+    x = state.codec.encode(fitted._cells(frame().iloc[:5]), dtype=torch.float64).x
+    axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[:, None]  # (s, 1, k)
+    log_px = state.model.log_px(params, Batch(x), z.expand(-1, 5, -1))
+    log_joint = log_px + state.model.log_prior(params, z.expand(-1, 5, -1)).sum(-1)
+    exact = torch.logsumexp(log_joint, 0) + 2 * np.log(14 / 140)
+    fitted.set_params(score_method=skvae.objectives.IWAE(2000))
+    np.testing.assert_allclose(fitted.score_samples(frame().iloc[:5]), exact.detach().numpy(), atol=0.05)
+    fitted.set_params(score_method="iwae")
+
+
+def test_conditions_are_read_and_not_drawn(fitted):
+    schema = {column.name: column.kind for column in fitted.schema_}
+    assert schema["cultivar"] == "given categorical"
+    drawn = fitted.sample(200, random_state=0, given={"cultivar": "barbera"})
+    assert (drawn["cultivar"] == "barbera").all() and drawn.dtypes.equals(frame().dtypes)
+    means = frame().groupby("cultivar", observed=True).mean()
+    assert abs(drawn["proline"].mean() - means.loc["barbera", "proline"]) < 100
+    other = fitted.sample(200, random_state=0, given={"cultivar": "barolo"})
+    assert abs(other["proline"].mean() - means.loc["barolo", "proline"]) < 150
+
+
+def test_conditions_and_other_columns_can_be_given_together(fitted):
+    drawn = fitted.sample(50, random_state=0, given={"cultivar": "barolo", "alcohol": 13.5})
+    assert (drawn["alcohol"] == 13.5).all() and (drawn["cultivar"] == "barolo").all()
+
+
+def test_rows_keep_their_conditions(fitted):
+    X = frame()
+    assert fitted.reconstruct(X)["cultivar"].equals(X["cultivar"])
+    Z = fitted.transform(X)
+    back = fitted.inverse_transform(Z, given=X[["cultivar"]])
+    pd.testing.assert_frame_equal(back, fitted.reconstruct(X).reset_index(drop=True))
+    same = fitted.inverse_transform(Z[:3], given={"cultivar": "barolo"})
+    assert (same["cultivar"] == "barolo").all() and len(same) == 3
+    assert fitted.edit(X, np.ones(2))["cultivar"].equals(X["cultivar"])
+    holes = X.mask(np.random.default_rng(0).random(X.shape) < 0.2)
+    holes["cultivar"] = X["cultivar"]
+    assert not fitted.impute(holes).isna().any(axis=None)
+
+
+def test_cells_of_conditions_have_no_score(fitted):
+    cells = fitted.score_cells(frame().iloc[:20])
+    assert cells["cultivar"].isna().all()
+    np.testing.assert_allclose(np.nansum(cells, axis=1), fitted.score_samples(frame().iloc[:20]), atol=1e-5)
+
+
+def test_conditions_must_be_told(fitted):
+    with pytest.raises(ValueError, match=r"sample needs the columns of condition_on, .*missing: \['cultivar'\]"):
+        fitted.sample(3)
+    with pytest.raises(ValueError, match="inverse_transform needs the columns of condition_on"):
+        fitted.inverse_transform(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="condition_on names all columns"):
+        quick(condition_on=list(frame().columns)).fit(frame())
+    with pytest.raises(ValueError, match=r"condition_on names column\(s\) that X does not have: \['age'\]"):
+        quick(condition_on=["age"]).fit(frame())
+    with pytest.raises(ValueError, match="given is for the conditions of a model"):
+        quick(condition_on=None).fit(frame()).inverse_transform(np.zeros((1, 2)), given={"hue": 1.0})
+    with pytest.raises(ValueError, match="without conditions"):
+        quick(solver="wake-sleep").fit(frame())
+    with pytest.raises(ValueError, match="draws none by itself"):
+        bracket(fitted)
+
+
+def test_searches_pipelines_and_files_know_conditions(tmp_path):
+    X = frame()
+    pipe = make_pipeline(FunctionTransformer(), quick())
+    search = GridSearchCV(pipe, {"vaetransformer__condition_on": [None, "cultivar", ["cultivar", "hue"]]}, cv=2).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    vae = quick(condition_on=["cultivar", "hue"]).fit(X)
+    vae.save(tmp_path / "model.skvae")
+    again = skvae.load(tmp_path / "model.skvae")
+    assert np.array_equal(again.score_samples(X), vae.score_samples(X))
+
+
+def test_training_goes_on_with_the_same_conditions():
+    vae = quick(warm_start=True).fit(frame())
+    vae.set_params(max_iter=7).fit(frame())
+    assert vae.n_iter_ == 7
+    with pytest.raises(ValueError, match="fitted with other columns for conditions"):
+        vae.set_params(condition_on="hue").fit(frame())
+
+
+def test_conditions_may_have_holes_in_training():
+    X = frame()
+    X.loc[X.index[::5], "cultivar"] = np.nan
+    vae = quick().fit(X)
+    assert np.isfinite(vae.score(X)) and vae._fitted.model.n_given == 4  # three categories, and whether it is missing
+
+
+def test_arrays_have_conditions_by_number():
+    X = linear_regression(200)
+    vae = quick(condition_on=0, likelihood=Mixed({0: "student_t"})).fit(X)
+    assert np.array_equal(vae.reconstruct(X)[:, 0], X[:, 0])
+    assert vae.schema_[0].kind == "given student_t"
+
+
+def test_objectives_and_decoders_read_conditions():
+    X = frame()
+    for params in ({"objective": "iwae"}, {"prior": "vamp"}, {"solver": "mcem", "early_stopping": False}):
+        assert np.isfinite(quick(**params).fit(X).score(X))
