@@ -5,12 +5,14 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from conftest import LIKELIHOODS as EVERY_LIKELIHOOD
+from conftest import table_for
 from scipy.stats import norm
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
-from skvae.likelihoods import Gaussian, Mixed
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed
 from skvae.networks import VariationalMLP
 from skvae.objectives import IWAE
 
@@ -325,6 +327,21 @@ def test_neither_output_settings_nor_pipelines_change_what_is_filled(linear):
     assert isinstance(pipe.transform(X), pd.DataFrame)
     assert isinstance(pipe[-1].impute(pipe[0].transform(X)), np.ndarray)
     np.testing.assert_array_equal(linear.impute(X), plain)
+
+
+@pytest.mark.parametrize("likelihood", EVERY_LIKELIHOOD, ids=repr)
+def test_holes_under_every_likelihood_are_filled_with_what_it_accepts(likelihood):
+    X = table_for(likelihood)
+    vae = quick(1, likelihood=likelihood, hidden_layer_sizes=(8,), max_iter=3).fit(X)
+    holes = with_holes(X)
+    missing = np.isnan(holes)
+    for out in (vae.impute(holes), vae.impute(holes, method="draw", random_state=0)):
+        np.testing.assert_array_equal(out[~missing], X[~missing])
+        assert np.isfinite(vae.score_samples(out)).all()  # which refuses what is outside of the support
+    cells = vae.score_cells(holes)
+    np.testing.assert_allclose(np.nansum(cells, axis=1), vae.score_samples(holes), atol=1e-6)
+    low, high = vae.predictive_interval(holes, n_draws=200)
+    assert np.isnan(low).all() if isinstance(likelihood, (Bernoulli, Categorical)) else (low <= high).all()
 
 
 # --- given cells ---------------------------------------------------------------------------------------------------------
