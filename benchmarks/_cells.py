@@ -126,8 +126,8 @@ def blame(model, planted) -> dict:
     threshold = np.quantile(model.score_samples(planted.clean), 0.05)
     flagged = model.score_samples(planted.wrong) < threshold
     cells, usual = (np.asarray(model.score_cells(rows)) for rows in (planted.wrong, planted.clean))
-    first = cells.argmin(axis=1) == planted.column
-    relative = (cells - usual.mean(axis=0)).argmin(axis=1) == planted.column
+    first = np.nanargmin(cells, axis=1) == planted.column
+    relative = np.nanargmin(cells - np.nanmean(usual, axis=0), axis=1) == planted.column
     return {
         "flagged": float(flagged.mean()), "first": float(first[flagged].mean()), "relative": float(relative[flagged].mean()),
         "columns": {
