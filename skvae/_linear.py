@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skvae._batch import Batch, Rows
 from skvae._model import Model
-from skvae.likelihoods import Gaussian, Likelihood
+from skvae.likelihoods import Gaussian, Likelihood, SelfMasking
 from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP, VariationalMLP
 from skvae.posteriors import Normal
@@ -135,9 +135,10 @@ def _components(S: Tensor, psi: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _only_likelihood(model: Model) -> Likelihood:
-    """Return the likelihood that reads all columns, also where cells may be missing."""
+    """Return the likelihood of all values, also where cells may be missing."""
     likelihood = model.likelihood
-    return likelihood.likelihoods[0] if isinstance(likelihood, PerColumn) and len(likelihood.widths) == 1 else likelihood
+    likelihood = likelihood.likelihoods[0] if isinstance(likelihood, PerColumn) and len(likelihood.widths) == 1 else likelihood
+    return likelihood.of_values if isinstance(likelihood, SelfMasking) else likelihood
 
 
 def can_start_linearly(model: Model) -> bool:

@@ -230,7 +230,8 @@ class TableCodec:
             spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
             for name in ("clips", "is_density", "is_whole")
         )
-        per_cell = len(groups) > 1 or bool((statistics.missing[order] > 0).any())  # conditions are never the only group
+        has_holes = bool((statistics.missing[order] > 0).any())
+        per_cell = len(groups) > 1 or has_holes or any(group.likelihood.reads_missing for group in groups)
         return cls(
             schema, loc, scale, order, low.astype(float), high.astype(float), clips, is_density, is_whole, per_cell, form
         )

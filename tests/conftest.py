@@ -25,6 +25,7 @@ from skvae.likelihoods import (
     NormalMixture,
     Ordinal,
     Poisson,
+    SelfMasking,
     StudentT,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
@@ -74,6 +75,7 @@ LIKELIHOODS = [
     Gamma(),
     Beta(),
     ContinuousBernoulli(),
+    SelfMasking(),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
 ENCODERS = [*NETWORKS, MLP((6,)), Conv(channels=(4,)), Conv((1, 4), channels=(3, 5), activation="relu")]

@@ -21,7 +21,7 @@ ORDER = [
     "_sklearn", "_random", "_settings", "_batch", "_families", "priors", "posteriors", "likelihoods._base",
     "likelihoods._numerics", "likelihoods._gaussian", "likelihoods._limits", "likelihoods._bernoulli",
     "likelihoods._levels", "likelihoods._counts", "likelihoods._heavy", "likelihoods._mixture", "likelihoods._positive",
-    "likelihoods._unit_interval",
+    "likelihoods._unit_interval", "likelihoods._self_masking",
     "likelihoods._mixed", "likelihoods", "networks._base", "networks._mlp",
     "networks._variational", "networks._conv", "networks._module", "networks",
     "_model", "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_solver", "solvers", "_devices",

@@ -15,7 +15,8 @@ class Likelihood(Settings):
     """Base of the likelihoods; `eta` stands for the decoder's outputs, of shape (..., n, n_outputs).
 
     A likelihood sees the columns in units of its own, `(x - loc) / scale`; the table's codec applies the map, refuses cells
-    outside `support`, and gives densities their Jacobian back. It never sees a missing cell, but in `inputs`.
+    outside `support`, and gives densities their Jacobian back. It never sees a missing cell, but in `inputs` and
+    `start`, unless it `reads_missing`.
     """
 
     #: True for a density, whose value depends on the units of a column; False for a probability mass
@@ -31,6 +32,9 @@ class Likelihood(Settings):
     def reads_codes(self) -> bool:
         """Whether cells are categories of any kind, which the table codes as whole numbers from 0."""
         return False
+
+    #: whether `log_prob`, `derivative` and `start` are to see missing cells, which are NaN, and say what they count
+    reads_missing: bool = False
 
     @property
     def support(self) -> tuple:
@@ -147,6 +151,21 @@ class Likelihood(Settings):
 
     def sample(self, params: dict[str, Tensor], eta: Tensor, stream: torch.Generator) -> Tensor:
         """Draw x given z, of shape (..., n, d)."""
+        raise NotImplementedError
+
+    def expectation_of_missing(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
+        """Return the `expectation` of cells of which z is known, and that they are missing.  # (..., n, n_expected)"""
+        return self.expectation(params, eta)
+
+    def sample_missing(self, params: dict[str, Tensor], eta: Tensor, stream: torch.Generator) -> Tensor:
+        """Draw x given z and that it is missing, of shape (..., n, d)."""
+        return self.sample(params, eta, stream)
+
+    def as_normal(self, params: dict[str, Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (..., n, d) and logarithm of the standard deviation of p(x|z), where it is normal.
+
+        Optional, and for no other likelihood. The logarithm broadcasts.
+        """
         raise NotImplementedError
 
     def noise_variance(self, params: dict[str, Tensor], n_columns: int) -> Tensor | None:

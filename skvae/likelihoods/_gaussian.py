@@ -102,12 +102,12 @@ class Gaussian(Likelihood):
 
     def set_noise(self, params, log_scale):
         """Write standard deviations, given by their logarithms of shape (1, d), into freshly initialised parameters."""
-        if params:
+        if "log_scale" in params:
             floor = math.log(self.floor)
             raw = 0.5 * torch.log((2 * log_scale).exp() - self.floor**2).clamp(min=2 * floor)  # inverse of the smooth floor
             params["log_scale"].copy_(raw.mean(1, keepdim=True) / self._RATE if self.noise == "shared" else raw / self._RATE)
 
-    def _mean_and_log_scale(self, params, eta):
+    def as_normal(self, params, eta):
         by_network = self.noise == "network"
         mean, log_scale = eta.chunk(2, -1) if by_network else (eta, self._RATE * params.get("log_scale", 0.0))
         if self.link == "logit":
@@ -118,7 +118,7 @@ class Gaussian(Likelihood):
         return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
 
     def log_prob(self, params, eta, x):
-        mean, log_scale = self._mean_and_log_scale(params, eta)
+        mean, log_scale = self.as_normal(params, eta)
         return -0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - HALF_LOG_2PI
 
     def derivative(self, params, eta, x, weight):
@@ -159,15 +159,15 @@ class Gaussian(Likelihood):
     def log_prob_rows(self, params, eta, x):
         if self.noise == "network":
             return self.log_prob(params, eta, x).sum(-1)
-        mean, log_scale = self._mean_and_log_scale(params, eta)
+        mean, log_scale = self.as_normal(params, eta)
         distance = (mean - x).mul_((-log_scale).exp()).square_().sum(-1)
         return -0.5 * distance - (log_scale + HALF_LOG_2PI).expand(*log_scale.shape[:-1], x.shape[-1]).sum(-1)
 
     def mean(self, params, eta):
-        return self._mean_and_log_scale(params, eta)[0]
+        return self.as_normal(params, eta)[0]
 
     def sample(self, params, eta, stream):
-        mean, log_scale = self._mean_and_log_scale(params, eta)
+        mean, log_scale = self.as_normal(params, eta)
         return mean + log_scale.exp() * normal(mean.shape, stream, mean.dtype)
 
     def noise_variance(self, params, n_columns):
@@ -175,5 +175,5 @@ class Gaussian(Likelihood):
             return None
         if not params:
             return torch.full((1, n_columns), self.noise**2, device="cpu", dtype=torch.float64)
-        _, log_scale = self._mean_and_log_scale(params, params["log_scale"])
+        _, log_scale = self.as_normal(params, params["log_scale"])
         return (2 * log_scale).exp().expand(*log_scale.shape[:-1], n_columns)

@@ -214,8 +214,14 @@ class PerColumn(Likelihood):
         return values[0] if len(values) == 1 else torch.cat(values, -1)
 
     def _filled(self, x: Tensor, part: Part) -> Tensor:
+        """Return the cells of a group as its likelihood is to see them."""
         cells = x[..., part.columns]
-        return torch.where(cells.isnan(), part.likelihood.filler, cells)
+        return cells if part.likelihood.reads_missing else torch.where(cells.isnan(), part.likelihood.filler, cells)
+
+    def _passed(self, x: Tensor, part: Part) -> Tensor:
+        """Tell of the cells of a group whether they count nothing."""
+        missing = x[..., part.columns].isnan()
+        return torch.zeros_like(missing) if part.likelihood.reads_missing else missing
 
     def of_columns(self) -> list[Likelihood]:
         """Return the likelihood of each column."""
@@ -282,14 +288,15 @@ class PerColumn(Likelihood):
         def of_part(part: Part) -> Tensor:
             return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
 
-        in_units = self._joined(of_part, params) - x.new_tensor(self.log_units)
-        return torch.where(x.isnan(), 0.0, in_units)
+        in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, x.new_tensor(self.log_units))
+        return torch.where(self._joined(lambda part: self._passed(x, part)), 0.0, in_units)
 
     def offers(self, name):
         return super().offers(name) and all(likelihood.offers(name) for likelihood in self.likelihoods)
 
     def derivative(self, params, eta, x, weight):
-        of_cells = torch.where(x.isnan(), 0.0, weight)  # (..., n, d)
+        passed = self._joined(lambda part: self._passed(x, part))
+        of_cells = torch.where(passed, 0.0, weight)  # (..., n, d)
         by_params = {}
         for i, part in enumerate(self._parts(params)):
             slopes = eta[..., part.outputs]
@@ -306,11 +313,17 @@ class PerColumn(Likelihood):
     def expectation(self, params, eta):
         return self._joined(lambda part: part.likelihood.expectation(part.params, eta[..., part.outputs]), params)
 
+    def expectation_of_missing(self, params, eta):
+        return self._joined(lambda part: part.likelihood.expectation_of_missing(part.params, eta[..., part.outputs]), params)
+
     def point(self, expectation):
         return self._joined(lambda part: part.likelihood.point(expectation[..., part.expected]))
 
     def sample(self, params, eta, stream):
         return self._joined(lambda part: part.likelihood.sample(part.params, eta[..., part.outputs], stream), params)
+
+    def sample_missing(self, params, eta, stream):
+        return self._joined(lambda part: part.likelihood.sample_missing(part.params, eta[..., part.outputs], stream), params)
 
     def noise_variance(self, params, n_columns):
         known = []
