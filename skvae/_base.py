@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, check_random_state
@@ -27,6 +28,7 @@ from skvae._random import generator, matched_normal, normal
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
+from skvae._sparse import SparseRows, rows_of
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable, checked_pieces, frame
 from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
@@ -226,8 +228,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _cells(self, X):
         """Return the cells of new rows as an array of numbers, read as those of the training data were."""
         X, form = _array_or_frame(X), self._fitted.codec.form
-        if form is None or (isinstance(X, np.ndarray) and not form.has_categories):
+        if form is None or (not is_frame(X) and not form.has_categories):
             return self._numbers(X, reset=False)
+        _refuse_sparse(X, "a model of columns with categories")
         validate_data(self, X, reset=False, skip_check_array=True)
         return self._checked_cells(X, form)
 
@@ -243,9 +246,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return cells
 
     def _numbers(self, X, *, reset):
-        """Return an array of numbers, in which cells may be missing."""
+        """Return a table of numbers, in which cells may be missing."""
+        accepted = {"dtype": [np.float64, np.float32], "accept_sparse": "csr", "ensure_all_finite": "allow-nan"}
         try:
-            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan")
+            X = validate_data(self, X, reset=reset, **accepted)
+            return SparseRows(X) if sparse.issparse(X) else X
         except (TypeError, ValueError) as error:
             explain_columns(X, error)
             raise
@@ -263,6 +268,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             X = self._numbers(X, reset=True)
             likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
             return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+        _refuse_sparse(X, f"likelihood={likelihood!r}")
         validate_data(self, X, reset=True, skip_check_array=True)
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
@@ -290,10 +296,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or frame of shape (n_samples, n_features), or Source
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features), or Source
             The training data. Cells may be missing (NaN, None, NA), and columns of frames of pandas or polars may be of any
-            kind (:ref:`User Guide <tables>`). A :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while
-            training and need not fit in memory.
+            kind (:ref:`User Guide <tables>`). Rows of a sparse matrix become dense a few at a time. A
+            :class:`skvae.data.Source`, or a `numpy.memmap` above 256 MB, is read while training and need not fit in memory.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -439,7 +445,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         task = self._init_callback_context(max_subtasks=max(run.plan.max_iter - run.progress.epoch, 0))
-        told = {"estimator": self, "X": table.X, "y": y, "metadata": metadata}
+        told = {
+            "estimator": self,
+            "X": table.X.matrix if isinstance(table.X, SparseRows) else table.X,
+            "y": y,
+            "metadata": metadata,
+        }
         task.call_on_fit_task_begin(**told)
         watchers = [callbacks.tell_tasks(task, told, outcome)]
         if self.verbose:
@@ -532,7 +543,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         if self._fitted.codec.per_cell or holes.all() or not holes.any():
             return self._scores_of_cells(X)
         scores = np.empty(len(X))
-        scores[holes], scores[~holes] = self._scores_of_cells(X[holes]), self._scores_of_cells(X[~holes])
+        for chosen in (holes, ~holes):
+            scores[chosen] = self._scores_of_cells(rows_of(X, chosen))
         return scores
 
     def _scores_of_cells(self, X):
@@ -734,6 +746,15 @@ def _likelihoods_of_source(likelihood, n_columns):
             "of numbers for all columns, or fit a frame or an array."
         )
     return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
+
+
+def _refuse_sparse(X, reader):
+    """Refuse a sparse matrix where columns of several kinds are read."""
+    if sparse.issparse(X):
+        raise TypeError(
+            f"X is a sparse matrix, and {reader} takes frames and arrays. Pass X.toarray(), or use one likelihood of numbers, "
+            "such as 'poisson', for all columns."
+        )
 
 
 def resolve_score_method(method):

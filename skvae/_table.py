@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from skvae._batch import Batch, shuffled_windows
 from skvae._frames import Form
 from skvae._schema import Column, ColumnStatistics, Group, Schema
+from skvae._sparse import SparseRows
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, PerColumn
+
+Cells = np.ndarray | SparseRows
 
 _CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
 _NOTHING = 1e-30  # a limit below it, but above zero, stands for zero itself, which is outside
@@ -51,6 +55,9 @@ def explain_columns(X, error: Exception) -> None:
 def _columns(X) -> list[tuple[str, np.ndarray]]:
     if hasattr(X, "columns"):
         return [(name, np.asarray(X[name])) for name in X.columns]
+    if sparse.issparse(X):
+        X = X.tocsc()
+        return [(f"x{j}", X.data[X.indptr[j] : X.indptr[j + 1]]) for j in range(X.shape[1])]
     return [(f"x{j}", column) for j, column in enumerate(np.asarray(X).T)]
 
 
@@ -67,7 +74,7 @@ def _reads_as_numbers(cells: np.ndarray) -> bool:
     return cells.dtype.kind not in "mM"
 
 
-def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def canonical_rows(X: Cells, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows of X in an order of their own, as row numbers, and how often each counts.
 
     Rows of weight zero are dropped and equal rows merged, so a row of weight 3 and three copies of it are the same data, down
@@ -95,16 +102,36 @@ def _small_integers(numbers: np.ndarray, limit: int) -> np.ndarray:
     return numbers.astype(np.int32 if limit <= np.iinfo(np.int32).max else np.int64, copy=False)
 
 
-def row_hashes(X: np.ndarray) -> np.ndarray:
+def row_hashes(X: Cells) -> np.ndarray:
     """Hash each row of X to 64 bits, the sum of its mixed cells; -0.0 counts as 0.0, and every NaN as the same."""
     salt = _salt(X.shape[1])
+    if isinstance(X, SparseRows):
+        return _hashes_of_sparse_rows(X.matrix, salt)
     hashed = np.empty(len(X), dtype=np.uint64)
     for part in _chunks(X):
-        cells = np.add(X[part], 0.0, dtype=np.float64, order="C")
-        cells[np.isnan(cells)] = np.nan
-        bits = cells.view(np.uint64)
-        np.sum(_mix(bits ^ salt), axis=1, out=hashed[part])
+        np.sum(_mix(_bits(X[part]) ^ salt), axis=1, out=hashed[part])
     return hashed
+
+
+def _hashes_of_sparse_rows(matrix, salt: np.ndarray) -> np.ndarray:
+    """Return the hashes that the rows of a dense matrix have: those of zeros, and what other cells change."""
+    of_zeros = _mix(salt.copy())
+    hashed = np.full(matrix.shape[0], of_zeros.sum(dtype=np.uint64))
+    for part in _chunks_of(matrix.shape[0], matrix.nnz // matrix.shape[0]):
+        ends = matrix.indptr[part.start : part.stop + 1]
+        here = slice(ends[0], ends[-1])
+        columns = matrix.indices[here]
+        changes = _mix(_bits(matrix.data[here]) ^ salt[columns]) - of_zeros[columns]
+        reached = np.concatenate([[np.uint64(0)], np.cumsum(changes, dtype=np.uint64)])[ends - ends[0]]
+        hashed[part] += reached[1:] - reached[:-1]
+    return hashed
+
+
+def _bits(cells: np.ndarray) -> np.ndarray:
+    """Return cells as words of 64 bits, the same for equal cells."""
+    cells = np.add(cells, 0.0, dtype=np.float64, order="C")
+    cells[np.isnan(cells)] = np.nan
+    return cells.view(np.uint64)
 
 
 def _salt(n_columns: int) -> np.ndarray:
@@ -121,7 +148,7 @@ def _mix(bits: np.ndarray) -> np.ndarray:
     return bits
 
 
-def _chunks(X: np.ndarray, n_rows: int | None = None) -> list[slice]:
+def _chunks(X: Cells, n_rows: int | None = None) -> list[slice]:
     """Cut rows of X into slices of bounded memory."""
     return _chunks_of(len(X) if n_rows is None else n_rows, X.shape[1])
 
@@ -131,7 +158,7 @@ def _chunks_of(n_rows: int, n_columns: int = 1) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n_rows, step)]
 
 
-def _equal_within_groups(X: np.ndarray, rows: np.ndarray, first: np.ndarray) -> bool:
+def _equal_within_groups(X: Cells, rows: np.ndarray, first: np.ndarray) -> bool:
     """Tell whether rows of equal hash really are equal: a collision has a chance of about n**2 / 2**65."""
     repeated = np.flatnonzero(~first)
     return all(_same_cells(X[rows[repeated[p]]], X[rows[repeated[p] - 1]]).all() for p in _chunks(X, len(repeated)))
@@ -142,7 +169,7 @@ def _same_cells(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     return (X == Y) | (np.isnan(X) & np.isnan(Y))
 
 
-def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sort_by_value(X: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rows sorted by their values, and where each distinct one begins."""
     rows = rows[np.lexsort(X[rows].T[::-1])]
     first = np.ones(len(rows), dtype=bool)
@@ -150,7 +177,7 @@ def _sort_by_value(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
     return rows, first
 
 
-def column_statistics(X: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
+def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
     """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow.
 
     Missing cells are left out; a column of nothing else has NaN for moments and limits.
@@ -268,10 +295,12 @@ class TableCodec:
         """What a score in the model's units lacks to be one in the user's; nothing where the likelihood heeds them."""
         return 0.0 if self.per_cell else -float(self.log_units.sum())
 
-    def has_holes(self, X: np.ndarray) -> np.ndarray:
+    def has_holes(self, X: Cells) -> np.ndarray:
         """Tell of each row whether the model will miss a cell of it.  # (n,)"""
-        missing = np.isnan(X).any(axis=0)
-        return np.isnan(X[:, self.order[missing[self.order]]]).any(axis=1)
+        if isinstance(X, SparseRows):
+            return X.have_holes(self.order)
+        missing = np.any(np.isnan(X), axis=0)
+        return np.any(np.isnan(X[:, self.order[missing[self.order]]]), axis=1)
 
     def of_columns(self, values: np.ndarray) -> np.ndarray:
         """Return values (..., n_columns) of the model's columns as values of all, zero for those it does not see."""
@@ -285,7 +314,7 @@ class TableCodec:
             return self.of_columns(variance * np.square(self.scale[self.order]))
 
     def encode(
-        self, X: np.ndarray, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32, is_known: bool = False
+        self, X: Cells, rows: np.ndarray | None = None, dtype: torch.dtype = torch.float32, is_known: bool = False
     ) -> Batch:
         """Return the chosen rows of X in the model's units; X is read, never written.
 
@@ -407,14 +436,14 @@ def _kind_of(likelihood: Likelihood) -> str:
 class Table:
     """An array and its distinct rows, ready to train on."""
 
-    X: np.ndarray
+    X: Cells
     rows: np.ndarray  # numbers of the distinct rows
     weight: np.ndarray  # of each of them
     form: Form | None = None  # in which the user gave X, and
     likelihoods: Sequence[Likelihood] | None = None  # of its columns; None where one likelihood reads an array of numbers
 
     @classmethod
-    def of(cls, X: np.ndarray, weight: np.ndarray | None, *form) -> "Table":
+    def of(cls, X: Cells, weight: np.ndarray | None, *form) -> "Table":
         """Find the distinct rows of X."""
         return cls(X, *canonical_rows(X, weight), *form)
 
@@ -435,7 +464,7 @@ class LazyRows:
     """Rows of a table that are encoded when they are needed; to training they are the Batch of them all, without its memory."""
 
     codec: TableCodec
-    X: np.ndarray  # the user's, never copied
+    X: Cells  # the user's, never copied
     rows: np.ndarray  # numbers of the rows, in their order
     weight: Tensor | None
     dtype: torch.dtype
@@ -474,7 +503,7 @@ class LazyRows:
         return shuffled_windows(len(self), self.take, batch_size, order, window)
 
 
-def hashes_of_encoded(codec: TableCodec, X: np.ndarray, rows: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+def hashes_of_encoded(codec: TableCodec, X: Cells, rows: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """Return a hash of each of the rows as the model sees it, which gives them an order that no change of units changes."""
     hashed = np.empty(len(rows), dtype=np.uint64)
     for part in _chunks(X, len(rows)):

@@ -25,7 +25,9 @@ from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
 _FEW_ROWS = 50  # below which a validation split costs more than it tells
-_WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most
+_WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
+_WATCHED_CELLS = 2**24  # and their cells, if that leaves
+_FEWEST_WATCHED_ROWS = 1_000
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
@@ -75,6 +77,11 @@ def batch_size_for(recipe: Recipe, n_rows: int) -> int:
     return default_batch_size(n_rows) if isinstance(recipe.batch_size, str) else min(recipe.batch_size, n_rows)
 
 
+def watched_rows(n_columns: int) -> int:
+    """Return on how many rows to measure at most; fewer of very wide tables, which are held in memory for it."""
+    return max(_FEWEST_WATCHED_ROWS, min(_WATCHED_ROWS, _WATCHED_CELLS // max(n_columns, 1)))
+
+
 @dataclass(frozen=True)
 class Split:
     """The rows that train and the rows on which training is judged, on the device."""
@@ -106,17 +113,19 @@ def _check_solver(recipe: Recipe, table: Table | StreamedTable, one_epoch: bool)
 def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
     """Set validation rows aside from those of a source that are held; the others are read while training."""
     survey = table.survey
-    n_validation = min(_n_validation(recipe, round(survey.n_distinct), one_epoch), len(survey.held.hashed) // 2)
+    n_validation = min(
+        _n_validation(recipe, round(survey.n_distinct), fitted.codec.n_columns, one_epoch), len(survey.held.hashed) // 2
+    )
     train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
-    return Split(train, watched if n_validation else train.head(_WATCHED_ROWS), total, survey.data_hash)
+    return Split(train, watched if n_validation else train.head(watched_rows(fitted.codec.n_columns)), total, survey.data_hash)
 
 
-def _n_validation(recipe: Recipe, n: int, one_epoch: bool) -> int:
+def _n_validation(recipe: Recipe, n: int, n_columns: int, one_epoch: bool) -> int:
     """Return how many of n distinct rows to set aside; none where training is judged on the training rows."""
     stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
     if one_epoch or not stops_early:
         return 0
-    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), _WATCHED_ROWS, n - 1)
+    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), watched_rows(n_columns), n - 1)
 
 
 def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
@@ -131,14 +140,14 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     data = LazyRows(codec, table.X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
     del hashed, order, relative
     n = len(data)
-    n_validation = _n_validation(recipe, n, one_epoch)
+    n_validation = _n_validation(recipe, n, codec.n_columns, one_epoch)
     validation = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")[:n_validation].clone()
     trains = np.ones(n, dtype=bool)
     trains[validation.numpy()] = False
     train = replace(data, rows=rows[trains], weight=_mean_one(data.weight, torch.from_numpy(trains)))
     return Split(
         train.encoded() if len(train) * train.n_columns * dtype.itemsize <= room_for_data(device) else train,
-        data.take(validation) if n_validation else data.head(_WATCHED_ROWS),
+        data.take(validation) if n_validation else data.head(watched_rows(codec.n_columns)),
         float(weight[trains].sum()),
         data_hash,
     )
@@ -205,7 +214,7 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
         with threads_for(2.0 * n * d**2 + 100.0 * d**3):  # a covariance matrix and a few decompositions
             start_linearly(fitted.model, params, split.train)
     if fitted.is_new:
-        start_pieces(fitted.model, params, split.train.head(_WATCHED_ROWS))
+        start_pieces(fitted.model, params, split.train.head(watched_rows(split.train.n_columns)))
     best = params.clone() if earlier is None else torch.tensor(earlier.best, device=device)
     slots = None if earlier is None else {k: torch.tensor(v, device=device) for k, v in earlier.slots.items()}
     return params, best, slots
@@ -221,12 +230,13 @@ def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
 
 
 def _repeated(rows: Batch) -> Tensor:
-    """Return rows as often as their weights say, about 10,000 in all.  # (n, d)"""
+    """Return rows as often as their weights say, as many in all as are watched.  # (n, d)"""
     if rows.weight is None:
         return rows.x
     reached = rows.weight.double().cumsum(0)
-    steps = torch.arange(0.5, _WATCHED_ROWS, device=rows.device, dtype=torch.float64)
-    return rows.x[torch.searchsorted(reached, steps * (reached[-1] / _WATCHED_ROWS))]
+    n = watched_rows(rows.n_columns)
+    steps = torch.arange(0.5, n, device=rows.device, dtype=torch.float64)
+    return rows.x[torch.searchsorted(reached, steps * (reached[-1] / n))]
 
 
 def _is_linear_start(init: str, model: Model) -> bool:
@@ -325,7 +335,7 @@ class Run:
 def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
     model = fitted.model
-    rows = model.presented(train.head(_WATCHED_ROWS), "report")
+    rows = model.presented(train.head(watched_rows(train.n_columns)), "report")
     params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)

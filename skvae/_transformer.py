@@ -360,7 +360,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         known = self._conditions_of(X)
         edited = self._means(z + step, dtype, known)
         if keep_residual:
-            cells = self._cells(X) + (edited - self._means(z, dtype, known))
+            cells = np.asarray(self._cells(X)) + (edited - self._means(z, dtype, known))
             edited = self._fitted.codec.within_support(cells, dtype)
         return self._fitted_table(edited, X)
 
@@ -380,5 +380,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -1,0 +1,57 @@
+"""Rows of a sparse matrix, which are made dense a few at a time."""
+
+import numpy as np
+
+
+class SparseRows:
+    """A sparse matrix that gives its rows as arrays; what reads a table part by part takes it for an array.
+
+    It is never written to; the user's own matrix is kept where its rows are stored one after the other, without duplicates.
+    """
+
+    def __init__(self, matrix):
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        self.matrix = matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of the cells."""
+        return self.matrix.dtype
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.matrix[rows].toarray()
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.matrix.toarray().astype(dtype or self.dtype, copy=False)
+
+    def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Return the rows of some numbers, as of an array."""
+        assert axis == 0
+        return self[rows]
+
+    def of_rows(self, rows) -> "SparseRows":
+        """Return some rows, still sparse."""
+        return SparseRows(self.matrix[rows])
+
+    def have_holes(self, columns: np.ndarray) -> np.ndarray:
+        """Tell of every row whether cells of some columns are missing.  # (n,) bool"""
+        holes = np.flatnonzero(np.isnan(self.matrix.data))
+        holes = holes[np.isin(self.matrix.indices[holes], columns)]
+        found = np.zeros(len(self), dtype=bool)
+        found[np.searchsorted(self.matrix.indptr, holes, side="right") - 1] = True
+        return found
+
+
+def rows_of(X: np.ndarray | SparseRows, rows) -> np.ndarray | SparseRows:
+    """Return some rows of a table, sparse if it is."""
+    return X.of_rows(rows) if isinstance(X, SparseRows) else X[rows]
