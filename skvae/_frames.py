@@ -173,10 +173,15 @@ def _selected(columns, X, names: list, who: str = "Mixed") -> list:
 def _columns(X) -> list[tuple[Any, pd.Series, str]]:
     """Return name, cells as a series of pandas, and type of every column."""
     if isinstance(X, pd.DataFrame):
-        return [(name, X.iloc[:, j], str(X.dtypes.iloc[j])) for j, name in enumerate(X.columns)]
+        columns = [(name, _dense(X.iloc[:, j])) for j, name in enumerate(X.columns)]
+        return [(name, series, str(series.dtype)) for name, series in columns]
     if _is_polars(X):
         return [(series.name, _series_of_polars(series), str(series.dtype)) for series in X.get_columns()]
     return [(j, pd.Series(X[:, j]), str(X.dtype)) for j in range(X.shape[1])]
+
+
+def _dense(series: pd.Series) -> pd.Series:
+    return series.sparse.to_dense() if isinstance(series.dtype, pd.SparseDtype) else series
 
 
 def _series_of_polars(series) -> pd.Series:
