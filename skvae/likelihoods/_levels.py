@@ -177,8 +177,9 @@ class Categorical(Levels):
 
     def inputs(self, x):
         n_levels = self.levels(x.shape[-1])
-        where = places(n_levels, x.device)
-        return (x.index_select(-1, where.column) == where.level).to(x.dtype)  # nothing equals NaN
+        place = places(n_levels, x.device).first + x.nan_to_num().long()
+        is_there = (x == x).to(x.dtype)  # nothing equals NaN
+        return x.new_zeros((*x.shape[:-1], sum(n_levels))).scatter_(-1, place, is_there)
 
     def n_outputs(self, n_columns):
         return sum(self.levels(n_columns))
