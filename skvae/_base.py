@@ -333,7 +333,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Source
             A batch of training data.
 
         y : Ignored
@@ -521,7 +521,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Source
             The data.
 
         Returns
@@ -571,7 +571,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Source
             The data.
 
         y : Ignored
@@ -596,7 +596,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The data.
 
         Returns
@@ -614,7 +614,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The data.
 
         n_samples : int, default=1
@@ -641,7 +641,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The data.
 
         Returns

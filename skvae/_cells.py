@@ -7,6 +7,7 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import _conditional as conditional
@@ -95,7 +96,7 @@ class CellsMixin:
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
         known = self._known_cells(given)
         self._check_conditions(known, "sample")
-        cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise)
+        cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
         n_few = int((ess < _FEW).sum())
         if n_few:
             warnings.warn(
@@ -346,9 +347,13 @@ class CellsMixin:
 
     # --- cells in, cells out ---------------------------------------------------------------------------------------------
 
-    def _tolerant(self, cells):
-        """Return a state that reads rows with holes, its parameters, and rows as encoder and likelihood see them."""
+    def _tolerant(self, cells, are_unknown=False):
+        """Return a state that reads rows with holes, its parameters, and rows as encoder and likelihood see them.
+
+        Holes are missing cells, unless they are said to be unknown ones, which tell nothing.
+        """
         fitted, params, device = self._ready(has_holes=True)
+        fitted = fitted.passing_over_holes() if are_unknown else fitted
         model = fitted.model
         if model.decoder.is_uncertain:
             raise ValueError(
@@ -364,6 +369,7 @@ class CellsMixin:
     def _completed(self, X, n_tables, function):
         """Return tables like X, with holes filled from the rows (n_tables, n, d) that `function` makes of those with holes."""
         X = _array_or_frame(X)
+        X = X.toarray() if sparse.issparse(X) else X
         known, codec = self._cells(X), self._fitted.codec
         cells = np.where(np.isnan(known), codec.loc, known)  # which is all that there is for a column that never varied
         holes = codec.has_holes(known)
@@ -374,12 +380,12 @@ class CellsMixin:
             tables.append(filled(X, cells, np.isnan(known) & ~np.isnan(cells), codec.form))
         return tables
 
-    def _drawn(self, known, n_samples, n_draws, seed, noise):
+    def _drawn(self, known, n_samples, n_draws, seed, noise, are_unknown=False):
         """Return rows, n_samples of each, whose missing cells are drawn, and effective sample sizes.  # (m, n, d), (n,)"""
         n_draws = _checked_n_draws(n_draws)
         per_pool = min(n_samples, max(1, int(_ROWS_PER_DRAW * n_draws)))
         n_pools = math.ceil(n_samples / per_pool)
-        fitted, params, rows = self._tolerant(np.repeat(known, n_pools, axis=0))
+        fitted, params, rows = self._tolerant(np.repeat(known, n_pools, axis=0), are_unknown)
         proposal = Proposal(n_draws, seed, is_common=False)
         x, ess = conditional.draws(fitted.model, params, rows, proposal, per_pool, noise)
         cells = fitted.codec.decode(x, np.float64).reshape(len(known), n_pools * per_pool, -1)[:, :n_samples]
@@ -390,7 +396,7 @@ class CellsMixin:
     def _known_cells(self, given):
         """Return the cells of rows of which some are given, after a check that the model can heed them."""
         codec = self._fitted.codec
-        known = self._given_cells(given, codec.form).astype(np.float64)
+        known = np.asarray(self._given_cells(given, codec.form), dtype=np.float64)
         for j in np.setdiff1d(np.arange(known.shape[1]), codec.order):
             other = known[~np.isnan(known[:, j]) & (known[:, j] != codec.loc[j]), j]
             if len(other):

@@ -185,11 +185,11 @@ def _exponent(log_w: Tensor, size: float) -> Tensor:
 
 
 def expectations(model: Model, params: Params, rows: Rows, proposal: Proposal) -> Tensor:
-    """Return what `likelihood.expectation` gives, averaged over p(z|x), in double precision.  # (n, n_expected)"""
+    """Return what `likelihood.expectation_of_missing` gives, averaged over p(z|x), in double precision.  # (n, n_expected)"""
 
     def values(params: Params, batch: Batch, start: int) -> Tensor:
         pool = proposal.pool(model, params, batch, start)
-        expected = model.likelihood.expectation(params["likelihood"], pool.eta)
+        expected = model.likelihood.expectation_of_missing(params["likelihood"], pool.eta)
         return (pool.log_w.softmax(0)[..., None] * expected.double()).sum(0)
 
     return map_draws(values, model, params, rows, proposal.n_draws)
@@ -202,12 +202,20 @@ def draws(model: Model, params: Params, rows: Rows, proposal: Proposal, n_sample
         pool = proposal.pool(model, params, batch, start)
         stream = generator(proposal.seed, "cells", "resampled", start, device=batch.device)
         eta = _resampled(pool, n_samples, stream)  # (m, n, n_outputs)
-        likelihood, own = model.likelihood, params["likelihood"]
-        x = likelihood.sample(own, eta, stream) if noise else likelihood.mean(own, eta)
+        x = _drawn(model, params, batch, eta, stream) if noise else model.likelihood.mean(params["likelihood"], eta)
         return torch.cat([x.movedim(0, 1).flatten(1), pool.effective_sample_size[:, None].to(x.dtype)], -1)
 
     found = map_draws(values, model, params, rows, proposal.n_draws)
     return found[:, :-1].unflatten(-1, (n_samples, -1)), found[:, -1]
+
+
+def _drawn(model: Model, params: Params, batch: Batch, eta: Tensor, stream: torch.Generator) -> Tensor:
+    """Draw cells of rows given latents, those that are missing given that they are.  # (..., n, d)"""
+    likelihood, own = model.likelihood, params["likelihood"]
+    x = likelihood.sample(own, eta, stream)
+    if not likelihood.reads_missing:
+        return x
+    return torch.where(batch.x.isnan(), likelihood.sample_missing(own, eta, stream), x)
 
 
 def _resampled(pool: Pool, n_samples: int, stream: torch.Generator) -> Tensor:
@@ -237,16 +245,17 @@ def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, leve
 
     def values(params: Params, batch: Batch, start: int) -> Tensor:
         pool = proposal.pool(model, params, batch, start)
-        x = torch.cat([_sampled_row(model, params, eta, proposal) for eta in pool.eta.split(1, 1)], 1)
+        rows = zip(pool.eta.split(1, 1), batch.x.split(1), strict=True)
+        x = torch.cat([_sampled_row(model, params, Batch(row), eta, proposal) for eta, row in rows], 1)
         return weighted_quantiles(x, pool.log_w_without(), levels).movedim(0, 1)
 
     return map_draws(values, model, params, rows, proposal.n_draws)
 
 
-def _sampled_row(model: Model, params: Params, eta: Tensor, proposal: Proposal) -> Tensor:
+def _sampled_row(model: Model, params: Params, row: Batch, eta: Tensor, proposal: Proposal) -> Tensor:
     """Draw the cells of a row given each of its latents, with random numbers that all rows share.  # (s, 1, d)"""
     stream = generator(proposal.seed, "cells", "of a row", device=eta.device)
-    return model.likelihood.sample(params["likelihood"], eta, stream)
+    return _drawn(model, params, row, eta, stream)
 
 
 def weighted_quantiles(values: Tensor, log_w: Tensor, levels: Sequence[float]) -> Tensor:

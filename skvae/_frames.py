@@ -213,12 +213,12 @@ def _learn_column(
     """Return the format of a column, and its likelihood, chosen or suggested by its type."""
     if likelihood is not None:
         coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not _is_number(series))
-        return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype)), likelihood
+        return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype, likelihood)), likelihood
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _of_categories(_coded(name, series, dtype))
     if _is_number(series):
         two = _two_values(series)
-        return (_numeric(name, series, dtype), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
+        return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
     if series.dtype.kind in "mM":
         raise ValueError(_refusal(name, dtype))
     if series.isna().all():
@@ -241,9 +241,12 @@ def _refusal(name, dtype: str) -> str:
     )
 
 
-def _numeric(name, series: pd.Series, dtype: str) -> Format:
+def _numeric(name, series: pd.Series, dtype: str, likelihood: Likelihood) -> Format:
+    """Return the format of a column of numbers, without limits if what is missing in it may lie beyond what is there."""
     values = _numbers(series, name)
-    limits = None if np.isnan(values).all() else (float(np.nanmin(values)), float(np.nanmax(values)))
+    missing = np.isnan(values)
+    unlimited = missing.any() if likelihood.reads_missing else missing.all()
+    limits = None if unlimited else (float(np.nanmin(values)), float(np.nanmax(values)))
     return Format(name, dtype, limits=limits)
 
 

@@ -58,6 +58,14 @@ class Fitted:
         model = Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed)
         return replace(self, model=model, codec=codec)
 
+    def passing_over_holes(self) -> "Fitted":
+        """Return the state for rows whose empty cells tell nothing, not even that they are missing."""
+        likelihood = self.model.likelihood
+        if not likelihood.reads_missing:
+            return self
+        pieces = replace(self.model.pieces, likelihood=likelihood.passing_over_holes())
+        return replace(self, model=Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed))
+
     def attributes(self) -> dict[str, Any]:
         """Return the attributes by which an estimator shows this state; they are not stored beside it."""
         k = self.model.n_components

@@ -233,7 +233,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Source
             The data.
 
         Returns
@@ -306,7 +306,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Source
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Source
             Rows with and without the attribute. Ten to a hundred of each are enough for an attribute that shows; what else
             differs between the two classes becomes part of the direction.
 
@@ -336,7 +336,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The rows.
 
         direction : array-like of shape (n_components,)

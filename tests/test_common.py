@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import VAETransformer
 from skvae.evaluation import AnnealedImportance, PosteriorDensity
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian, Mixed, SelfMasking
 from skvae.objectives import ELBO, IWAE
 
 pytestmark = [
@@ -57,6 +57,9 @@ ESTIMATORS = [
     quick(objective=IWAE(5)),
     quick(objective=IWAE(5, gradient="doubly_reparameterized")),
     quick(objective=ELBO(free_bits=0.1)),
+    quick(likelihood=SelfMasking()),
+    quick(likelihood=Mixed({0: "student_t", 1: SelfMasking(missing="high")})),
+    quick(likelihood=Mixed(numbers="normal_mixture"), objective=IWAE(3)),
 ]
 
 

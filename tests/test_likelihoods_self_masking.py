@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import integrate, special, stats
@@ -17,7 +18,7 @@ from skvae.likelihoods import Gaussian, Mixed, SelfMasking
 from skvae.likelihoods._mixed import PerColumn
 from skvae.likelihoods._self_masking import Chance, log_ndtr
 from skvae.networks import MLP
-from skvae.objectives import IWAE, log_weights
+from skvae.objectives import IWAE
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
 
@@ -243,27 +244,40 @@ def fit(likelihood, X, **params):
     return VAETransformer(2, likelihood=likelihood, **{**defaults, **params}).fit(X)
 
 
-def filled(vae, X, n_draws=200):
-    """Return X with its holes filled by importance-weighted means given the rest of the row and that they are missing."""
-    fitted = vae._fitted
-    model, params = fitted.model, fitted.model.unpack(torch.tensor(fitted.params))
-    batch = fitted.codec.encode(X, dtype=fitted.dtype)
-    with torch.no_grad():
-        q = model.encode(params, batch)
-        noise = normal((n_draws, len(X), model.n_noise), generator(0, "draws"), fitted.dtype)
-        weight = log_weights(model, params, batch, noise).softmax(0)[..., None]
-        eta = model.decode(params, model.posterior.sample(q, noise))
-        mean = (weight * model.likelihood.expectation_of_missing(params["likelihood"], eta)).sum(0)
-    return np.where(np.isnan(X), fitted.codec.decode(mean, np.float64), X)
-
-
 @pytest.mark.parametrize("missing", ["either", "high"])
 def test_what_was_removed_above_the_mean_is_found_again(missing):
     X, holed = removed_above_the_mean()
     error = lambda found: np.sqrt(np.mean((found - X)[np.isnan(holed)] ** 2))  # noqa: E731
-    ours, ignorable = (error(filled(fit(one, holed), holed)) for one in (SelfMasking(missing=missing), "gaussian"))
+    ours, ignorable = (error(fit(one, holed).impute(holed)) for one in (SelfMasking(missing=missing), "gaussian"))
     by_mean = error(np.where(np.isnan(holed), np.nanmean(holed, 0), holed))
     assert ours < 0.6 * ignorable < 0.6 * by_mean
+
+
+def test_draws_of_what_is_missing_reach_beyond_what_is_there():
+    X, holed = removed_above_the_mean()
+    frame = pd.DataFrame(holed, columns=list("abcde"))
+    vae = fit(SelfMasking(missing="high"), frame)
+    drawn = vae.impute(frame, method="draw", random_state=0)
+    assert (drawn.max()[["a", "b"]] > frame.max()[["a", "b"]] + 1).all()
+    assert (drawn.max()[["c", "d", "e"]] == frame.max()[["c", "d", "e"]]).all(), "complete columns keep their range"
+    low, high = vae.predictive_interval(frame, 0.8)
+    is_within = (low.to_numpy() <= X) & (high.to_numpy() >= X)
+    assert 0.65 < is_within[np.isnan(holed)].mean() < 0.9
+    cells = vae.score_cells(frame)
+    np.testing.assert_allclose(cells.sum(axis=1), vae.score_samples(frame), rtol=1e-9)
+
+
+def test_cells_that_are_not_given_are_unknown_and_not_missing():
+    """So a sample given nothing but a number of a complete column is one of p(x|z), whose mean the linear model tells."""
+    _, holed = removed_above_the_mean()
+    vae = fit(SelfMasking(missing="high"), holed, dtype="float64")
+    params = vae._fitted.model.unpack(torch.tensor(vae._fitted.params))
+    W, mean = params["decoder"]["weight0"].numpy(), params["decoder"]["bias0"].numpy()[0]
+    codec, variance = vae._fitted.codec, vae.noise_variance_ / vae._fitted.codec.scale**2
+    given = (1.0 - codec.loc[2]) / codec.scale[2]
+    expected = mean + W.T @ W[:, 2] / (W[:, 2] @ W[:, 2] + variance[2]) * (given - mean[2])
+    found = vae.sample(20_000, random_state=0, given={2: 1.0}, n_draws=20_000).mean(0)
+    np.testing.assert_allclose((found - codec.loc) / codec.scale, np.where(np.arange(5) == 2, given, expected), atol=0.05)
 
 
 def test_closed_forms_and_autograd_learn_the_same():

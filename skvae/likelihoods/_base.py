@@ -161,6 +161,10 @@ class Likelihood(Settings):
         """Draw x given z and that it is missing, of shape (..., n, d)."""
         return self.sample(params, eta, stream)
 
+    def passing_over_holes(self) -> "Likelihood":
+        """Return the likelihood, with the same parameters, for rows whose empty cells are unknown, not missing."""
+        return self
+
     def as_normal(self, params: dict[str, Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (..., n, d) and logarithm of the standard deviation of p(x|z), where it is normal.
 

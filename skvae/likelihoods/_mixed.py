@@ -223,6 +223,16 @@ class PerColumn(Likelihood):
         missing = x[..., part.columns].isnan()
         return torch.zeros_like(missing) if part.likelihood.reads_missing else missing
 
+    @property
+    def reads_missing(self) -> bool:  # type: ignore[override]
+        """Whether missing cells count in some columns."""
+        return any(likelihood.reads_missing for likelihood in self.likelihoods)
+
+    def passing_over_holes(self):
+        return PerColumn(
+            tuple(likelihood.passing_over_holes() for likelihood in self.likelihoods), self.widths, self.log_units, self.missing
+        )
+
     def of_columns(self) -> list[Likelihood]:
         """Return the likelihood of each column."""
         return [part.likelihood for part in self._parts() for _ in range(part.columns.start, part.columns.stop)]

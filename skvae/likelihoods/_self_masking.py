@@ -174,11 +174,16 @@ class SelfMasking(Likelihood):
         chosen = self._chosen(mean.shape[-1])
         return Chance(mean[..., chosen], scale[..., chosen], self._slope(params), params["intercept"])
 
+    def passing_over_holes(self):
+        return SelfMasking(self.likelihood, missing=self.missing, columns=())
+
     def log_prob(self, params, eta, x):
         missing = x.isnan()
         filled = torch.where(missing, self.filler, x)
         values = torch.where(missing, 0.0, self.of_values.log_prob(_of_values(params), eta, filled))
         chosen = self._chosen(x.shape[-1])
+        if not chosen:
+            return values
         chance = self._chance(params, eta)
         of_pattern = log_ndtr(torch.where(missing[..., chosen], chance.level, -chance.at(filled[..., chosen])))
         return values.index_add(-1, torch.tensor(chosen, device=eta.device), of_pattern)
@@ -217,8 +222,10 @@ class SelfMasking(Likelihood):
 
     def sample_missing(self, params, eta, stream):
         """Draw x given z and that it is missing.  # (..., n, d)"""
-        drawn = self._chance(params, eta).sample(stream)
-        return self._with_chosen(self.sample(params, eta, stream), drawn)
+        values = self.sample(params, eta, stream)
+        if not self._chosen(values.shape[-1]):
+            return values
+        return self._with_chosen(values, self._chance(params, eta).sample(stream))
 
     def _with_chosen(self, values: Tensor, of_chosen: Tensor) -> Tensor:
         """Return values with those of the chosen columns in their places."""
