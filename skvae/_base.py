@@ -231,8 +231,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         if form is None or (not is_frame(X) and not form.has_categories):
             return self._numbers(X, reset=False)
         _refuse_sparse(X, "a model of columns with categories")
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return self._checked_cells(X, form)
+        return form.cells(self._checked_table(X, reset=False))
 
     def _cells_for_more(self, X):
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
@@ -255,22 +254,29 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             explain_columns(X, error)
             raise
 
-    def _checked_cells(self, X, form):
-        """Return the cells of a table of a known form."""
-        check_array(np.zeros((len(X), len(form.formats))), estimator=self, input_name="X")
-        return form.cells(X)
+    def _reads_any_cells(self):
+        """Tell whether the columns of an array may be of several kinds, as far as the parameter is understood."""
+        likelihood = self.likelihood
+        piece = REGISTRY["likelihood"].get(likelihood, Likelihood)() if isinstance(likelihood, str) else likelihood
+        return isinstance(piece, Likelihood) and _reads_any_cells(piece)
+
+    def _checked_table(self, X, *, reset):
+        """Return a frame, or an array of whatever cells, after a check of its shape and its names."""
+        if not is_frame(X):
+            return validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        check_array(np.zeros(X.shape), estimator=self, input_name="X")
+        return X
 
     def _learnt_cells(self, X):
         """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers."""
         X, likelihood = _array_or_frame(X), resolve("likelihood", self.likelihood)
-        is_mixed = isinstance(likelihood, Mixed) and likelihood != Mixed()
-        if not (is_frame(X) or is_mixed or likelihood.reads_codes):
+        if not (is_frame(X) or _reads_any_cells(likelihood)):
             X = self._numbers(X, reset=True)
             likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
             return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
         _refuse_sparse(X, f"likelihood={likelihood!r}")
-        validate_data(self, X, reset=True, skip_check_array=True)
-        check_array(np.zeros(X.shape), estimator=self, input_name="X")
+        X = self._checked_table(X, reset=True)
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
         form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
         return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
@@ -738,9 +744,14 @@ def _array_or_frame(X):
     return X
 
 
+def _reads_any_cells(likelihood):
+    """Tell whether a likelihood makes of the columns of an array whatever they are, and not numbers of all of them."""
+    return likelihood.reads_codes or (isinstance(likelihood, Mixed) and likelihood != Mixed())
+
+
 def _likelihoods_of_source(likelihood, n_columns):
     """Return the likelihood of every column of a source, which holds numbers."""
-    if isinstance(likelihood, Mixed) and likelihood != Mixed() or likelihood.reads_codes:
+    if _reads_any_cells(likelihood):
         raise ValueError(
             f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one likelihood "
             "of numbers for all columns, or fit a frame or an array."

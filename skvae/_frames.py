@@ -166,7 +166,9 @@ def _selected(columns, X, names: list, who: str = "Mixed") -> list:
     found = [found] if isinstance(found, (str, int)) else list(found)
     unknown = [name for name in found if name not in names]
     if unknown:
-        raise ValueError(f"{who} names column(s) that X does not have: {unknown[:5]}. X has {names[:10]}.")
+        raise ValueError(
+            f"{who} names column(s) that X does not have: {unknown[:5]}. X has {len(names)} feature(s): {names[:10]}."
+        )
     return found
 
 

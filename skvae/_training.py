@@ -223,7 +223,7 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
 def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
     """Let likelihood and prior begin where the rows of training data say."""
     params = model.unpack(flat)
-    outputs = model.likelihood.start(params["likelihood"], _repeated(rows))
+    outputs = model.likelihood.start(params["likelihood"], _repeated(rows)) if model.n_columns else None
     if outputs is not None:
         model.decoder.set_bias(params["decoder"], outputs)
     model.prior.start_from(params["prior"], model.inputs(rows.x), model.seed)

@@ -380,6 +380,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.input_tags.sparse = True
+        tags.input_tags.string = self._reads_any_cells()
+        tags.input_tags.sparse = not tags.input_tags.string
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
