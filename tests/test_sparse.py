@@ -165,3 +165,18 @@ def test_infinite_and_inadmissible_cells_are_named():
     X[3, 7] = 0.5
     with pytest.raises(ValueError, match=r"no whole numbers.*\['x7'\].*0.5"):
         fit(sparse.csr_array(X))
+
+
+def test_conditions_are_read_from_sparse_rows():
+    X = counts()
+    dense, other = (fit(table, condition_on=[0, 3]) for table in (X, sparse.csr_array(X)))
+    np.testing.assert_array_equal(other._fitted.params, dense._fitted.params)
+    np.testing.assert_array_equal(other.reconstruct(sparse.csr_array(X)), dense.reconstruct(X))
+    np.testing.assert_array_equal(other.score_samples(sparse.csr_array(X)), dense.score_samples(X))
+
+
+def test_holes_of_sparse_rows_are_filled_in_a_dense_table():
+    X = holed(counts())
+    vae = fit(X)
+    np.testing.assert_array_equal(vae.impute(sparse.csr_array(X)), vae.impute(X))
+    np.testing.assert_array_equal(vae.score_cells(sparse.csr_array(X[:5])), vae.score_cells(X[:5]))
