@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
+from skvae.likelihoods import SelfMasking
 
 # ---- imputation
 
@@ -147,7 +149,11 @@ def beside(found, published):
     return " ".join(["-" if found is None else f"{found:.4f}", "" if published is None else f"({published})"]).strip()
 
 
-SELF_MASKING = {"skvae, missing at random": vae}
+SELF_MASKING = {
+    "skvae, missing at random": vae,
+    "skvae, SelfMasking()": partial(vae, likelihood=SelfMasking()),
+    "skvae, SelfMasking(missing='high')": partial(vae, likelihood=SelfMasking(missing="high")),
+}
 
 
 # ---- generation
