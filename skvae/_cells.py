@@ -234,8 +234,8 @@ class CellsMixin:
         one is proportional to :math:`u_j(x_j) / p(x_j \mid x_{-j})`. What these ratios lack to the score of the row is divided
         equally between its d cells:
 
-        .. math:: s_j = \log \frac{p(x_j \mid x_{-j})}{u_j(x_j)} + \frac1d \Big[\log p(x)
-                        - \sum_i \log \frac{p(x_i \mid x_{-i})}{u_i(x_i)}\Big].
+        .. math:: s_j = \log \frac{p(x_j \mid x_{-j})}{u_j(x_j)} + \frac1d \left[\log p(x)
+                        - \sum_i \log \frac{p(x_i \mid x_{-i})}{u_i(x_i)}\right].
 
         So the lowest cell of a row is the first to be looked at, and the cells of a row sum to what :meth:`score_samples`
         gives, to rounding.
