@@ -19,7 +19,7 @@ _SMALLEST_SHARE = 1e-3  # of a mode at the start
 class NormalMixture(Standardized):
     r"""A mixture of normal distributions for real-valued columns of any shape.
 
-    .. math:: p(x_j \mid z) = \textstyle\sum_k \pi_{jk}(z)\, N(x_j; \mu_{jk}(z), \sigma_{jk}^2)
+    .. math:: p(x_j \mid z) = \sum_k \pi_{jk}(z)\, N(x_j; \mu_{jk}(z), \sigma_{jk}^2)
 
     For columns of several modes, with values that occur very often beside a continuum (a column of incomes, most of which are
     zero), or skewed ones. The decoder gives weights and shifts of the modes, :math:`\mu_{jk}(z) = c_{jk} + r_{jk}

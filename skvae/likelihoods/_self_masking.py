@@ -27,7 +27,7 @@ class SelfMasking(Likelihood):
     :math:`p(x_j \mid z)\,(1 - P(\text{missing} \mid x_j))`; one that is missing the probability
 
     .. math:: P(\text{missing} \mid z) = \int p(x \mid z)\,\Phi(a_j x + c_j)\,dx
-              = \Phi\Bigl(\frac{a_j \mu_j(z) + c_j}{\sqrt{1 + a_j^2 \sigma_j^2}}\Bigr).
+              = \Phi\left(\frac{a_j \mu_j(z) + c_j}{\sqrt{1 + a_j^2 \sigma_j^2}}\right).
 
     Other likelihoods pass over missing cells, which is right where the chance of being missing depends on nothing but cells
     that are there. Where it depends on the missing value itself, they take what is left for the whole; this one corrects for
