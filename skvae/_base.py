@@ -420,8 +420,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
                 "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
-        has_holes = isinstance(table, Table) and fitted.codec.has_holes(table.X).any()
-        return fitted.tolerating_holes() if has_holes else fitted
+        if not isinstance(table, Table):
+            return fitted
+        if fitted.codec.form is not None:
+            fitted = replace(fitted, codec=replace(fitted.codec, form=fitted.codec.form.having_seen(table.X)))
+        return fitted.tolerating_holes() if fitted.codec.has_holes(table.X).any() else fitted
 
     def _recipe(self):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}

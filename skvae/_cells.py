@@ -58,7 +58,8 @@ class CellsMixin:
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
             The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, and numbers
-            outside the range that their column had in training are moved to its edge.
+            outside the range that their column had in training are moved to its edge. Numbers next to one that occurs again and
+            again, such as the zeros among incomes, become that one. Categories that no training row has do not come out.
 
         ess : ndarray of shape (n_rows,)
             As how many draws of :math:`p(z \mid x_g)` the `n_draws` latents count. Only returned if `return_ess` is True.
@@ -389,7 +390,7 @@ class CellsMixin:
         proposal = Proposal(n_draws, seed, is_common=False)
         x, ess = conditional.draws(fitted.model, params, rows, proposal, per_pool, noise)
         cells = fitted.codec.decode(x, np.float64).reshape(len(known), n_pools * per_pool, -1)[:, :n_samples]
-        cells = fitted.codec.within_limits(cells) if noise else cells
+        cells = fitted.codec.settled(cells) if noise else cells
         cells = np.where(np.isnan(known)[:, None], cells, known[:, None])
         return cells.swapaxes(0, 1), ess.double().cpu().numpy().reshape(len(known), n_pools).mean(axis=1)
 

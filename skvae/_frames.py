@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from skvae.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, Ordinal
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Mixed, NormalMixture, Ordinal
 from skvae.likelihoods._mixed import Given
 
 _MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
 _FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
+_NEAR = 0.03  # standard deviations within which likelihoods cannot tell numbers apart: three of their narrowest modes
+_FREQUENT = 0.01  # share of the cells from which on a number is one that occurs again and again,
+_ALONE = 0.9  # and share of the cells near it that have it
 _FEWEST_OF_TWO = 10  # cells, from which on two distinct numbers are taken for a flag
 
 
@@ -34,6 +37,8 @@ class Format:
     categories: list | None = None  # of codes 0, 1, ...; None for numbers
     ordered: bool = False
     limits: tuple[float, float] | None = None  # of numbers, in the training data
+    seen: list[int] | None = None  # codes of the categories that training rows have, the most frequent first; None for all
+    frequent: list[tuple[float, float]] | None = None  # numbers that occur again and again, and how near others never come
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,20 @@ class Form:
 
     @classmethod
     def learn(
-        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood, handle_unknown: str
+        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood | None, handle_unknown: str
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
-        Columns of numbers then get the likelihood `numbers`.
+        Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table with categories,
+        and a normal where all columns are numbers.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
-        learnt = [_learn_column(*column, one, numbers) for column, one in zip(_columns(X), likelihoods, strict=True)]
-        return cls(container, [format for format, _ in learnt], handle_unknown), [one for _, one in learnt]
+        columns, default = _columns(X), numbers or Gaussian()
+        learnt = [_learn_column(*column, one, default) for column, one in zip(columns, likelihoods, strict=True)]
+        if numbers is None and any(format.categories is not None for format, _ in learnt):
+            learnt = [(format, NormalMixture() if one is default else one) for format, one in learnt]
+        formats = [_with_values(*one, series) for one, (_, series, _) in zip(learnt, columns, strict=True)]
+        return cls(container, formats, handle_unknown), [one for _, one in learnt]
 
     def cells(self, X) -> np.ndarray:
         """Return the cells of a table as numbers, in double precision unless all are single."""
@@ -121,15 +131,87 @@ class Form:
         limits = [format.limits or (-np.inf, np.inf) for format in self.formats]
         return np.clip(cells, *np.transpose(limits))
 
+    def among_seen(self, cells: np.ndarray) -> np.ndarray:
+        """Return cells (..., d) in which categories that no training row has give way to one that some have.
+
+        It is the nearest of ordered ones, and else the most frequent; a model takes the others for all but impossible.
+        """
+        for j, format in enumerate(self.formats):
+            if format.seen is not None:
+                cells[..., j] = _among_seen(cells[..., j], format)
+        return cells
+
+    def having_seen(self, cells: np.ndarray) -> "Form":
+        """Return the form after more training rows."""
+        return replace(
+            self, formats=[_having_seen(format, column) for format, column in zip(self.formats, cells.T, strict=True)]
+        )
+
+    def settled(self, cells: np.ndarray) -> np.ndarray:
+        """Return cells (..., d) that were drawn within the limits; those near a number that occurs again and again become it.
+
+        A density cannot say that a column has exactly this number, only that it is close by.
+        """
+        cells = self.within_limits(cells)
+        for j, format in enumerate(self.formats):
+            for number, distance in format.frequent or []:
+                column = cells[..., j]
+                column[np.abs(column - number) <= distance] = number
+        return cells
+
     def pack(self) -> dict:
         """Return the form as plain values."""
-        formats = [[f.name, f.dtype, f.categories, f.ordered, f.limits] for f in self.formats]
+        formats = [[f.name, f.dtype, f.categories, f.ordered, f.limits, f.seen, f.frequent] for f in self.formats]
         return {"container": self.container, "formats": formats, "handle_unknown": self.handle_unknown}
 
     @classmethod
     def unpack(cls, packed: dict) -> "Form":
         """Rebuild a form from what `pack` returned."""
         return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
+
+
+def _with_values(format: Format, likelihood: Likelihood, series: pd.Series) -> Format:
+    """Return the format of a column with the categories it has, or the numbers for which a mixture has a mode of their own."""
+    if format.categories is None:
+        has_modes = isinstance(likelihood, NormalMixture)
+        return replace(format, frequent=_frequent(_numbers(series, format.name))) if has_modes else format
+    codes = _codes(series, format.categories)
+    counts = np.bincount(codes[codes >= 0], minlength=len(format.categories))
+    if counts.all() or not counts.any():
+        return format
+    return replace(format, seen=[int(code) for code in np.argsort(-counts, kind="stable") if counts[code]])
+
+
+def _frequent(values: np.ndarray) -> list[tuple[float, float]] | None:
+    """Return numbers that occur again and again and have hardly any others near, and how far around that holds."""
+    values = np.sort(values[~np.isnan(values)])
+    with np.errstate(over="ignore"):
+        distance = _NEAR * float(np.std(values)) if len(values) else 0.0
+    if not (len(values) >= _FEWEST_OF_TWO and 0 < distance < np.inf):
+        return None
+    numbers, counts = np.unique(values, return_counts=True)
+    often = counts >= max(_FREQUENT * len(values), 2)
+    numbers, counts = numbers[often], counts[often]
+    near = np.searchsorted(values, numbers + distance, "right") - np.searchsorted(values, numbers - distance, "left")
+    return [(float(number), distance) for number in numbers[counts >= _ALONE * near]] or None
+
+
+def _having_seen(format: Format, cells: np.ndarray) -> Format:
+    """Return the format of a column after more cells; a category that is new is the least frequent one."""
+    if format.seen is None:
+        return format
+    new = np.setdiff1d(cells[~np.isnan(cells)], format.seen).astype(int)
+    return replace(format, seen=[*format.seen, *new.tolist()])
+
+
+def _among_seen(cells: np.ndarray, format: Format) -> np.ndarray:
+    """Return codes of one column, those that are in no training row replaced."""
+    seen = np.array(format.seen)
+    unseen = ~np.isin(np.rint(cells), seen) & ~np.isnan(cells)
+    if not unseen.any():
+        return cells
+    nearest = seen[np.abs(cells[..., None] - seen).argmin(-1)] if format.ordered else seen[0]
+    return np.where(unseen, nearest, cells)
 
 
 def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:

@@ -380,15 +380,20 @@ class TableCodec:
         out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
         with np.errstate(over="ignore"):
             out[..., self.order] += values * self.scale[self.order]
-            return out.astype(dtype)
+            out = out.astype(dtype)
+        return out if self.form is None else self.form.among_seen(out)
 
     def table(self, cells: np.ndarray, like=None):
         """Return cells in the form in which the training data came; `like` is a frame whose index they get."""
         return cells if self.form is None else self.form.table(cells, like)
 
     def drawn_table(self, cells: np.ndarray):
-        """Return cells that were drawn as a table; those of a frame within the range of their column in the training data."""
-        return self.table(self.within_limits(cells))
+        """Return cells that were drawn as a table."""
+        return self.table(self.settled(cells))
+
+    def settled(self, cells: np.ndarray) -> np.ndarray:
+        """Return cells (..., d) that were drawn, those of a frame moved to numbers that its columns can have."""
+        return cells if self.form is None else self.form.settled(cells)
 
     def within_limits(self, cells: np.ndarray) -> np.ndarray:
         """Return cells (..., d) that were drawn, those of a frame moved into the range of their column in the training data."""

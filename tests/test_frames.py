@@ -246,6 +246,81 @@ def test_settings_are_searchable_and_cloneable():
     assert again.set_params(likelihood__handle_unknown="error").likelihood.handle_unknown == "error"
 
 
+# --- values that come out --------------------------------------------------------------------------------------------
+
+
+def declared_frame(n=N):
+    """Return a frame with categories that no row has."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "real": rng.normal(size=n),
+        "unordered": pd.Categorical(rng.choice(["b", "c", "e"], size=n), categories=list("abcdef")),
+        "ordered": pd.Categorical(rng.choice(["2", "5"], size=n), categories=list("123456"), ordered=True),
+        "flag": pd.Categorical(["no"] * n, categories=["no", "yes"]),
+    }
+    return pd.DataFrame(columns)
+
+
+def outputs(vae, X):
+    """Return the frames that come out where cells are free."""
+    holes = X.mask(np.random.default_rng(1).random(X.shape) < 0.5)
+    Z = np.random.default_rng(2).normal(size=(300, vae.n_components_)) * 10
+    return {
+        "sample": vae.sample(3_000, random_state=0),
+        "given": vae.sample(300, random_state=0, given={"real": 0.0}),
+        "impute": vae.impute(holes),
+        "draw": vae.impute(holes, method="draw", random_state=0),
+        "reconstruct": vae.reconstruct(X),
+        "inverse": vae.inverse_transform(Z),
+    }
+
+
+@pytest.mark.parametrize("max_iter", [1, 20])
+def test_no_category_comes_out_that_no_training_row_has(max_iter):
+    X = declared_frame()
+    vae = VAETransformer(2, max_iter=max_iter, random_state=0).fit(X)
+    for way, found in outputs(vae, X).items():
+        for name in X.columns[1:]:
+            assert found[name].dtype == X[name].dtype
+            assert set(found[name]) <= set(X[name]), (way, name)
+    assert np.isfinite(vae.score(X.head(2).assign(unordered=pd.Categorical(["a", "f"], categories=list("abcdef")))))
+
+
+def test_given_cells_come_back_though_no_training_row_has_them():
+    given = {"unordered": "a"}
+    found = quick().fit(declared_frame()).sample(20, random_state=0, given=given)
+    assert set(found["unordered"]) == {"a"}
+
+
+def test_unseen_ordered_categories_give_way_to_the_nearest():
+    form = quick().fit(declared_frame())._fitted.codec.form
+    cells = np.array([[0.0, 1.0, code, 0.0] for code in range(6)])
+    assert form.among_seen(cells)[:, 2].tolist() == [1, 1, 1, 4, 4, 4]
+
+
+def test_categories_of_later_rows_may_come_out():
+    X = declared_frame()
+    later = X.assign(unordered=pd.Categorical(["a"] * N, categories=list("abcdef")))
+    vae = quick(learning_rate_init=0.1)
+    for part in (X, *[later] * 20):
+        vae.partial_fit(part)
+    assert "a" in set(vae.sample(200, random_state=0)["unordered"])
+    again = skvae.VAETransformer.__new__(VAETransformer)
+    again.__setstate__(vae.__getstate__())
+    assert vae.sample(200, random_state=0).equals(again.sample(200, random_state=0))
+
+
+def test_numbers_that_occur_again_and_again_come_out_as_they_are():
+    rng = np.random.default_rng(0)
+    amount = np.where(rng.random(600) < 0.8, 0, rng.lognormal(7, 1, size=600).round()).astype(int)
+    X = pd.DataFrame({"amount": amount, "real": rng.normal(size=600), "kind": rng.choice(["a", "b"], size=600)})
+    vae = VAETransformer(2, likelihood=Mixed(numbers="normal_mixture"), random_state=0).fit(X)
+    found = vae.sample(2_000, random_state=0)
+    assert abs((found["amount"] == 0).mean() - 0.8) < 0.05
+    assert not found["amount"].between(1, 0.02 * amount.std()).any()
+    assert found["real"].nunique() > 1_900  # which are left alone
+
+
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
