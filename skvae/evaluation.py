@@ -1,4 +1,4 @@
-r"""Evaluation: how far the bound is from :math:`\log p(x)`, and what the latents carry. Functions on a fitted estimator."""
+r"""Evaluation: how far the bound is from :math:`\log p(x)`, what the latents carry, how alike new rows are to real ones."""
 
 from numbers import Integral
 from typing import NamedTuple
@@ -8,18 +8,21 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvae._base import BaseVAE, resolve_score_method, seed_of
+from skvae._base import BaseVAE, _array_or_frame, resolve_score_method, seed_of
 from skvae._batch import Batch
 from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._random import generator, matched_normal, normal
+from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
 
 __all__ = [
     "AnnealedImportance", "Bracket", "Estimate", "LogLikelihood", "MarginalLikelihood", "MutualInformation", "PooledEstimate",
-    "PosteriorDensity", "active_units", "bracket", "kl_per_component", "log_likelihood", "mutual_information", "rubin",
+    "PosteriorDensity", "TableComparison", "active_units", "bracket", "compare_tables", "kl_per_component", "log_likelihood",
+    "mutual_information", "posterior_predictive_check", "rubin",
 ]  # fmt: skip
 
+_N_WEIGHTED = 200  # latents per row that is drawn under conditions
 _N_DRAWS = 32  # per row, for a KL without a closed form
 _MAX_PAIRS = 4_000_000  # of a draw and a row that are compared at a time
 
@@ -462,7 +465,64 @@ def _estimate(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), float(error))
 
 
-def _checked(estimator) -> BaseVAE:
+def posterior_predictive_check(estimator, X, random_state=None):
+    r"""Draw as many rows from a model as X has, and tell how alike both tables are.
+
+    It is one draw, of the fitted parameters: another `random_state` gives another, and `chance` tells how much of a distance
+    the draw alone can make. Where the model has conditions, each row is drawn under those of a row of X.
+
+    Parameters
+    ----------
+    estimator : VAETransformer
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, n_features)
+        Rows that the estimator has not been trained on.
+
+    random_state : int, RandomState instance or None, default=None
+        Where the draws come from; None gives the same ones for every call, a function of the model's seed.
+
+    Returns
+    -------
+    comparison : TableComparison
+        What :func:`compare_tables` says of X and the rows drawn.
+
+    See Also
+    --------
+    skvae.displays.TableCheckDisplay : The figure.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.model_selection import train_test_split
+    >>> from skvae import VAETransformer
+    >>> from skvae.evaluation import posterior_predictive_check
+    >>> X, _ = load_wine(return_X_y=True, as_frame=True)
+    >>> train, test = train_test_split(X, test_size=0.5, random_state=0)
+    >>> check = posterior_predictive_check(VAETransformer(random_state=0).fit(train), test)
+    >>> bool(check.distances.mean() < 0.2), bool(check.auc < 0.9)
+    (True, True)
+    """
+    seed = _seed(_checked_fitted(estimator), random_state)
+    fitted, cells = estimator._fitted, estimator._cells(_array_or_frame(X)).astype(np.float64)
+    schema = fitted.codec.schema
+    is_category = np.array([bool(column.categories) or column.kind in ("categorical", "ordinal") for column in schema])
+    names = [column.name for column in schema]
+    return compare_cells(names, is_category, np.concatenate([cells, _redrawn(estimator, cells, seed)]), len(cells), seed)
+
+
+def _redrawn(estimator, cells, seed):
+    """Return the cells of as many rows drawn from the model, under the conditions of these if it has any."""
+    conditions = estimator._fitted.conditions
+    if not len(conditions):
+        return estimator._cells(estimator.sample(len(cells), random_state=seed))
+    known = np.full_like(cells, np.nan)
+    known[:, conditions] = cells[:, conditions]
+    estimator._check_conditions(known, "posterior_predictive_check")
+    return estimator._drawn(known, 1, _N_WEIGHTED, seed, noise=True)[0][0]
+
+
+def _checked_fitted(estimator) -> BaseVAE:
     """Return a fitted estimator of this package, or say what to pass."""
     if not isinstance(estimator, BaseVAE):
         raise TypeError(
@@ -470,7 +530,12 @@ def _checked(estimator) -> BaseVAE:
             "data as the steps before it leave them: pipe[-1], pipe[:-1].transform(X)."
         )
     check_is_fitted(estimator)
-    if estimator._fitted.model.decoder.is_uncertain:
+    return estimator
+
+
+def _checked(estimator) -> BaseVAE:
+    """Return a fitted estimator whose weights are given."""
+    if _checked_fitted(estimator)._fitted.model.decoder.is_uncertain:
         raise ValueError(
             "The weights of this decoder are uncertain, and the estimators here hold for given weights. score_samples averages "
             "over the weights, also with score_method='hmc' or 'ais'."

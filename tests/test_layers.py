@@ -28,12 +28,14 @@ ORDER = [
     "_inference", "_marginal", "_conditional", "_engine", "_population", "data", "_frames", "_schema", "_sparse", "_table",
     "_stream",
     "_state", "_training", "persistence",
-    "callbacks", "_base", "_cells", "_transformer", "__init__", "evaluation", "displays._drawing", "displays._training_curve",
-    "displays._latent_space", "displays._reconstruction", "displays._images", "displays", "_demo", "__main__",
+    "callbacks", "_base", "_cells", "_transformer", "__init__", "_table_checks", "evaluation",
+    "displays._drawing", "displays._training_curve",
+    "displays._latent_space", "displays._reconstruction", "displays._images",
+    "displays._table_check", "displays", "_demo", "__main__",
 ]  # fmt: skip
 ESTIMATORS = {"_base", "_cells", "_transformer", "__init__"}
 DISPLAYS = {name for name in ORDER if name.partition(".")[0] == "displays"}
-AROUND = {"persistence", "callbacks", "evaluation", *DISPLAYS, "_demo", "__main__"}
+AROUND = {"persistence", "callbacks", "_table_checks", "evaluation", *DISPLAYS, "_demo", "__main__"}
 
 
 def imports(tree, top_level_only=False):
