@@ -11,30 +11,29 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
-from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, with_conditions
 from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
+from skvae._reading import TableReader, likelihoods_of_source
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
 from skvae._sparse import SparseRows, rows_of
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable, checked_pieces, frame
-from skvae._table import Table, TableCodec, array_of_tensor, explain_columns
+from skvae._table import Table, TableCodec, array_of_tensor
 from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
-from skvae.data import Source, as_source
-from skvae.likelihoods import Gaussian, Likelihood, Mixed
+from skvae.data import as_source
+from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
@@ -57,7 +56,7 @@ class PosteriorMoments(NamedTuple):
     std: np.ndarray
 
 
-class BaseVAE(CallbackSupportMixin, BaseEstimator):
+class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
     """Base of the estimators: a variational auto-encoder under scikit-learn's contract."""
 
     _parameter_constraints: dict = {
@@ -225,62 +224,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         persistence.write(path, self)
 
-    def _cells(self, X):
-        """Return the cells of new rows as an array of numbers, read as those of the training data were."""
-        X, form = _array_or_frame(X), self._fitted.codec.form
-        if form is None or (not is_frame(X) and not form.has_categories):
-            return self._numbers(X, reset=False)
-        _refuse_sparse(X, "a model of columns with categories")
-        return form.cells(self._checked_table(X, reset=False))
-
-    def _cells_for_more(self, X):
-        """Return the cells of rows to go on training with, after a check that conditions are what they were."""
-        cells, seen = self._cells(X), self._fitted.codec.order
-        now = np.intersect1d(conditions_of(_array_or_frame(X), self.condition_on), seen)
-        if not np.array_equal(now, self._fitted.conditions):
-            raise ValueError(
-                f"The fitted model cannot go on training: it was fitted with other columns for conditions than condition_on="
-                f"{self.condition_on!r} now says. Set it back, or train anew with warm_start=False."
-            )
-        return cells
-
-    def _numbers(self, X, *, reset):
-        """Return a table of numbers, in which cells may be missing."""
-        accepted = {"dtype": [np.float64, np.float32], "accept_sparse": "csr", "ensure_all_finite": "allow-nan"}
-        try:
-            X = validate_data(self, X, reset=reset, **accepted)
-            return SparseRows(X) if sparse.issparse(X) else X
-        except (TypeError, ValueError) as error:
-            explain_columns(X, error)
-            raise
-
-    def _reads_any_cells(self):
-        """Tell whether the columns of an array may be of several kinds, as far as the parameter is understood."""
-        likelihood = self.likelihood
-        piece = REGISTRY["likelihood"].get(likelihood, Likelihood)() if isinstance(likelihood, str) else likelihood
-        return isinstance(piece, Likelihood) and _reads_any_cells(piece)
-
-    def _checked_table(self, X, *, reset):
-        """Return a frame, or an array of whatever cells, after a check of its shape and its names."""
-        if not is_frame(X):
-            return validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        check_array(np.zeros(X.shape), estimator=self, input_name="X")
-        return X
-
-    def _learnt_cells(self, X):
-        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers."""
-        X, likelihood = _array_or_frame(X), resolve("likelihood", self.likelihood)
-        if not (is_frame(X) or _reads_any_cells(likelihood)):
-            X = self._numbers(X, reset=True)
-            likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
-            return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
-        _refuse_sparse(X, f"likelihood={likelihood!r}")
-        X = self._checked_table(X, reset=True)
-        types = likelihood if isinstance(likelihood, Mixed) else Mixed()
-        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
-        return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
-
     @contextmanager
     def _all_or_nothing(self):
         """Take back what validation has set on the estimator if the fit fails later."""
@@ -368,7 +311,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             weight = None if sample_weight is None else _checked_weight(sample_weight, X)
             return StreamedTable(source, weight)
         cells, *form = self._learnt_cells(X) if reset else (self._cells_for_more(X),)
-        if np.isnan(cells).all():
+        if np.isnan(cells[:1]).all() and np.isnan(cells).all():  # the first row spares a look at the others
             raise ValueError(
                 f"Input X contains NaN alone: all {cells.size} cells are missing, so there is nothing to learn from."
             )
@@ -384,7 +327,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         pieces, d = self._pieces(), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
-        groups = group_columns(table.likelihoods or _likelihoods_of_source(asked, d), statistics, not drop_constant)
+        groups = group_columns(table.likelihoods or likelihoods_of_source(asked, d), statistics, not drop_constant)
         codec = TableCodec.learn(statistics, groups, names, table.form)
         pieces = replace(pieces, likelihood=codec.likelihood_of(groups, statistics))
         _check_places(pieces, codec)
@@ -508,7 +451,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         fitted, params, device = self._ready(has_holes=self._fitted.codec.has_holes(X).any())
         model = fitted.model
         present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
-        return fitted, params, _Table(fitted.codec, X, fitted.dtype, device, present), X.dtype
+        return fitted, params, EncodedRows(fitted.codec, X, fitted.dtype, device, present), X.dtype
 
     def _by_parts(self, X, function):
         """Return what `function` gives for the rows of X, part by part where X is a source."""
@@ -638,7 +581,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             The draws.
         """
         check_is_fitted(self)
-        _check_n_samples(n_samples)
+        check_n_samples(n_samples)
         fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
@@ -655,8 +598,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
         Returns
         -------
-        X_reconstructed : ndarray of shape (n_samples, n_features)
-            What the latent space keeps of each row, in the units of the data.
+        X_reconstructed : ndarray or DataFrame of shape (n_samples, n_features)
+            What the latent space keeps of each row, in the units of the data; after a fit on a frame, in its types, with the
+            most probable of categories.
         """
         return self._fitted_table(self._means(*self._posterior_mean(X), self._conditions_of(X)), X)
 
@@ -677,7 +621,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _conditions_of(self, X):
         """Return the cells of a table, if the model has conditions."""
-        return self._cells(_array_or_frame(X)) if len(self._fitted.conditions) else None
+        return self._cells(X) if len(self._fitted.conditions) else None
 
     def _check_conditions(self, known, method):
         """Refuse rows that do not tell all the conditions."""
@@ -717,7 +661,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return self._fitted_table(self._means(z, Z.dtype, known))
 
 
-class _Table:
+class EncodedRows:
     """The rows of an array, each encoded when it is asked for: what fits the cache is encoded several times faster."""
 
     def __init__(self, codec, X, dtype, device, present):
@@ -733,42 +677,6 @@ class _Table:
         except ValueError:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise
-
-
-def _array_or_frame(X):
-    """Return a table as a frame or an array of whatever cells; refuse sources."""
-    if isinstance(X, torch.Tensor):
-        X = array_of_tensor(X)
-    if isinstance(X, Source):
-        raise TypeError(
-            f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
-            "parts, the arrays that the source's stream(block) yields."
-        )
-    return X
-
-
-def _reads_any_cells(likelihood):
-    """Tell whether a likelihood makes of the columns of an array whatever they are, and not numbers of all of them."""
-    return likelihood.reads_codes or (isinstance(likelihood, Mixed) and likelihood != Mixed())
-
-
-def _likelihoods_of_source(likelihood, n_columns):
-    """Return the likelihood of every column of a source, which holds numbers."""
-    if _reads_any_cells(likelihood):
-        raise ValueError(
-            f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one likelihood "
-            "of numbers for all columns, or fit a frame or an array."
-        )
-    return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
-
-
-def _refuse_sparse(X, reader):
-    """Refuse a sparse matrix where columns of several kinds are read."""
-    if sparse.issparse(X):
-        raise TypeError(
-            f"X is a sparse matrix, and {reader} takes frames and arrays. Pass X.toarray(), or use one likelihood of numbers, "
-            "such as 'poisson', for all columns."
-        )
 
 
 def resolve_score_method(method):
@@ -812,7 +720,7 @@ def _check_places(pieces, codec):
         )
 
 
-def _check_n_samples(n_samples):
+def check_n_samples(n_samples):
     if not isinstance(n_samples, Integral) or n_samples < 1:
         raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
 

@@ -11,10 +11,11 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import _conditional as conditional
-from skvae._base import _array_or_frame, _check_n_samples, _Table, seed_of
+from skvae._base import EncodedRows, check_n_samples, seed_of
 from skvae._conditional import Proposal
 from skvae._frames import filled, is_frame, labelled
 from skvae._random import generator
+from skvae._reading import array_or_frame
 from skvae.likelihoods import Bernoulli, Categorical
 
 _FEW = 10  # draws of equal weight, below which a sample tells little about p(x'|x)
@@ -57,9 +58,9 @@ class CellsMixin:
         Returns
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
-            The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, and numbers
-            outside the range that their column had in training are moved to its edge. Numbers next to one that occurs again and
-            again, such as the zeros among incomes, become that one. Categories that no training row has do not come out.
+            The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, none of
+            them unseen in training; numbers outside the range that their column had in training are moved to its edge, and
+            those of a :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
 
         ess : ndarray of shape (n_rows,)
             As how many draws of :math:`p(z \mid x_g)` the `n_draws` latents count. Only returned if `return_ess` is True.
@@ -81,7 +82,7 @@ class CellsMixin:
         (['virginica'], True)
         """
         check_is_fitted(self)
-        _check_n_samples(n_samples)
+        check_n_samples(n_samples)
         if given is not None:
             return self._sample_given(given, int(n_samples), random_state, noise, n_draws, return_ess)
         if return_ess:
@@ -267,7 +268,7 @@ class CellsMixin:
         ['petal width (cm)']
         """
         check_is_fitted(self)
-        X = _array_or_frame(X)
+        X = array_or_frame(X)
         scores, cells = self._scores(X), self._cells(X)
         fitted, params, rows = self._tolerant(cells)
         proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, by_cell=True, adapts=False)
@@ -336,7 +337,7 @@ class CellsMixin:
         check_is_fitted(self)
         if not isinstance(coverage, Real) or not 0 < coverage < 1:
             raise ValueError(f"coverage must be a number between 0 and 1, got {coverage!r}.")
-        X = _array_or_frame(X)
+        X = array_or_frame(X)
         fitted, params, rows = self._tolerant(self._cells(X))
         seed = fitted.model.seed if random_state is None else seed_of(random_state)
         proposal = Proposal(_checked_n_draws(n_draws), seed, by_cell=True)
@@ -364,12 +365,12 @@ class CellsMixin:
         return (
             fitted,
             params,
-            _Table(fitted.codec, cells, fitted.dtype, device, lambda rows: model.presented(rows, "score", shared=True)),
+            EncodedRows(fitted.codec, cells, fitted.dtype, device, lambda rows: model.presented(rows, "score", shared=True)),
         )
 
     def _completed(self, X, n_tables, function):
         """Return tables like X, with holes filled from the rows (n_tables, n, d) that `function` makes of those with holes."""
-        X = _array_or_frame(X)
+        X = array_or_frame(X)
         X = X.toarray() if sparse.issparse(X) else X
         known, codec = self._cells(X), self._fitted.codec
         cells = np.where(np.isnan(known), codec.loc, known)  # which is all that there is for a column that never varied
@@ -411,7 +412,7 @@ class CellsMixin:
     def _given_cells(self, given, form):
         """Return the cells that a dict, a frame or an array gives."""
         if not isinstance(given, dict):
-            return form.cells_of_some(given) if form is not None and is_frame(given) else self._cells(_array_or_frame(given))
+            return form.cells_of_some(given) if form is not None and is_frame(given) else self._cells(array_or_frame(given))
         if form is None:
             return _row_of(given, self.n_features_in_)
         known = form.cells_of_some(pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in given.items()}))

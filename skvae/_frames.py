@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Mixed, NormalMixture, Ordinal
+from skvae.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, NormalMixture, Ordinal
 from skvae.likelihoods._mixed import Given
 
 _MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
@@ -56,18 +56,15 @@ class Form:
 
     @classmethod
     def learn(
-        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood | None, handle_unknown: str
+        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood, handle_unknown: str
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
-        Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table with categories,
-        and a normal where all columns are numbers.
+        Columns of numbers then get the likelihood `numbers`.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
-        columns, default = _columns(X), numbers or Gaussian()
-        learnt = [_learn_column(*column, one, default) for column, one in zip(columns, likelihoods, strict=True)]
-        if numbers is None and any(format.categories is not None for format, _ in learnt):
-            learnt = [(format, NormalMixture() if one is default else one) for format, one in learnt]
+        columns = columns_of(X)
+        learnt = [_learn_column(*column, one, numbers) for column, one in zip(columns, likelihoods, strict=True)]
         formats = [_with_values(*one, series) for one, (_, series, _) in zip(learnt, columns, strict=True)]
         return cls(container, formats, handle_unknown), [one for _, one in learnt]
 
@@ -75,7 +72,7 @@ class Form:
         """Return the cells of a table as numbers, in double precision unless all are single."""
         if not is_frame(X) and self.container != "array":
             X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
-        columns = [self._cells_of(series, format) for (_, series, _), format in zip(_columns(X), self.formats, strict=True)]
+        columns = [self._cells_of(series, format) for (_, series, _), format in zip(columns_of(X), self.formats, strict=True)]
         single = all(column.dtype == np.float32 for column in columns)
         out = np.empty((len(X), len(columns)), dtype=np.float32 if single else np.float64)
         for j, column in enumerate(columns):
@@ -85,7 +82,7 @@ class Form:
     def cells_of_some(self, X) -> np.ndarray:
         """Return the cells of a frame that may leave columns out, whose cells then are missing."""
         names = [format.name for format in self.formats]
-        columns = {name: series for name, series, _ in _columns(X)}
+        columns = {name: series for name, series, _ in columns_of(X)}
         unknown = [name for name in columns if name not in names]
         if unknown:
             raise ValueError(
@@ -99,7 +96,7 @@ class Form:
 
     def _cells_of(self, series: pd.Series, format: Format) -> np.ndarray:
         if format.categories is None:
-            return _numbers(series, format.name)
+            return numbers_of(series, format.name)
         codes = _codes(series, format.categories)
         missing = series.isna().to_numpy(dtype=bool)
         unknown = (codes < 0) & ~missing
@@ -114,17 +111,14 @@ class Form:
 
     def table(self, cells: np.ndarray, like=None):
         """Return numbers as a table of this form, with the index of the frame `like` if there is one."""
-        columns = {format.name: _column(cells[:, j], format, self.container) for j, format in enumerate(self.formats)}
         if self.container == "polars":
-            import polars as pl
-
-            return pl.DataFrame([pl.Series(name, values, dtype=dtype) for name, (values, dtype) in columns.items()])
+            columns = [_polars_column(cells[:, j], format) for j, format in enumerate(self.formats)]
+            return _polars("DataFrame")(columns)
         if self.container == "array":
-            return np.column_stack([np.asarray(column) for column in columns.values()])
-        index = like.index if isinstance(like, pd.DataFrame) else None
-        frame = pd.DataFrame(dict(enumerate(columns.values())))
-        frame.columns = pd.Index(list(columns))
-        return frame if index is None else frame.set_axis(index, axis=0)
+            return np.column_stack([np.asarray(_values(cells[:, j], f), dtype=f.dtype) for j, f in enumerate(self.formats)])
+        frame = pd.DataFrame({j: _pandas_column(cells[:, j], format) for j, format in enumerate(self.formats)})
+        frame.columns = pd.Index([format.name for format in self.formats])
+        return frame.set_axis(like.index, axis=0) if isinstance(like, pd.DataFrame) else frame
 
     def within_limits(self, cells: np.ndarray) -> np.ndarray:
         """Return cells with numbers moved into the range that their column had in training."""
@@ -174,7 +168,7 @@ def _with_values(format: Format, likelihood: Likelihood, series: pd.Series) -> F
     """Return the format of a column with the categories it has, or the numbers for which a mixture has a mode of their own."""
     if format.categories is None:
         has_modes = isinstance(likelihood, NormalMixture)
-        return replace(format, frequent=_frequent(_numbers(series, format.name))) if has_modes else format
+        return replace(format, frequent=_frequent(numbers_of(series, format.name))) if has_modes else format
     codes = _codes(series, format.categories)
     counts = np.bincount(codes[codes >= 0], minlength=len(format.categories))
     if counts.all() or not counts.any():
@@ -216,7 +210,7 @@ def _among_seen(cells: np.ndarray, format: Format) -> np.ndarray:
 
 def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
     """Return the likelihood that is chosen for every column of a table, None where its type is to decide."""
-    names = list(X.columns) if is_frame(X) else list(range(X.shape[1]))
+    names = _names(X)
     if not isinstance(likelihood, Mixed):
         return [likelihood] * len(names)
     chosen: list[Likelihood | None] = [None] * len(names)
@@ -230,7 +224,7 @@ def conditions_of(X, condition_on) -> list[int]:
     """Return the numbers of the columns that `condition_on` selects."""
     if condition_on is None:
         return []
-    names = list(X.columns) if is_frame(X) else list(range(X.shape[1]))
+    names = _names(X)
     chosen = sorted({names.index(name) for name in _selected(condition_on, X, names, "condition_on")})
     if len(chosen) == len(names):
         raise ValueError("condition_on names all columns of X: at least one must be left to be modelled.")
@@ -240,6 +234,11 @@ def conditions_of(X, condition_on) -> list[int]:
 def with_conditions(likelihoods: list[Likelihood], conditions: Sequence[int]) -> list[Likelihood]:
     """Return the likelihoods of the columns, of which some are conditions."""
     return [Given(likelihood) if j in conditions else likelihood for j, likelihood in enumerate(likelihoods)]
+
+
+def _names(X) -> list:
+    """Return the names of the columns, numbers for those of an array."""
+    return list(X.columns) if is_frame(X) else list(range(X.shape[1]))
 
 
 def _selected(columns, X, names: list, who: str = "Mixed") -> list:
@@ -254,7 +253,7 @@ def _selected(columns, X, names: list, who: str = "Mixed") -> list:
     return found
 
 
-def _columns(X) -> list[tuple[Any, pd.Series, str]]:
+def columns_of(X) -> list[tuple[Any, pd.Series, str]]:
     """Return name, cells as a series of pandas, and type of every column."""
     if isinstance(X, pd.DataFrame):
         columns = [(name, _dense(X.iloc[:, j])) for j, name in enumerate(X.columns)]
@@ -296,11 +295,11 @@ def _learn_column(
 ) -> tuple[Format, Likelihood]:
     """Return the format of a column, and its likelihood, chosen or suggested by its type."""
     if likelihood is not None:
-        coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not _is_number(series))
+        coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not is_number(series))
         return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype, likelihood)), likelihood
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _of_categories(_coded(name, series, dtype))
-    if _is_number(series):
+    if is_number(series):
         two = _two_values(series)
         return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
     if series.dtype.kind in "mM":
@@ -327,7 +326,7 @@ def _refusal(name, dtype: str) -> str:
 
 def _numeric(name, series: pd.Series, dtype: str, likelihood: Likelihood) -> Format:
     """Return the format of a column of numbers, without limits if what is missing in it may lie beyond what is there."""
-    values = _numbers(series, name)
+    values = numbers_of(series, name)
     missing = np.isnan(values)
     unlimited = missing.any() if likelihood.reads_missing else missing.all()
     limits = None if unlimited else (float(np.nanmin(values)), float(np.nanmax(values)))
@@ -357,18 +356,18 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
     return Format(name, dtype, categories or [None], ordered)
 
 
-def _is_number(series: pd.Series) -> bool:
+def is_number(series: pd.Series) -> bool:
     """Tell whether the cells are numbers, also in a column of type object; flags are none."""
     if series.dtype == object:
         return pd.api.types.infer_dtype(series, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
     return pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_bool_dtype(series.dtype)
 
 
-def _numbers(series: pd.Series, name) -> np.ndarray:
+def numbers_of(series: pd.Series, name) -> np.ndarray:
     """Return a column as floating point numbers, NaN for what is missing."""
     if series.dtype in (np.float32, np.float64):
         values = series.to_numpy()
-    elif _is_number(series) or pd.api.types.is_bool_dtype(series.dtype) or series.isna().all():
+    elif is_number(series) or pd.api.types.is_bool_dtype(series.dtype) or series.isna().all():
         values = pd.to_numeric(series).to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         values = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
@@ -385,7 +384,7 @@ def _numbers(series: pd.Series, name) -> np.ndarray:
 
 def _two_values(series: pd.Series) -> list | None:
     """Return the two numbers of a column that has no others and enough cells to tell."""
-    values = _numbers(series, series.name)
+    values = numbers_of(series, series.name)
     values = values[~np.isnan(values)]
     if len(values) < _FEWEST_OF_TWO:
         return None
@@ -400,30 +399,23 @@ def _codes(series: pd.Series, categories: list) -> np.ndarray:
     if isinstance(series.dtype, pd.CategoricalDtype) and series.cat.categories.tolist() == categories:
         return series.cat.codes.to_numpy()
     if all(isinstance(category, float) for category in categories):
-        series = pd.Series(_numbers(series, series.name))
+        series = pd.Series(numbers_of(series, series.name))
     return pd.Index(categories, dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object))
 
 
-def _column(cells: np.ndarray, format: Format, container: str):
-    """Return numbers as a column in its type."""
+def _pandas_column(cells: np.ndarray, format: Format):
+    """Return numbers as a column of pandas in its type."""
     missing = np.isnan(cells)
-    if format.categories is not None:
-        values = _of_codes(cells, missing, format)
-    else:
-        values = _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
-    if container == "polars":
-        return _polars_values(values, missing, format), _polars_dtype(format)
-    if container == "array":
-        return np.asarray(values, dtype=format.dtype)
     if format.dtype.startswith("category["):
         dtype = pd.CategoricalDtype(pd.Index(format.categories, dtype=format.dtype[9:-1]), format.ordered)
         return pd.Categorical.from_codes(np.where(missing, -1, np.nan_to_num(_clipped(cells, format))).astype(int), dtype=dtype)
+    values = _values(cells, format)
     if format.dtype == "object":
         return pd.Series(np.where(missing, np.nan, values), dtype=object)
     if missing.any() and re.fullmatch(r"u?int\d+|bool", format.dtype):
         return pd.array(values)  # which has a place for holes, as the type of the training data has not
-    if missing.any() and not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
-        values = np.array([None if gone else value for gone, value in zip(missing, values)], dtype=object)
+    if missing.any() and values.dtype.kind != "f":
+        values = np.where(missing, np.array(None), values)
     return pd.array(values, dtype=pd.api.types.pandas_dtype(format.dtype))
 
 
@@ -433,14 +425,17 @@ def _clipped(cells: np.ndarray, format: Format) -> np.ndarray:
     return np.clip(np.rint(cells), 0, len(format.categories) - 1)
 
 
-def _of_codes(cells: np.ndarray, missing: np.ndarray, format: Format) -> np.ndarray:
-    assert format.categories is not None
-    values = np.empty(len(format.categories), dtype=object)
-    values[:] = format.categories
-    out = values[np.nan_to_num(_clipped(cells, format)).astype(int)]
-    out[missing] = None
-    numbers = re.match(r"u?int|float", format.dtype.lower())
-    return out.astype(np.float64) if numbers and not missing.all() else out
+def _values(cells: np.ndarray, format: Format) -> np.ndarray:
+    """Return numbers as the values of a column, None for categories that are missing."""
+    if format.categories is None:
+        return _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
+    missing = np.isnan(cells)
+    categories = np.empty(len(format.categories), dtype=object)
+    categories[:] = format.categories
+    values = categories[np.nan_to_num(_clipped(cells, format)).astype(int)]
+    values[missing] = None
+    are_numbers = re.match(r"u?int|float", format.dtype.lower())
+    return values.astype(np.float64) if are_numbers and not missing.all() else values
 
 
 def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
@@ -451,17 +446,13 @@ def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
     return np.clip(np.rint(cells), float(limits.min), np.nextafter(float(limits.max), 0))
 
 
-def _polars_values(values, missing: np.ndarray, format: Format) -> list:
-    whole = format.dtype.startswith(("Int", "UInt"))
-    listed = np.asarray(values).tolist()
-    return [None if gone else int(value) if whole else value for gone, value in zip(missing, listed)]
-
-
-def _polars_dtype(format: Format):
-    kind = format.dtype.split("(")[0]
-    if kind == "Enum":
-        return _polars("Enum")(format.categories)
-    return _polars(kind)
+def _polars_column(cells: np.ndarray, format: Format):
+    """Return numbers as a column of polars in its type."""
+    kind, whole = format.dtype.split("(")[0], format.dtype.startswith(("Int", "UInt"))
+    values = zip(np.isnan(cells), _values(cells, format).tolist())
+    dtype = _polars("Enum")(format.categories) if kind == "Enum" else _polars(kind)
+    listed = [None if gone else int(value) if whole else value for gone, value in values]
+    return _polars("Series")(format.name, listed, dtype=dtype)
 
 
 def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
@@ -479,13 +470,6 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
     for j, some in values.items():
         out[holes[:, j], j] = some
     return out
-
-
-def _values(cells: np.ndarray, format: Format) -> np.ndarray:
-    """Return numbers as the values of a column, none of them missing."""
-    if format.categories is not None:
-        return _of_codes(cells, np.zeros(len(cells), dtype=bool), format)
-    return _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
 
 
 def _filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray) -> pd.Series:

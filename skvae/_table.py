@@ -190,11 +190,13 @@ def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnS
     high = np.fmax.reduce([np.fmax.reduce(X[rows[p]], axis=0) for p in parts], axis=0).astype(np.float64)
     largest = np.fmax(np.maximum(np.abs(low), np.abs(high)), np.finfo(np.float64).tiny)
     unit = np.ldexp(1.0, np.frexp(largest)[1] - 1)  # a power of two, so that dividing by it rounds nothing
-    missing = sum(share(p) @ np.isnan(X[rows[p]]) for p in parts)
-    has_holes = bool(np.any(missing > 0))
-    present = np.where(missing < 1, 1 - missing, np.nan) if has_holes else 1.0
+    mean, missing, present = sum(share(p) @ (X[rows[p]] / unit) for p in parts), np.zeros(X.shape[1]), np.ones(X.shape[1])
+    has_holes = bool(np.isnan(mean).any())
     zeros = (lambda cells: np.where(np.isnan(cells), 0.0, cells)) if has_holes else (lambda cells: cells)  # for holes
-    mean = sum(share(p) @ zeros(X[rows[p]] / unit) for p in parts) / present
+    if has_holes:
+        missing = sum(share(p) @ np.isnan(X[rows[p]]) for p in parts)
+        present = np.where(missing < 1, 1 - missing, np.nan)
+        mean = sum(share(p) @ zeros(X[rows[p]] / unit) for p in parts) / present
     centred = lambda p: zeros(X[rows[p]] / unit - mean)  # noqa: E731
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
@@ -239,7 +241,7 @@ class TableCodec:
     ) -> "TableCodec":
         """Learn the units of every column from its statistics in the training data."""
         d = len(statistics.low)
-        loc, scale, kind = statistics.low.copy(), np.ones(d), np.full(d, "constant", dtype=object)
+        loc, scale, kind = statistics.low.copy(), np.ones(d), np.full(d, _kind_of(groups[0].likelihood), dtype=object)
         for group in groups:
             chosen = group.columns
             loc[chosen], scale[chosen] = group.likelihood.units(statistics.take(chosen))
@@ -248,11 +250,7 @@ class TableCodec:
         order = np.concatenate([group.columns for group in groups])
         spread = lambda values: np.concatenate([np.full(len(g.columns), v) for g, v in zip(groups, values)])  # noqa: E731
         low, high = (spread([np.asarray(group.likelihood.support[side], float) for group in groups]) for side in (0, 1))
-        seen = np.isin(np.arange(d), order)
-        categories = [()] * d if form is None else [tuple(format.categories or ()) for format in form.formats]
-        cells = zip(names, kind, loc.tolist(), scale.tolist(), seen.tolist(), categories, strict=True)
-        kinds = _kind_of(groups[0].likelihood)
-        schema = Schema(Column(str(n), k if here else kinds, at, unit, not here, c) for n, k, at, unit, here, c in cells)
+        schema = _schema(map(str, names), kind, loc, scale, order, form)
         clips, is_density, is_whole = (
             spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
             for name in ("clips", "is_density", "is_whole")
@@ -423,11 +421,16 @@ class TableCodec:
         arrays: dict[str, Any] = {name: np.array(packed[name]) for name in names}
         form = None if packed["form"] is None else Form.unpack(packed["form"])
         loc, scale, order = (arrays[name] for name in names[:3])
-        seen = np.isin(np.arange(len(loc)), order).tolist()
-        categories = [()] * len(loc) if form is None else [tuple(format.categories or ()) for format in form.formats]
-        cells = zip(packed["names"], packed["kinds"], loc.tolist(), scale.tolist(), seen, categories, strict=True)
-        schema = Schema(Column(name, kind, at, unit, not here, c) for name, kind, at, unit, here, c in cells)
+        schema = _schema(packed["names"], packed["kinds"], loc, scale, order, form)
         return cls(schema, **arrays, per_cell=packed["per_cell"], form=form)
+
+
+def _schema(names, kinds, loc: np.ndarray, scale: np.ndarray, order: np.ndarray, form: Form | None) -> Schema:
+    """Return the columns, of which those that are not in the order of the model never varied."""
+    constant = ~np.isin(np.arange(len(loc)), order)
+    categories = [()] * len(loc) if form is None else [tuple(format.categories or ()) for format in form.formats]
+    cells = zip(names, kinds, loc.tolist(), scale.tolist(), constant.tolist(), categories, strict=True)
+    return Schema(Column(*column) for column in cells)
 
 
 def _kind_of(likelihood: Likelihood) -> str:

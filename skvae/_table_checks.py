@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
 from skvae._base import seed_of
-from skvae._frames import _columns, _is_number, _numbers, is_frame
+from skvae._frames import columns_of, is_frame, is_number, numbers_of
 
 _N_PERMUTATIONS = 200
 _CHANCE = 0.95  # of the distances of tables of one distribution lie below `chance`
@@ -139,10 +139,10 @@ def compare_cells(names: list, is_category: np.ndarray, cells: np.ndarray, n_rea
 def _both(real, synthetic, categorical):
     """Return names of columns, which hold categories, and the cells of both tables as numbers, categories as codes."""
     tables = [X if is_frame(X) else np.asarray(X) for X in (real, synthetic)]
-    first, second = (_columns(X) for X in tables)
+    first, second = (columns_of(X) for X in tables)
     names = [name for name, _, _ in first]
     _check_tables(tables, names, [name for name, _, _ in second], categorical)
-    is_category = np.array([name in list(categorical) or not _is_number(series) for name, series, _ in first])
+    is_category = np.array([name in list(categorical) or not is_number(series) for name, series, _ in first])
     pairs = zip(names, first, second, is_category, strict=True)
     cells = [(_joint_codes if coded else _joint_numbers)(name, a, b) for name, (_, a, _), (_, b, _), coded in pairs]
     return names, is_category, np.column_stack(cells)
@@ -161,7 +161,7 @@ def _check_tables(tables, names, other_names, categorical) -> None:
 
 
 def _joint_numbers(name, real, synthetic) -> np.ndarray:
-    return np.concatenate([_numbers(series, name).astype(np.float64) for series in (real, synthetic)])
+    return np.concatenate([numbers_of(series, name).astype(np.float64) for series in (real, synthetic)])
 
 
 def _joint_codes(name, real, synthetic) -> np.ndarray:

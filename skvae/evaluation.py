@@ -8,11 +8,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvae._base import BaseVAE, _array_or_frame, resolve_score_method, seed_of
+from skvae._base import BaseVAE, resolve_score_method, seed_of
 from skvae._batch import Batch
 from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._random import generator, matched_normal, normal
+from skvae._reading import array_or_frame
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
 
@@ -504,7 +505,7 @@ def posterior_predictive_check(estimator, X, random_state=None):
     (True, True)
     """
     seed = _seed(_checked_fitted(estimator), random_state)
-    fitted, cells = estimator._fitted, estimator._cells(_array_or_frame(X)).astype(np.float64)
+    fitted, cells = estimator._fitted, estimator._cells(array_or_frame(X)).astype(np.float64)
     schema = fitted.codec.schema
     is_category = np.array([bool(column.categories) or column.kind in ("categorical", "ordinal") for column in schema])
     names = [column.name for column in schema]

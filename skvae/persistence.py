@@ -456,7 +456,7 @@ def _check_state(fitted: Fitted) -> None:
         codec.order.dtype == np.int64 and len(np.unique(codec.order)) == codec.n_columns,
         bool(((codec.order >= 0) & (codec.order < d)).all()),
         all(a.shape == (codec.n_columns,) and a.dtype == np.float64 for a in (codec.low, codec.high)),
-        all(a.shape == (codec.n_columns,) and a.dtype == bool for a in (codec.clips, codec.is_density)),
+        all(a.shape == (codec.n_columns,) and a.dtype == bool for a in (codec.clips, codec.is_density, codec.is_whole)),
         codec.form is None or len(codec.form.formats) == d,
         all(isinstance(name, str) for column in codec.schema for name in (column.name, column.kind)),
         all(a.shape == (d,) and a.dtype == np.float64 for a in (codec.loc, codec.scale)),

@@ -116,8 +116,6 @@ class _Competitor(GradientSolver):
             )
 
     def fresh_slots(self, problem, params):
-        if problem.model.n_given and isinstance(self, WakeSleep):
-            raise ValueError(f"solver={self!r} dreams whole rows, without conditions. Use solver='aevb' with condition_on.")
         if problem.model.decoder.is_uncertain:
             raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
         return super().fresh_slots(problem, params)
@@ -189,6 +187,8 @@ class WakeSleep(_Competitor):
         return self.n_samples
 
     def fresh_slots(self, problem, params):
+        if problem.model.n_given:
+            raise ValueError(f"solver={self!r} dreams whole rows, without conditions. Use solver='aevb' with condition_on.")
         return {**super().fresh_slots(problem, params), "n_dreams": _counter()}
 
     def step(self, state, batch, noise, measured=True):

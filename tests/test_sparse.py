@@ -128,7 +128,10 @@ def test_no_more_than_a_few_rows_are_dense_at_a_time(monkeypatch):
             largest = max(largest, found.size)
             return found
 
-    monkeypatch.setattr("skvae._base.SparseRows", Watched)
+        def __array__(self, *args, **kwargs):
+            raise AssertionError("the whole matrix was made dense")
+
+    monkeypatch.setattr("skvae._reading.SparseRows", Watched)
     monkeypatch.setattr(_table, "_CHUNK_CELLS", 2**12)
     X = sparse.csr_array(counts(3000, 40))
     vae = fit(X, max_iter=1)

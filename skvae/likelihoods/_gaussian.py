@@ -7,10 +7,11 @@ import torch
 
 from skvae._random import normal
 from skvae._settings import Interval, StrOptions
-from skvae.likelihoods._base import HALF_LOG_2PI, Likelihood
+from skvae.likelihoods._base import HALF_LOG_2PI
+from skvae.likelihoods._standardized import Standardized
 
 
-class Gaussian(Likelihood):
+class Gaussian(Standardized):
     r"""Normal likelihood for real-valued columns, :math:`x_j \mid z \sim N(\mu_j(z), \sigma_j^2)`.
 
     The noise :math:`\sigma` decides how much of the data the latent space must explain, so it is learnt: fixing it at one (the
@@ -50,9 +51,8 @@ class Gaussian(Likelihood):
     """
 
     _parameter_constraints = {
+        **Standardized._parameter_constraints,
         "noise": [StrOptions({"feature", "shared", "network"}), Interval(Real, 0, None, closed="neither")],
-        "standardize": ["boolean"],
-        "floor": [Interval(Real, 0, None, closed="neither")],
         "link": [StrOptions({"identity", "logit"})],
     }
 
@@ -60,29 +60,17 @@ class Gaussian(Likelihood):
     _RATE = 2.0
 
     def __init__(self, noise="feature", *, standardize=True, floor=0.01, link="identity"):
+        super().__init__(standardize=standardize, floor=floor)
         self.noise = noise
-        self.standardize = standardize
-        self.floor = floor
         self.link = link
 
-    @property
-    def support(self):
-        # A cell a million standard deviations away counts as just that: its square stays finite in float32.
-        return (-1e6, 1e6) if self.standardize else (-math.inf, math.inf)
-
-    @property
-    def clips(self):
-        return self.standardize
-
-    @property
-    def drops_constant(self):
-        return self.standardize
-
     def units(self, columns):
+        if self.link == "identity":
+            return super().units(columns)
         if self.standardize:
-            return (columns.mean, columns.std) if self.link == "identity" else (columns.low, columns.high - columns.low)
+            return columns.low, columns.high - columns.low
         low, high = columns.low.min(), columns.high.max()
-        if self.link == "logit" and (low < 0 or high > 1):
+        if low < 0 or high > 1:
             raise ValueError(
                 f"The training data have values from {low:g} to {high:g}, but the mean of Gaussian(link='logit', "
                 "standardize=False) lies between 0 and 1. Use standardize=True, which lets it reach from the smallest to the "
@@ -96,9 +84,6 @@ class Gaussian(Likelihood):
     def shapes(self, n_columns):
         widths = {"feature": n_columns, "shared": 1}
         return {"log_scale": (1, widths[self.noise])} if self.noise in widths else {}
-
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
 
     def set_noise(self, params, log_scale):
         """Write standard deviations, given by their logarithms of shape (1, d), into freshly initialised parameters."""

@@ -8,46 +8,18 @@ from torch import Tensor
 
 from skvae._random import normal, uniform
 from skvae._settings import Interval, StrOptions
-from skvae.likelihoods._base import Likelihood
 from skvae.likelihoods._numerics import RATE, SMALLEST, log_floored, raw_of, slope_of_log_floored, sum_over_rows
+from skvae.likelihoods._standardized import Standardized
 
 _SMALLEST_TAIL = 1e-6  # of 1 / (df - 1), below which nobody can tell a t distribution from a normal one
 _FIRST_DF = 5.0
 
 
-class Standardized(Likelihood):
-    """Base of the likelihoods of real numbers, which see columns with mean 0 and standard deviation 1 unless told otherwise."""
-
-    _parameter_constraints = {
-        "standardize": ["boolean"],
-        "floor": [Interval(Real, 0, None, closed="neither")],
-    }
-
-    def __init__(self, *, standardize=True, floor=0.01):
-        self.standardize = standardize
-        self.floor = floor
-
-    @property
-    def support(self):
-        # A cell a million standard deviations away counts as just that: its square stays finite in float32.
-        return (-1e6, 1e6) if self.standardize else (-math.inf, math.inf)
-
-    @property
-    def clips(self):
-        return self.standardize
-
-    @property
-    def drops_constant(self):
-        return self.standardize
-
-    def units(self, columns):
-        return (columns.mean, columns.std) if self.standardize else (columns.mean * 0.0, columns.mean * 0.0 + 1.0)
+class Scaled(Standardized):
+    """Base of those whose scale is one number per column that is learnt."""
 
     def shapes(self, n_columns):
         return {"scale": (1, n_columns)}
-
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
 
     def log_scale(self, params: dict[str, Tensor]) -> Tensor:
         """Return the logarithms of the scales, which never fall below the floor, in float64.  # (..., 1, d)
@@ -61,7 +33,7 @@ class Standardized(Likelihood):
         return slope_of_log_floored(params["scale"].double(), self.floor) * sum_over_rows(by_log_scale)
 
 
-class StudentT(Standardized):
+class StudentT(Scaled):
     r"""Student's t likelihood for real-valued columns with far outliers, :math:`x_j \mid z \sim t_\nu(\mu_j(z), \sigma_j)`.
 
     A normal distribution whose variance is drawn anew for every cell. A cell far from its mean is not impossible, only odd, so
@@ -97,7 +69,7 @@ class StudentT(Standardized):
     """
 
     _parameter_constraints = {
-        **Standardized._parameter_constraints,
+        **Scaled._parameter_constraints,
         "df": [StrOptions({"learned"}), Interval(Real, 0, None, closed="neither")],
     }
 
@@ -170,7 +142,7 @@ def _log_t_at_best(df: Tensor | float) -> Tensor:
     return torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (df * math.pi).log()
 
 
-class Laplace(Standardized):
+class Laplace(Scaled):
     r"""Laplace likelihood for real-valued columns, :math:`p(x_j \mid z) = e^{-|x_j - \mu_j(z)| / b_j} / 2 b_j`.
 
     The mean *absolute* error, with a scale that is learnt for every column. A cell pulls equally hard wherever it lies, so that

@@ -218,10 +218,13 @@ class PerColumn(Likelihood):
         cells = x[..., part.columns]
         return cells if part.likelihood.reads_missing else torch.where(cells.isnan(), part.likelihood.filler, cells)
 
-    def _passed(self, x: Tensor, part: Part) -> Tensor:
-        """Tell of the cells of a group whether they count nothing."""
-        missing = x[..., part.columns].isnan()
-        return torch.zeros_like(missing) if part.likelihood.reads_missing else missing
+    def _passed(self, x: Tensor) -> Tensor:
+        """Tell of every cell whether it counts nothing.  # (..., n, d)"""
+        missing = x.isnan()
+        if not self.reads_missing:
+            return missing
+        counts = torch.tensor([likelihood.reads_missing for likelihood in self.of_columns()], device=x.device)
+        return missing & ~counts
 
     @property
     def reads_missing(self) -> bool:  # type: ignore[override]
@@ -299,14 +302,13 @@ class PerColumn(Likelihood):
             return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
 
         in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, x.new_tensor(self.log_units))
-        return torch.where(self._joined(lambda part: self._passed(x, part)), 0.0, in_units)
+        return torch.where(self._passed(x), 0.0, in_units)
 
     def offers(self, name):
         return super().offers(name) and all(likelihood.offers(name) for likelihood in self.likelihoods)
 
     def derivative(self, params, eta, x, weight):
-        passed = self._joined(lambda part: self._passed(x, part))
-        of_cells = torch.where(passed, 0.0, weight)  # (..., n, d)
+        of_cells = torch.where(self._passed(x), 0.0, weight)  # (..., n, d)
         by_params = {}
         for i, part in enumerate(self._parts(params)):
             slopes = eta[..., part.outputs]

@@ -8,7 +8,7 @@ from torch import Tensor
 from skvae._random import normal, uniform
 from skvae._settings import Interval
 from skvae.likelihoods._base import HALF_LOG_2PI
-from skvae.likelihoods._heavy import Standardized
+from skvae.likelihoods._heavy import Scaled
 from skvae.likelihoods._numerics import raw_of, sum_over_rows
 
 _ROUNDS = 50  # of expectation maximisation, from which training starts
@@ -16,7 +16,7 @@ _ROWS = 2_000  # it takes
 _SMALLEST_SHARE = 1e-3  # of a mode at the start
 
 
-class NormalMixture(Standardized):
+class NormalMixture(Scaled):
     r"""A mixture of normal distributions for real-valued columns of any shape.
 
     .. math:: p(x_j \mid z) = \sum_k \pi_{jk}(z)\, N(x_j; \mu_{jk}(z), \sigma_{jk}^2)
@@ -51,7 +51,7 @@ class NormalMixture(Standardized):
     """
 
     _parameter_constraints = {
-        **Standardized._parameter_constraints,
+        **Scaled._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
     }
 

@@ -1,0 +1,110 @@
+"""TableReader: arrays, frames and sparse matrices as scikit-learn checks them, to cells that are numbers."""
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, with_conditions
+from skvae._settings import REGISTRY, resolve
+from skvae._sparse import SparseRows
+from skvae._table import array_of_tensor, explain_columns
+from skvae.data import Source
+from skvae.likelihoods import Gaussian, Likelihood, Mixed
+
+
+class TableReader:
+    """How an estimator reads its tables: those of the training data, and later ones in the same way."""
+
+    def _cells(self, X):
+        """Return the cells of new rows as an array of numbers, read as those of the training data were."""
+        X, form = array_or_frame(X), self._fitted.codec.form
+        if form is None or (not is_frame(X) and not form.has_categories):
+            return self._numbers(X, reset=False)
+        _refuse_sparse(X, "a model of columns with categories")
+        return form.cells(self._checked_table(X, reset=False))
+
+    def _cells_for_more(self, X):
+        """Return the cells of rows to go on training with, after a check that conditions are what they were."""
+        cells, seen = self._cells(X), self._fitted.codec.order
+        now = np.intersect1d(conditions_of(array_or_frame(X), self.condition_on), seen)
+        if not np.array_equal(now, self._fitted.conditions):
+            raise ValueError(
+                f"The fitted model cannot go on training: it was fitted with other columns for conditions than condition_on="
+                f"{self.condition_on!r} now says. Set it back, or train anew with warm_start=False."
+            )
+        return cells
+
+    def _numbers(self, X, *, reset):
+        """Return a table of numbers, in which cells may be missing."""
+        accepted = {"dtype": [np.float64, np.float32], "accept_sparse": "csr", "ensure_all_finite": "allow-nan"}
+        try:
+            X = validate_data(self, X, reset=reset, **accepted)
+            return SparseRows(X) if sparse.issparse(X) else X
+        except (TypeError, ValueError) as error:
+            explain_columns(X, error)
+            raise
+
+    def _reads_any_cells(self):
+        """Tell whether the columns of an array may be of several kinds, as far as the parameter is understood."""
+        likelihood = self.likelihood
+        piece = REGISTRY["likelihood"].get(likelihood, Likelihood)() if isinstance(likelihood, str) else likelihood
+        return isinstance(piece, Likelihood) and _reads_any_cells(piece)
+
+    def _checked_table(self, X, *, reset):
+        """Return a frame, or an array of whatever cells, after a check of its shape and its names."""
+        if not is_frame(X):
+            return validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        check_array(np.zeros(X.shape), estimator=self, input_name="X")
+        return X
+
+    def _learnt_cells(self, X):
+        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers."""
+        X, likelihood = array_or_frame(X), resolve("likelihood", self.likelihood)
+        if not (is_frame(X) or _reads_any_cells(likelihood)):
+            X = self._numbers(X, reset=True)
+            likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
+            return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+        _refuse_sparse(X, f"likelihood={likelihood!r}")
+        X = self._checked_table(X, reset=True)
+        types = likelihood if isinstance(likelihood, Mixed) else Mixed()
+        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
+        return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+
+
+def array_or_frame(X):
+    """Return a table as a frame or an array of whatever cells; refuse sources."""
+    if isinstance(X, torch.Tensor):
+        X = array_of_tensor(X)
+    if isinstance(X, Source):
+        raise TypeError(
+            f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
+            "parts, the arrays that the source's stream(block) yields."
+        )
+    return X
+
+
+def _reads_any_cells(likelihood):
+    """Tell whether a likelihood makes of the columns of an array whatever they are, and not numbers of all of them."""
+    return likelihood.reads_codes or (isinstance(likelihood, Mixed) and likelihood != Mixed())
+
+
+def likelihoods_of_source(likelihood, n_columns):
+    """Return the likelihood of every column of a source, which holds numbers."""
+    if _reads_any_cells(likelihood):
+        raise ValueError(
+            f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one likelihood "
+            "of numbers for all columns, or fit a frame or an array."
+        )
+    return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
+
+
+def _refuse_sparse(X, reader):
+    """Refuse a sparse matrix where columns of several kinds are read."""
+    if sparse.issparse(X):
+        raise TypeError(
+            f"X is a sparse matrix, and {reader} takes frames and arrays. Pass X.toarray(), or use one likelihood of numbers, "
+            "such as 'poisson', for all columns."
+        )
