@@ -721,6 +721,7 @@ def _check_places(pieces, codec):
 
 
 def check_n_samples(n_samples):
+    """Raise ``ValueError`` unless `n_samples` is a whole number of at least 1."""
     if not isinstance(n_samples, Integral) or n_samples < 1:
         raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
 
