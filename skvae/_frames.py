@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skvae.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, NormalMixture, Ordinal
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Mixed, NormalMixture, Ordinal
 from skvae.likelihoods._mixed import Given
 
 _MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
@@ -56,15 +56,18 @@ class Form:
 
     @classmethod
     def learn(
-        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood, handle_unknown: str
+        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood | None, handle_unknown: str
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
-        Columns of numbers then get the likelihood `numbers`.
+        Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table with categories,
+        and a normal where all columns are numbers.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
-        columns = columns_of(X)
-        learnt = [_learn_column(*column, one, numbers) for column, one in zip(columns, likelihoods, strict=True)]
+        columns, default = columns_of(X), numbers or Gaussian()
+        learnt = [_learn_column(*column, one, default) for column, one in zip(columns, likelihoods, strict=True)]
+        if numbers is None and any(format.categories is not None for format, _ in learnt):
+            learnt = [(format, NormalMixture() if one is default else one) for format, one in learnt]
         formats = [_with_values(*one, series) for one, (_, series, _) in zip(learnt, columns, strict=True)]
         return cls(container, formats, handle_unknown), [one for _, one in learnt]
 

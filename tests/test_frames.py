@@ -84,7 +84,7 @@ def assert_like(found, X):
 def test_types_suggest_likelihoods(fitted):
     kinds = {column.name: column.kind for column in fitted.schema_}
     numbers = ["real", "single", "whole", "nullable", "small", "arrow"]
-    assert {kinds[name] for name in numbers} == {"gaussian"}
+    assert {kinds[name] for name in numbers} == {"normal_mixture"}
     assert {kinds[name] for name in ("flag", "maybe", "two")} == {"bernoulli"}
     assert {kinds[name] for name in ("text", "object", "unordered", "numbered")} == {"categorical"}
     assert {kinds[name] for name in ("ordered", "binned")} == {"ordinal"}
@@ -184,7 +184,9 @@ def test_frames_of_polars_come_back():
     X = polars_frame()
     vae = quick().fit(X)
     kinds = [column.kind for column in vae.schema_]
-    assert kinds == ["gaussian", "gaussian", "bernoulli", "categorical", "categorical", "ordinal", "gaussian"]
+    assert kinds == [
+        "normal_mixture", "normal_mixture", "bernoulli", "categorical", "categorical", "ordinal", "normal_mixture",
+    ]  # fmt: skip
     for found in (vae.sample(5, random_state=0), vae.reconstruct(X)):
         assert isinstance(found, pl.DataFrame) and found.schema == X.schema
         assert not found.null_count().to_numpy().any()
@@ -204,7 +206,7 @@ def test_columns_can_have_likelihoods_of_ones_own():
     X = frame()
     vae = quick(likelihood=Mixed({"nullable": "poisson", "whole": Categorical()})).fit(X)
     kinds = {column.name: column.kind for column in vae.schema_}
-    assert (kinds["nullable"], kinds["whole"], kinds["real"]) == ("poisson", "categorical", "gaussian")
+    assert (kinds["nullable"], kinds["whole"], kinds["real"]) == ("poisson", "categorical", "normal_mixture")
     found = vae.sample(50, random_state=0)
     assert_like(found, X)
     assert set(found["whole"]) <= set(X["whole"]) and (found["nullable"] >= 0).all()
@@ -213,8 +215,8 @@ def test_columns_can_have_likelihoods_of_ones_own():
 def test_selectors_choose_columns_and_later_pairs_win():
     X = frame(holes=False)[["real", "whole", "small"]]
     pairs = [("poisson", make_column_selector(dtype_include=np.uint8)), (Ordinal(), ["whole", "small"])]
-    assert [c.kind for c in quick(likelihood=Mixed(pairs)).fit(X).schema_] == ["gaussian", "ordinal", "ordinal"]
-    assert [c.kind for c in quick(likelihood=Mixed(pairs[::-1])).fit(X).schema_] == ["gaussian", "ordinal", "poisson"]
+    assert [c.kind for c in quick(likelihood=Mixed(pairs)).fit(X).schema_] == ["normal_mixture", "ordinal", "ordinal"]
+    assert [c.kind for c in quick(likelihood=Mixed(pairs[::-1])).fit(X).schema_] == ["normal_mixture", "ordinal", "poisson"]
 
 
 def test_one_likelihood_can_be_for_all_columns():
@@ -227,6 +229,12 @@ def test_columns_of_numbers_can_have_another_likelihood():
     kinds = [c.kind for c in quick(likelihood=Mixed({"whole": "laplace"}, numbers="normal_mixture")).fit(X).schema_]
     assert kinds == ["normal_mixture", "bernoulli", "laplace"]
     assert [c.kind for c in quick(likelihood=Mixed(numbers="student_t")).fit(X[["real"]].to_numpy()).schema_] == ["student_t"]
+
+
+def test_tables_of_numbers_alone_are_gaussian():
+    X = frame()[["real", "whole", "nullable"]]
+    assert {c.kind for c in quick().fit(X).schema_} == {"gaussian"}
+    assert {c.kind for c in quick().fit(X.assign(flag=frame()["flag"])).schema_[:3]} == {"normal_mixture"}
 
 
 def test_columns_of_arrays_go_by_their_numbers():
@@ -387,7 +395,7 @@ def test_forms_survive_packing():
 def test_two_numbers_are_a_flag_if_there_are_enough_of_them():
     X = pd.DataFrame({"a": [0.0, 1.0] * 4, "b": np.arange(8.0)})
     assert [c.kind for c in quick().fit(X).schema_] == ["gaussian", "gaussian"]
-    assert [c.kind for c in quick().fit(pd.concat([X, X])).schema_] == ["bernoulli", "gaussian"]
+    assert [c.kind for c in quick().fit(pd.concat([X, X])).schema_] == ["bernoulli", "normal_mixture"]
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli(limits=(1, 2))])

@@ -24,9 +24,10 @@ class Mixed(Likelihood):
         :func:`sklearn.compose.make_column_transformer`, where columns are a name, a list of names, or a callable that takes the
         frame, such as :func:`sklearn.compose.make_column_selector` makes. Columns of an array go by their numbers.
 
-    numbers : str or Likelihood, default="gaussian"
-        The likelihood of the other columns that hold numbers. "normal_mixture" describes columns better that are skewed, have
-        several modes, or one value that is far more frequent than the others; it takes two to three times as long.
+    numbers : str or Likelihood, default="auto"
+        The likelihood of the other columns that hold numbers. "auto" is "normal_mixture" in a table with categories or flags,
+        and "gaussian" where all columns are numbers, for which training starts from the exact linear solution. A mixture
+        describes columns better that are skewed, have several modes, or one value that is far more frequent than the others.
 
     handle_unknown : {"error", "missing"}, default="error"
         What to do with categories that were not in the training data: refuse them, or read the cell as missing.
@@ -45,7 +46,7 @@ class Mixed(Likelihood):
         "handle_unknown": [StrOptions({"error", "missing"})],
     }
 
-    def __init__(self, columns=None, *, numbers="gaussian", handle_unknown="error"):
+    def __init__(self, columns=None, *, numbers="auto", handle_unknown="error"):
         self.columns = columns
         self.numbers = numbers
         self.handle_unknown = handle_unknown
@@ -56,9 +57,9 @@ class Mixed(Likelihood):
         pairs = [(one, name) for name, one in columns.items()] if isinstance(columns, dict) else list(columns)
         return [(_resolved(one), names) for one, names in pairs]
 
-    def chosen_for_numbers(self) -> Likelihood:
-        """Return the likelihood of columns of numbers."""
-        return _resolved(self.numbers)
+    def chosen_for_numbers(self) -> Likelihood | None:
+        """Return the likelihood of columns of numbers, None where the table is to decide."""
+        return None if self.numbers == "auto" else _resolved(self.numbers)
 
 
 def _resolved(likelihood) -> Likelihood:
