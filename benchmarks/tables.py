@@ -37,6 +37,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
 from skvae.likelihoods import SelfMasking
+from skvae.objectives import IWAE
 
 # ---- imputation
 
@@ -65,6 +66,7 @@ IMPUTERS = {
     "KNNImputer": neighbours,
     "iterative forest": forest,
     "skvae": vae,
+    "skvae, IWAE(5)": partial(vae, objective=IWAE(5)),
 }
 
 
