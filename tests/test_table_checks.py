@@ -171,8 +171,9 @@ def test_model_of_mixed_columns_is_checked_and_repeats_itself():
     found = posterior_predictive_check(vae, X.iloc[1::2])
     assert found.is_category.tolist() == [False, True, False, False, False]
     assert found.auc == posterior_predictive_check(vae, X.iloc[1::2]).auc
-    assert found.distances.mean() < 0.15
-    assert 0.4 < found.auc < 0.8
+    draws = [posterior_predictive_check(vae, X.iloc[1::2], random_state=seed) for seed in range(4)]
+    assert np.mean([draw.distances for draw in draws]) < 0.12
+    assert 0.4 < np.mean([draw.auc for draw in draws]) < 0.7
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "array"])
