@@ -51,7 +51,7 @@ class Pool:
         z = torch.cat([component.z for component in components])
         eta = self._model.decode(self._params, z, self._batch.x)
         log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
-        log_prior = self._model.log_prior(self._params, z).sum(-1).double()
+        log_prior = self._model.log_pz(self._params, z).double()
         masses = [component.log_mass(z) for component in (*self._components, *components)]
         if self._components:
             before = [*self._log_masses, *(component.log_mass(self.z) for component in components)]
@@ -114,7 +114,7 @@ class Proposal(NamedTuple):
         if n_prior:
             shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
             z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
-            yield Component(z, lambda z: model.log_prior(params, z).sum(-1))
+            yield Component(z, lambda z: model.log_pz(params, z))
         variants = _without_each(batch) if self.by_cell else batch
         q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
         for of, part in zip(q, _parts(n - n_prior, len(q))):

@@ -1,8 +1,9 @@
 r"""Closed forms of the bound and its gradient, for many models of one structure at once, on buffers that are reused.
 
-The standard case is an MLP on either side of a normal posterior with diagonal covariance and a standard normal prior. It is
-trained without autograd: for small networks the arithmetic of a step takes microseconds, and what remains is the number of
-calls. Every number is the one that :mod:`skvae.objectives` gives; a test compares values and gradients.
+The standard case is an MLP on either side of a normal posterior with diagonal covariance, and a prior that is standard normal
+or gives its derivatives. It is trained without autograd: for small networks the arithmetic of a step takes microseconds, and
+what remains is the number of calls. Every number is the one that :mod:`skvae.objectives` gives; a test compares values and
+gradients.
 
 A batch holds, for each of `m` models, `n` rows :math:`x`, their weights :math:`c` (which contain the division by the number of
 rows; 0 marks a row that only fills up), and `s` draws of noise :math:`\epsilon` per row. Going forward,
@@ -17,7 +18,8 @@ ELBO, sampled    mean of :math:`\ell - \beta\kappa` over the draws
 IWAE             log of the mean of :math:`\exp(\ell - \kappa)`
 ===============  =====================================================================================================
 
-where :math:`\kappa = \log q(z|x) - \log p(z) = \frac12(z^2 - \epsilon^2) - \log\sigma`.
+where :math:`\kappa = \log q(z|x) - \log p(z)`, which is :math:`\frac12(z^2 - \epsilon^2) - \log\sigma` for a standard normal
+prior. Only that one has an analytic KL.
 
 Going backward, a draw counts with :math:`w = c/s`, in IWAE with :math:`w = c\,\mathrm{softmax}(\ell - \kappa)`. The likelihood
 gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it into :math:`\delta_z`, and
@@ -26,9 +28,10 @@ gives :math:`\delta_\eta = -w\,\partial\ell/\partial\eta`, the decoder turns it 
           \delta_{\log\sigma} = \textstyle\sum_s \delta_z\,\sigma\epsilon + \beta c\,(\sigma^2 - 1)
 
 for the analytic KL (of a component within its free bits, :math:`\beta = 0`); for a sampled one :math:`\delta_z` gains
-:math:`\beta w z`, and instead of the second terms :math:`\delta_{\log\sigma}` loses :math:`\beta c`. In the doubly
-reparameterised gradient of IWAE all goes through :math:`z`: :math:`\delta_z` gains :math:`w (z - \epsilon / \sigma)`, then
-the softmax as a factor, and there are no second terms. The encoder turns both into gradients of its weights. These are the
+:math:`-\beta w\,\partial\log p(z)/\partial z`, which is :math:`\beta w z` for a standard normal prior, and instead of the
+second terms :math:`\delta_{\log\sigma}` loses :math:`\beta c`. In the doubly reparameterised gradient of IWAE all goes through
+:math:`z`: :math:`\delta_z` gains :math:`-w (\partial\log p(z)/\partial z + \epsilon / \sigma)`, then the softmax as a factor,
+and there are no second terms. The encoder turns both into gradients of its weights. These are the
 slopes of *minus* the objective, which an optimizer descends.
 
 Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
@@ -50,7 +53,7 @@ from skvae._model import Layout, Model, Params
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.posteriors import LOG_SCALE_RANGE, Normal
-from skvae.priors import StandardNormal
+from skvae.priors import Prior, StandardNormal
 
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
 _FEWEST_ROWS = 4  # below which products take another way
@@ -66,13 +69,23 @@ def supports(model: Model, objective: Objective) -> bool:
         type(model.encoder) is MLP
         and type(model.decoder) is MLP
         and type(model.posterior) is Normal
-        and type(model.prior) is StandardNormal
+        and (_is_standard(model.prior) or all(map(model.prior.offers, ("derivative", "log_prob_rows"))))
         and type(objective) in (ELBO, IWAE)
-        and not (getattr(objective, "free_bits", 0) and objective.kl == "monte_carlo")
+        and (_is_standard(model.prior) or getattr(objective, "kl", "auto") != "analytic")
+        and not (getattr(objective, "free_bits", 0) and _samples_kl(model.prior, objective))
         and model.likelihood.offers("derivative")
         and model.n_columns > 0
         and not model.n_given
     )
+
+
+def _is_standard(prior: Prior) -> bool:
+    return type(prior) is StandardNormal
+
+
+def _samples_kl(prior: Prior, objective: ELBO) -> bool:
+    """Tell whether an objective averages the KL over draws."""
+    return objective.kl == "monte_carlo" or not _is_standard(prior)
 
 
 def structure(model: Model, objective: Objective) -> tuple:
@@ -80,7 +93,7 @@ def structure(model: Model, objective: Objective) -> tuple:
     networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
     settings = [getattr(objective, name, None) for name in ("kl", "free_bits", "gradient")]
     estimator = (type(objective), objective.n_samples, *settings)
-    return (*networks, model.likelihood, model.n_columns, estimator)
+    return (*networks, model.prior, model.likelihood, model.n_columns, estimator)
 
 
 def widened(models: list[Model]) -> Model:
@@ -239,6 +252,8 @@ class Kernel:
         drafts, self.sources, self.targets = _drafts(slopes or {})
         slopes_of = {piece: drafts.get(piece, {}) for piece in params}
         self.slopes = slopes_of["likelihood"]
+        self.prior, self.prior_params = wide.prior, params.get("prior", {})
+        self.prior_slopes = slopes_of.get("prior", {})
         self.encoder = Network(wide.encoder, params["encoder"], slopes_of["encoder"], n)
         self.decoder = Network(wide.decoder, params["decoder"], slopes_of["decoder"], s * n)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
@@ -277,13 +292,16 @@ class Kernel:
 
     def log_ratio(self, noise: Tensor) -> Tensor:
         """Return log q(z|x) - log p(z) of every draw, whose mean estimates the KL, after `forward`.  # (m, s, n)"""
-        return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
+        if _is_standard(self.prior):
+            return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
+        log_q = -0.5 * noise.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
+        return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.codes).view(self.z.shape[:3])
 
     def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:
         """Return the objective of every row; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
         if not isinstance(objective, ELBO):
             return torch.logsumexp(log_px - self.log_ratio(noise), 1) - math.log(log_px.shape[1])
-        if objective.kl == "monte_carlo":
+        if _samples_kl(self.prior, objective):
             return (log_px - kl_weight * self.log_ratio(noise)).mean(1)
         kl = self.kl_per_component()
         if objective.free_bits:
@@ -313,7 +331,7 @@ class Kernel:
         self.decoder.backward(self.codes, self.decoder.out, self.codes_delta)
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
-        elif is_importance_weighted or objective.kl == "monte_carlo":
+        elif is_importance_weighted or _samples_kl(self.prior, objective):
             self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:
             costs = self.kl_per_component() > objective.free_bits if objective.free_bits else self.one
@@ -333,7 +351,8 @@ class Kernel:
 
     def _deltas_by_draws(self, w: Tensor, share: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale through z alone; draws count with w (m, r, 1) times their share (m, s, n)."""
-        self.codes_delta.addcmul_(self.codes, w).mul_(share.flatten(1)[..., None])
+        self._add_deltas_of_prior(w, noise)
+        self.codes_delta.mul_(share.flatten(1)[..., None])
         by_log_q = noise / self.scale_per_draw  # (m, s, n, k)
         self.z_delta.sub_(by_log_q.mul_(w.view(*share.shape, 1)).mul_(share[..., None]))
         self.mean_delta.copy_(_sum_of_draws(self.z_delta))
@@ -347,10 +366,22 @@ class Kernel:
 
     def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""
-        self.codes_delta.addcmul_(self.codes, w_draws)
+        self._add_deltas_of_prior(w_draws, noise)
         self.mean_delta.copy_(_sum_of_draws(self.z_delta))
         by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
         torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
+
+    def _add_deltas_of_prior(self, w: Tensor, noise: Tensor) -> None:
+        """Add the slopes of -log p(z) by z, and write those by the prior's parameters; draws count with w (m, r, 1)."""
+        if _is_standard(self.prior):
+            self.codes_delta.addcmul_(self.codes, w)
+            return
+        by_z, by_params = self.prior.derivative(self.prior_params, self.codes, -w)
+        self.codes_delta.add_(by_z)
+        is_used = (noise != 0).flatten(1, 2).any(1, keepdim=True)  # (m, 1, k); nothing pulls on a component that fills up
+        for name, slope in by_params.items():
+            of_components = slope.shape[-1] == is_used.shape[-1]
+            self.prior_slopes[name].copy_(slope * is_used if of_components else slope)
 
 
 def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:

@@ -48,7 +48,7 @@ def reciprocal(estimate: Tensor) -> Tensor:
 
 def log_joint_of(model: Model, params: Params, batch: Batch) -> LogDensity:
     """Return log p(x, z) of the rows as a function of z.  # (..., n, k) -> (..., n)"""
-    return lambda z: model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1)
+    return lambda z: model.log_px(params, batch, z) + model.log_pz(params, z)
 
 
 def estimate_rows(method: Settings, model: Model, params: Params, rows: Rows, seed: int) -> Tensor:

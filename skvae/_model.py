@@ -199,6 +199,12 @@ class Model:
         """Return log p(z), one value per component.  # (..., n, k)"""
         return self.prior.log_prob(self.prior.given(self, params), z)
 
+    def log_pz(self, params: Params, z: Tensor) -> Tensor:
+        """Return log p(z) of every row, for those who ask for no component.  # (..., n)"""
+        if not self.prior.offers("log_prob_rows"):
+            return self.log_prior(params, z).sum(-1)
+        return self.prior.log_prob_rows(self.prior.given(self, params), z)
+
     @property
     def support(self) -> Support:
         """Where latents have a density under the prior."""

@@ -26,7 +26,7 @@ def drawn(model: Model, params: Params, batch: Batch, noise: Tensor) -> tuple[Te
 def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
     """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
     q, z, log_px = drawn(model, params, batch, noise)
-    return log_px + model.log_prior(params, z).sum(-1) - model.posterior.log_prob(q, z).sum(-1)
+    return log_px + model.log_pz(params, z) - model.posterior.log_prob(q, z).sum(-1)
 
 
 def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
@@ -251,7 +251,7 @@ class BetaTCVAE(Objective):
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
-        kl = model.posterior.log_prob(q, z).sum(-1) - model.log_prior(params, z).sum(-1)
+        kl = model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z)
         return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z)).mean(0)
 
 
@@ -304,7 +304,7 @@ class IWAE(Objective):
             return self.bound(model, params, batch, noise)
         q, z, log_px = drawn(model, params, batch, noise)
         log_q = model.posterior.log_prob(q.detach(), z).sum(-1)  # by z alone: by q, its slope is zero on average
-        log_w = log_px + model.log_prior(params, z).sum(-1) - log_q  # (s, n)
+        log_w = log_px + model.log_pz(params, z) - log_q  # (s, n)
         if z.requires_grad:
             share = torch.softmax(log_w.detach(), 0)[..., None]
             z.register_hook(lambda slope: slope * share)  # the bound has given it one factor of the share, this is the second

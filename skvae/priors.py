@@ -9,7 +9,11 @@ from torch import Tensor
 from skvae import _families as families
 from skvae._families import Family, Support
 from skvae._random import generator, normal
-from skvae._settings import Interval, Settings, register
+from skvae._settings import Interval, Settings, belongs_with, register
+
+_LOG_SCALES = (-10, 5)  # of the normals of a mixture
+_VECTOR = 32  # numbers that an elementwise function takes at a time
+_CELLS = 100_000  # of rows, modes and components that are worked on at once where nobody needs them afterwards
 
 _POSITIVE = [Interval(Real, 0, None, closed="neither")]
 _REAL = [Interval(Real, None, None, closed="neither")]
@@ -38,6 +42,25 @@ class Prior(Settings):
 
     def log_prob(self, params: dict, z: Tensor) -> Tensor:
         """Return log p(z) in nats, one value per component: of each given those before it, if they are not independent."""
+        raise NotImplementedError
+
+    def offers(self, name: str) -> bool:
+        """Tell whether an optional method is there and belongs to `log_prob`: a subclass that overrides one means that one."""
+        return getattr(type(self), name) is not getattr(Prior, name) and belongs_with(self, name, "log_prob")
+
+    def log_prob_rows(self, params: dict, z: Tensor) -> Tensor:
+        """Return log p(z), the sum of `log_prob` over the components, of shape (..., n).
+
+        Optional: for a prior whose density is no product.
+        """
+        raise NotImplementedError
+
+    def derivative(self, params: dict[str, Tensor], z: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the derivatives of `sum(weight * log_prob_rows)` by z and by the prior's parameters.
+
+        Optional: a prior that has it trains without autograd. `weight` has the shape (..., n, 1); all have a leading axis, of
+        models.
+        """
         raise NotImplementedError
 
     def sample(self, params: dict, shape: tuple[int, ...], stream: torch.Generator, dtype) -> Tensor:
@@ -489,16 +512,67 @@ class MixtureOfNormals(Prior):
         return params
 
     def log_prob(self, params, z):
-        log_scale = params["log_scale"].clamp(-10, 5)
+        if torch.is_grad_enabled():
+            return self._log_prob(params, z)
+        n_rows = max(_VECTOR, _CELLS // params["mean"].numel())
+        parts = [self._log_prob(params, rows) for rows in z.reshape(-1, z.shape[-1]).split(n_rows)]
+        return torch.cat(parts).view(z.shape)
+
+    def _log_prob(self, params, z):
+        log_scale = params["log_scale"].clamp(*_LOG_SCALES)
         t = (z[..., None, :] - params["mean"]) * (-log_scale).exp()  # (..., n, modes, k)
         log_probs = -0.5 * t.square() - log_scale - 0.5 * math.log(2 * math.pi)
         return mixture_log_prob(params["logit"].log_softmax(-2), log_probs)
 
+    def log_prob_rows(self, params, z):
+        return _Modes(params).log_probs(z.double()).logsumexp(-1).to(z.dtype)
+
+    def derivative(self, params, z, weight):
+        modes, weight, in_double = _Modes(params), weight.double(), z.double()
+        share = weight * modes.log_probs(in_double).softmax(-1)  # (..., n, modes)
+        by_z = share @ modes.scaled_mean - in_double * (share @ modes.precision)
+        total = share.sum(-2)[..., None]  # (..., modes, 1)
+        first, second = share.mT @ in_double, share.mT @ in_double.square()  # (..., modes, k)
+        squares = modes.precision * (second - 2 * modes.mean * first + modes.mean.square() * total)
+        by_params = {
+            "logit": total - modes.log_weight.exp() * weight.sum(-2, keepdim=True),
+            "mean": modes.precision * (first - modes.mean * total),
+            "log_scale": (squares - total) * modes.is_free,
+        }
+        n_modes = params["logit"].shape[-2]
+        return by_z.to(z.dtype), {name: slope[..., :n_modes, :].to(z.dtype) for name, slope in by_params.items()}
+
     def sample(self, params, shape, stream, dtype):
         modes = _draw_modes(params["logit"].log_softmax(-2), math.prod(shape[:-1]), stream)
         noise = normal((len(modes), shape[-1]), stream, dtype)
-        z = params["mean"][modes] + params["log_scale"].clamp(-10, 5)[modes].exp() * noise
+        z = params["mean"][modes] + params["log_scale"].clamp(*_LOG_SCALES)[modes].exp() * noise
         return z.view(shape)
+
+
+class _Modes:
+    """The normals of a mixture as factors of matrix products, in double precision, in which squares may be multiplied out.
+
+    Their number is filled up to whole vectors by modes of weight zero: torch rounds a rest in another way.
+    """
+
+    def __init__(self, params: dict[str, Tensor]):
+        rest = -params["logit"].shape[-2] % _VECTOR
+        logit, self.mean, log_scale = (
+            torch.nn.functional.pad(params[name].double(), (0, 0, 0, rest), value=value)
+            for name, value in (("logit", -math.inf), ("mean", 0.0), ("log_scale", 0.0))
+        )
+        low, high = _LOG_SCALES
+        self.is_free = (low <= log_scale) & (log_scale <= high)
+        log_scale = log_scale.clamp(low, high)
+        self.log_weight = logit.log_softmax(-2)  # (..., modes, 1)
+        self.precision = (-2 * log_scale).exp()  # (..., modes, k)
+        self.scaled_mean = self.precision * self.mean
+        at_zero = -0.5 * self.mean * self.scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
+        self.constant = self.log_weight + at_zero.sum(-1, keepdim=True)  # (..., modes, 1)
+
+    def log_probs(self, z: Tensor) -> Tensor:
+        """Return the log of each mode's weight times its density.  # (..., n, modes)"""
+        return self.constant.mT + z @ self.scaled_mean.mT - 0.5 * z.square() @ self.precision.mT
 
 
 class VampPrior(Prior):

@@ -245,7 +245,7 @@ def wake(model: Model, params: Params, batch: Batch, noise: Tensor, awake: float
 
 def _log_joint(model: Model, params: Params, batch: Batch, z: Tensor) -> Tensor:
     """Return log p(x, z), in nats per row.  # (..., n)"""
-    return model.log_px(params, batch, z) + model.log_prior(params, z).sum(-1)
+    return model.log_px(params, batch, z) + model.log_pz(params, z)
 
 
 class MonteCarloEM(_Competitor):

@@ -14,7 +14,7 @@ from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.posteriors import Normal
-from skvae.priors import StandardNormal
+from skvae.priors import Laplace, MixtureOfNormals, StandardNormal
 
 F64 = torch.float64
 OBJECTIVES = [
@@ -24,9 +24,9 @@ OBJECTIVES = [
 ]  # fmt: skip
 
 
-def make_model(likelihood, n_columns=5, k=3, hidden=(7,), activation="silu", skip=True, decoder=None, seed=0):
+def make_model(likelihood, n_columns=5, k=3, hidden=(7,), activation="silu", skip=True, decoder=None, seed=0, prior=None):
     encoder = MLP(hidden, activation=activation, skip=skip)
-    pieces = Pieces(encoder, decoder or encoder, Normal(), StandardNormal(), likelihood)
+    pieces = Pieces(encoder, decoder or encoder, Normal(), prior or StandardNormal(), likelihood)
     return Model(pieces, n_columns, k, seed)
 
 
@@ -99,6 +99,41 @@ def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_value_and_gradient_are_those_of_the_objective(likelihood, objective):
     assert_same([make_model(likelihood)], objective)
+
+
+@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if not getattr(o, "free_bits", 0)], ids=repr)
+def test_mixture_as_prior(objective):
+    models = [make_model(Gaussian(), k=k, seed=k, prior=MixtureOfNormals(5)) for k in (3, 17, 1)]
+    assert kernels.supports(models[0], objective)
+    assert_same(models[:1], objective)
+    assert_same(models, objective)
+
+
+def test_normals_of_a_mixture_have_limited_scales():
+    model = make_model(Gaussian(), prior=MixtureOfNormals(3))
+    flat = flat_params(model)
+    model.unpack(flat)["prior"]["log_scale"][0] = torch.tensor([0.0, 2.0, 6.0])
+    x, noise, one = (
+        cells_for(Gaussian(), (1, 6, 5), 0),
+        normal((1, 6, 3), generator(0, "e"), F64),
+        torch.ones((1, 6), dtype=F64),
+    )
+    _, (by_hand_slope,) = by_hand([model], ELBO(), [flat], x, noise[None], one, one.new_ones((1, 1, 1)))
+    _, slope = by_autograd(model, ELBO(), flat, x[0], noise, one[0], 1.0)
+    torch.testing.assert_close(by_hand_slope, slope, rtol=1e-9, atol=1e-9)
+    of_scales = model.unpack(slope)["prior"]["log_scale"][0]
+    assert of_scales[2] == 0 and (of_scales[:2] != 0).all()
+
+
+def test_priors_without_derivatives_and_kl_without_closed_form_go_the_way_of_autograd():
+    class Other(MixtureOfNormals):
+        def log_prob(self, params, z):
+            return 2 * super().log_prob(params, z)
+
+    assert not kernels.supports(make_model(Gaussian(), prior=Other()), ELBO())
+    assert not kernels.supports(make_model(Gaussian(), prior=Laplace()), ELBO())
+    assert not kernels.supports(make_model(Gaussian(), prior=MixtureOfNormals()), ELBO(free_bits=0.1))
+    assert not kernels.supports(make_model(Gaussian(), prior=MixtureOfNormals()), ELBO(kl="analytic"))
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "silu", "gelu", "tanh"])

@@ -30,6 +30,7 @@ from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import Adam
+from skvae.priors import MixtureOfNormals
 from skvae.solvers import AEVB
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -98,6 +99,7 @@ def test_a_grid_of_pipelines_gives_the_serial_results_from_one_group(groups, mon
         {"likelihood": Bernoulli("observed"), "activation": "gelu"},
         {"likelihood": Bernoulli("observed", binarize="dynamic")},
         {"objective": ELBO(n_samples=3, kl="monte_carlo"), "batch_size": 20},
+        {"prior": MixtureOfNormals(5)},
         {"optimizer": "adagrad", "alpha": 1.0},
         {"optimizer": "sgd", "learning_rate_init": 1e-3},
         {"solver": AEVB(averaging=0), "learning_rate": "cosine", "early_stopping": False},
