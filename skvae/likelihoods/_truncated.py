@@ -190,19 +190,15 @@ class Truncation(NamedTuple):
 
     def mass(self, t: Tensor) -> Tensor:
         """Return the integral of the density, but for the constant, from `low` to t."""
-        (by_rule,) = self._by_rule(t, (0,))
-        inside = erf(t) - erf(self.low)
-        outside = mills(self.rate) - self.at(t) * mills(self.rate + t)
-        return torch.where(self._is_short(t), by_rule, torch.where(self.rate > 0, outside, inside))
+        return torch.where(self._is_short(t), self._by_rule(t, (0,))[0], self._by_differences(t))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the means of t and of its square."""
-        is_short = self._is_short(self.high)
-        short, first, second = self._by_rule(self.high, (0, 1, 2))
-        mass = self.mass(self.high)
-        at_low, at_high = self.at(self.low), self.at(self.high)
+        mass, at_low, at_high = self._by_differences(self.high), self.at(self.low), self.at(self.high)
         mean = (at_low - at_high) / mass - self.rate
         mean_square = 1 + (self.low * at_low - self.high * at_high) / mass - self.rate * mean
+        is_short = self._is_short(self.high)
+        short, first, second = self._by_rule(self.high, (0, 1, 2))
         return torch.where(is_short, first / short, mean), torch.where(is_short, second / short, mean_square)
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,6 +228,11 @@ class Truncation(NamedTuple):
     def _is_short(self, t: Tensor) -> Tensor:
         """Tell where differences of integrals from afar would cancel."""
         return (t - self.low) * (self.rate + (t + self.low) / 2).clamp(min=1.0) < _SHORT
+
+    def _by_differences(self, t: Tensor) -> Tensor:
+        """Return the mass up to t, right for ranges that are not short."""
+        outside = mills(self.rate) - self.at(t) * mills(self.rate + t)
+        return torch.where(self.rate > 0, outside, erf(t) - erf(self.low))
 
     def _by_rule(self, t: Tensor, powers: tuple[int, ...]) -> list[Tensor]:
         """Return integrals of the density times powers of the place from `low` to t, right for short ranges."""
