@@ -19,7 +19,7 @@ _NODES = (0.2386191860831969, 0.6612093864662645, 0.9324695142031521)
 _WEIGHTS = (0.46791393457269104, 0.3607615730481386, 0.17132449237917036)
 _FAR = 30.0  # standard deviations outside of the range, where tail probabilities begin to underflow
 _STEPS = 4  # of Newton's, which double the digits
-_SMALLEST_SHARE = 2.0**-53
+_SMALLEST_SHARE = 2.0**-53  # what one more or less is to a double
 
 
 class TruncatedNormal(Limited, Scaled):
@@ -51,6 +51,7 @@ class TruncatedNormal(Limited, Scaled):
 
     See Also
     --------
+    Gaussian : Its `link="logit"` keeps means within a range, but not draws.
     ContinuousBernoulli : A density between two limits that rises or falls exponentially, without a mode in between.
     Beta : For shares that never reach the limits.
 
@@ -92,7 +93,7 @@ class TruncatedNormal(Limited, Scaled):
     def bind(self, columns):
         """Return the likelihood with the limits of its columns in the model's units, computed as those of the cells are."""
         if self.limits != "observed" and not self.standardize:
-            return self
+            return TruncatedNormal(self.limits, standardize=False, floor=self.floor)
         d = len(columns.low)
         low, high = (columns.low, columns.high) if self.limits == "observed" else ([end] * d for end in self.limits)
         pairs = [_in_units(*map(float, column)) for column in zip(low, high, *self.units(columns), strict=True)]
@@ -100,6 +101,7 @@ class TruncatedNormal(Limited, Scaled):
         return TruncatedNormal(self.limits, standardize=self.standardize, floor=self.floor, ends=ends)
 
     def _ends(self) -> tuple:
+        """Return the limits in the model's units."""
         if self.ends is None and (self.standardize or self.limits == "observed"):
             raise ValueError(
                 "The limits are not known in the model's units yet. Fit the model, or use TruncatedNormal(ends=...)."
@@ -111,6 +113,7 @@ class TruncatedNormal(Limited, Scaled):
         return [like.new_tensor(end).clamp(-_FARTHEST, _FARTHEST) for end in self._ends()]
 
     def _truncation(self, log_scale, eta) -> "Truncation":
+        """Return what a row says of its cells, in float64.  # (..., n, d)"""
         low, high = (limit.double() for limit in self._limits(eta))
         return truncation(eta.double(), log_scale.exp(), low, high)
 
