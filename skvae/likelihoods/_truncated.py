@@ -214,10 +214,13 @@ class Truncation(NamedTuple):
         """Return t below which shares of the probability lie, the shares counted from `low`."""
         share = share.clamp(min=_SMALLEST_SHARE)
         tail = (1 - share) * upper_tail(self.rate + self.low) + share * upper_tail(self.rate + self.high)
-        is_short = self._is_short(self.high)
         by_tails = -torch.special.ndtri(tail) - self.rate
+        is_short = self._is_short(self.high)
+        is_steep = is_short | (self.rate > _FAR)
+        if not is_steep.any():
+            return by_tails
         by_steps = self._by_newton(share, self.rate + torch.where(is_short, (self.low + self.high) / 2, 0.0))
-        return torch.where(is_short | (self.rate > _FAR), by_steps, by_tails)
+        return torch.where(is_steep, by_steps, by_tails)
 
     def _by_newton(self, share: Tensor, decay: Tensor) -> Tensor:
         """Return quantiles where the density is nearly exponential, with a rate of decay, from which Newton's steps begin."""
