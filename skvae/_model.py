@@ -162,8 +162,8 @@ class Model:
         return x if self._reads_cells else self.likelihood.inputs(x)
 
     @property
-    def input_limits(self) -> tuple[float, float]:
-        """Between which numbers the encoder reads."""
+    def input_limits(self) -> tuple:
+        """Between which numbers the encoder reads; an end is a number, or a tuple of one per column."""
         return self.likelihood.support if self._reads_cells else (-math.inf, math.inf)
 
     def encode(self, params: Params, batch: Batch) -> Tensor:

@@ -615,8 +615,8 @@ class VampPrior(Prior):
 
     def given(self, model, params):
         """Return the posterior of every pseudo-input; those of a bounded likelihood stay within its bounds."""
-        low, high = model.input_limits
-        u = params["prior"]["pseudo_inputs"].clamp(low, high)
+        u = params["prior"]["pseudo_inputs"]
+        u = u.clamp(*(u.new_tensor(limit) for limit in model.input_limits))
         return {**params["prior"], "posterior": model.posterior, "q": model.encode_inputs(params, u)}
 
     def log_prob(self, params, z):

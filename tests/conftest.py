@@ -27,6 +27,7 @@ from skvae.likelihoods import (
     Poisson,
     SelfMasking,
     StudentT,
+    TruncatedNormal,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
@@ -75,6 +76,8 @@ LIKELIHOODS = [
     Gamma(),
     Beta(),
     ContinuousBernoulli(),
+    TruncatedNormal(ends=(-2.0, 2.5)),
+    TruncatedNormal((-1.0, 4.0), standardize=False),
     SelfMasking(),
 ]
 NETWORKS = [MLP((8,)), MLP(()), MLP((8, 4), activation="tanh", skip=False), MLP((8,), init_std=0.01), Module(SmallNet)]
@@ -156,9 +159,9 @@ def table_for(likelihood, n_rows=40, n_columns=4, seed=0):
 def within_support(likelihood, X):
     """Return numbers that a likelihood accepts, given normal ones."""
     low, high = likelihood.support
-    if low < 0:
+    if low <= -1e6:
         return X
-    cells = np.exp(0.5 * X) if high == np.inf else high / (1 + np.exp(-X))
+    cells = np.exp(0.5 * X) if high == np.inf else low + (high - low) / (1 + np.exp(-X))
     return np.rint(cells) if likelihood.is_whole else cells
 
 

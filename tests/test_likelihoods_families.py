@@ -25,6 +25,7 @@ from skvae.likelihoods import (
     Ordinal,
     Poisson,
     StudentT,
+    TruncatedNormal,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
@@ -136,6 +137,11 @@ class Exponential:
         return np.where(self.falls, self.falling.mean(), 1 - self.falling.mean())
 
 
+def truncated_normal(params, loc, low, high):
+    scale = positive(params["scale"], 0.01)
+    return stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
+
+
 # likelihood, and what scipy makes of its parameters and of the decoder's outputs, those of one kind after the other
 ORACLES = [
     (Poisson(), poisson),
@@ -150,6 +156,8 @@ ORACLES = [
     (Gamma(), gamma),
     (Beta(), beta),
     (ContinuousBernoulli(), lambda params, slope: Exponential(slope)),
+    (TruncatedNormal(ends=(-2.0, 2.5)), partial(truncated_normal, low=-2.0, high=2.5)),
+    (TruncatedNormal((-0.7, 0.4), standardize=False), partial(truncated_normal, low=-0.7, high=0.4)),
 ]
 LIKELIHOODS = [likelihood for likelihood, _ in ORACLES]
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)

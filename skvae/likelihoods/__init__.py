@@ -16,6 +16,7 @@ from skvae.likelihoods._mixed import Given, Mixed, PerColumn
 from skvae.likelihoods._mixture import NormalMixture
 from skvae.likelihoods._positive import Gamma, LogNormal
 from skvae.likelihoods._self_masking import SelfMasking
+from skvae.likelihoods._truncated import TruncatedNormal
 from skvae.likelihoods._unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Poisson",
     "SelfMasking",
     "StudentT",
+    "TruncatedNormal",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
 ]
@@ -44,6 +46,6 @@ register(
     negative_binomial=NegativeBinomial, zero_inflated_poisson=ZeroInflatedPoisson,
     zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial, student_t=StudentT, laplace=Laplace,
     normal_mixture=NormalMixture, log_normal=LogNormal, gamma=Gamma, beta=Beta,
-    continuous_bernoulli=ContinuousBernoulli, self_masking=SelfMasking,
+    continuous_bernoulli=ContinuousBernoulli, truncated_normal=TruncatedNormal, self_masking=SelfMasking,
 )  # fmt: skip
 register("columns", per_column=PerColumn, given=Given)

@@ -11,6 +11,7 @@ class Limited(Likelihood):
     """A likelihood that sees the lower limit of a column as 0 and the upper one as 1."""
 
     _parameter_constraints: dict[str, list] = {"limits": [tuple, StrOptions({"observed"})]}
+    _may_be_infinite = False
 
     def __init__(self, limits=(0.0, 1.0)):
         self.limits = limits
@@ -26,11 +27,11 @@ class Limited(Likelihood):
     def validate(self):
         super().validate()
         if self.limits != "observed":
-            numbers = all(isinstance(v, Real) and math.isfinite(v) for v in self.limits)
+            numbers = all(isinstance(v, Real) and (self._may_be_infinite or math.isfinite(v)) for v in self.limits)
             if not (numbers and len(self.limits) == 2 and self.limits[0] < self.limits[1]):
                 raise ValueError(
-                    f"The 'limits' of {type(self).__name__} must be two finite numbers, the lower one first, or 'observed'. "
-                    f"Got {self.limits!r}."
+                    f"The 'limits' of {type(self).__name__} must be two {'' if self._may_be_infinite else 'finite '}numbers, "
+                    f"the lower one first, or 'observed'. Got {self.limits!r}."
                 )
         return self
 
