@@ -7,7 +7,12 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes IterativeImputer importable
 from sklearn.impute import IterativeImputer, KNNImputer
@@ -17,6 +22,7 @@ from skvae import VAETransformer
 N_DONORS = 5_000  # rows among which neighbours are looked for
 FOREST = {"n_estimators": 100, "max_samples": 2_000, "random_state": 0}
 FOREST_ROUNDS = 3
+BOOSTING = {"max_iter": 400, "learning_rate": 0.05, "early_stopping": True, "random_state": 0}
 
 
 def is_number(kind: str) -> bool:
@@ -100,6 +106,18 @@ def forest(X, kinds):
             settings = FOREST | {"max_samples": min(FOREST["max_samples"], known.sum())}
             fitted = trees(**settings).fit(others[known], X[known, j])
             filled[~known, j] = fitted.predict(others[~known])
+    return filled
+
+
+def boosting(X, kinds):
+    """Fill every column by gradient-boosted trees on the others, holes and all: a model per column, which sees its target."""
+    holes, filled = np.isnan(X), X.copy()
+    for j in np.flatnonzero(holes.any(axis=0)):
+        known, others = ~holes[:, j], np.delete(X, j, axis=1)
+        levels = [kind == "cat" for kind in np.delete(kinds, j)]
+        trees = HistGradientBoostingRegressor if is_number(kinds[j]) else HistGradientBoostingClassifier
+        fitted = trees(categorical_features=levels, **BOOSTING).fit(others[known], X[known, j])
+        filled[~known, j] = fitted.predict(others[~known])
     return filled
 
 

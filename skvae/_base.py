@@ -38,10 +38,11 @@ from skvae.likelihoods._mixed import Given
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.optimizers import Optimizer
-from skvae.posteriors import Posterior
-from skvae.priors import Prior
-from skvae.solvers import Solver
+from skvae.posteriors import Normal, Posterior
+from skvae.priors import MixtureOfNormals, Prior, StandardNormal
+from skvae.solvers import AEVB, Solver
 
+_MODES = 50  # of the prior of tables with categories
 _WEIGHT_DRAWS = 16  # of uncertain weights, over which scores are averaged
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 _SCORE_METHODS = {
@@ -68,7 +69,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         "encoder": [StrOptions(set(REGISTRY["encoder"])), Network, callable, None],
         "decoder": [StrOptions(set(REGISTRY["decoder"])), Network, callable, None],
         "posterior": [StrOptions(set(REGISTRY["posterior"])), Posterior],
-        "prior": [StrOptions(set(REGISTRY["prior"])), Prior],
+        "prior": [StrOptions({"auto", *REGISTRY["prior"]}), Prior],
         "init": [StrOptions({"auto", "linear", "random"})],
         "objective": [StrOptions(set(REGISTRY["objective"])), Objective],
         "solver": [StrOptions(set(REGISTRY["solver"])), Solver],
@@ -103,7 +104,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         encoder=None,
         decoder=None,
         posterior="normal",
-        prior="normal",
+        prior="auto",
         init="auto",
         objective="elbo",
         solver="aevb",
@@ -324,7 +325,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _new_fitted(self, table, drop_constant=True):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
-        pieces, d = self._pieces(), table.n_features
+        pieces, d = self._pieces(table.form), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
         groups = group_columns(table.likelihoods or likelihoods_of_source(asked, d), statistics, not drop_constant)
@@ -336,12 +337,22 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
-    def _pieces(self):
-        """Return the pieces of the model that the parameters describe."""
+    def _pieces(self, form):
+        """Return the pieces of the model that the parameters describe, for a table of this form, None for plain numbers."""
+        posterior = resolve("posterior", self.posterior)
         return Pieces(
             self._network("encoder"), self._network("decoder"),
-            resolve("posterior", self.posterior), resolve("prior", self.prior), resolve("likelihood", self.likelihood),
+            posterior, self._prior(posterior, form), resolve("likelihood", self.likelihood),
         )  # fmt: skip
+
+    def _prior(self, posterior, form):
+        if self.prior != "auto":
+            return resolve("prior", self.prior)
+        objective, solver = resolve("objective", self.objective), resolve("solver", self.solver)
+        has_groups = form is not None and form.has_categories
+        is_free = getattr(objective, "kl", "auto") == "auto" and not getattr(objective, "free_bits", 0)
+        is_usual = type(posterior) is Normal and type(solver) is AEVB and isinstance(objective, (ELBO, IWAE)) and is_free
+        return MixtureOfNormals(_MODES) if has_groups and is_usual else StandardNormal()
 
     def _network(self, role):
         network = getattr(self, role)
@@ -351,7 +362,8 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _fitted_for_more(self, table):
         """Return the present state, after a check that the parameters still describe it."""
-        fitted, pieces = self._fitted, self._pieces()
+        fitted = self._fitted
+        pieces = self._pieces(fitted.codec.form)
         before = replace(fitted.model.pieces, likelihood=fitted.asked)
         changed = [role for role in ROLES if getattr(pieces, role) != getattr(before, role)]
         if self.n_components not in (None, fitted.model.n_components):

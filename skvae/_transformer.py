@@ -63,9 +63,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Family of :math:`q(z \mid x)`: "normal" has a diagonal covariance, "full_normal" any covariance; "laplace", "gamma",
         "beta", "dirichlet" and others are listed in :ref:`posteriors_and_priors`. It must not reach beyond the prior.
 
-    prior : str or Prior, default="normal"
+    prior : str or Prior, default="auto"
         Family of :math:`p(z)`: "normal" is :math:`N(0, I)`; "mixture" and "vamp" are mixtures that are learnt; the others have
-        the names of the posteriors.
+        the names of the posteriors. "auto" is a mixture of 50 normals for tables with categories or flags, whose rows fall
+        into groups, and "normal" where all columns are numbers. It is "normal" as well with another posterior or solver than
+        the default, and with objectives that treat the KL in another way than :class:`~skvae.objectives.ELBO` does by itself.
 
     init : {"auto", "linear", "random"}, default="auto"
         Where training starts: "linear" at the closed-form solution of the linear model, "random" at random weights, "auto" at

@@ -220,7 +220,7 @@ def punched(frame, share=0.25, seed=1):
 
 @pytest.fixture(scope="module")
 def mixed():
-    return quick(2, likelihood=LIKELIHOODS, hidden_layer_sizes=(16,)).fit(punched(people()))
+    return quick(2, likelihood=LIKELIHOODS, hidden_layer_sizes=(16,), max_iter=60).fit(punched(people()))
 
 
 def assert_filled(out, holes, kinds=None):

@@ -15,6 +15,8 @@ import skvae
 from skvae import VAETransformer
 from skvae._frames import Form
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Ordinal, Poisson
+from skvae.objectives import ELBO
+from skvae.priors import MixtureOfNormals, StandardNormal
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 N = 60
@@ -235,6 +237,32 @@ def test_tables_of_numbers_alone_are_gaussian():
     X = frame()[["real", "whole", "nullable"]]
     assert {c.kind for c in quick().fit(X).schema_} == {"gaussian"}
     assert {c.kind for c in quick().fit(X.assign(flag=frame()["flag"])).schema_[:3]} == {"normal_mixture"}
+
+
+def test_tables_with_categories_have_a_mixture_as_prior():
+    X = frame()
+    assert quick().fit(X)._fitted.model.prior == MixtureOfNormals(50)
+    assert quick().fit(X[["real", "whole"]])._fitted.model.prior == StandardNormal()
+    assert quick(prior="normal").fit(X)._fitted.model.prior == StandardNormal()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"posterior": "full_normal"}, {"solver": "wake-sleep"}, {"objective": ELBO(kl="analytic")},
+        {"objective": ELBO(free_bits=0.1)}, {"objective": "info_vae"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whoever_asks_for_something_else_has_a_normal_prior(params):
+    assert quick(**params).fit(frame(holes=False))._fitted.model.prior == StandardNormal()
+
+
+def test_training_goes_on_with_the_prior_of_the_first_table():
+    X = frame()
+    vae = quick(warm_start=True, random_state=0).fit(X)
+    assert vae.fit(X)._fitted.model.prior == MixtureOfNormals(50)
+    assert vae.partial_fit(X)._fitted.model.prior == MixtureOfNormals(50)
 
 
 def test_columns_of_arrays_go_by_their_numbers():
