@@ -96,8 +96,9 @@ class TableReader:
         _refuse_sparse(X, f"likelihood={likelihood!r}")
         X = self._checked_table(X, reset=True)
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
-        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
-        return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+        chosen, conditions = likelihoods_of(X, likelihood), conditions_of(X, self.condition_on)
+        form, likelihoods = Form.learn(X, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions)
+        return form.cells(X), form, with_conditions(likelihoods, conditions)
 
 
 def array_or_frame(X):
