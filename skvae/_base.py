@@ -23,13 +23,13 @@ from skvae._inference import decode_rows, encode_rows, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
-from skvae._reading import TableReader, likelihoods_of_source
+from skvae._reading import TableReader
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
 from skvae._sparse import SparseRows, rows_of
 from skvae._state import ROLES, Fitted
-from skvae._stream import StreamedTable, checked_pieces, frame
+from skvae._stream import StreamedTable, checked_pieces, frame, row_of_zeros
 from skvae._table import Table, TableCodec, array_of_tensor
 from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
 from skvae.data import as_source
@@ -309,8 +309,11 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         source = as_source(X)
         if source is not None:
             self._check_columns(source, reset=reset)
+            if not reset:
+                self._check_source_for_more(source)
+            likelihoods = self._likelihoods_of_source(source) if reset else None
             weight = None if sample_weight is None else _checked_weight(sample_weight, X)
-            return StreamedTable(source, weight)
+            return StreamedTable(source, weight, likelihoods)
         cells, *form = self._learnt_cells(X) if reset else (self._cells_for_more(X),)
         if np.isnan(cells[:1]).all() and np.isnan(cells).all():  # the first row spares a look at the others
             raise ValueError(
@@ -321,18 +324,18 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _check_columns(self, source, *, reset):
         """Check the number and the names of a source's columns, as of an array."""
-        self._numbers(frame(source, np.zeros((1, source.n_features))), reset=reset)
+        self._numbers(row_of_zeros(source), reset=reset)
 
     def _new_fitted(self, table, drop_constant=True):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
         pieces, d = self._pieces(table.form), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
-        groups = group_columns(table.likelihoods or likelihoods_of_source(asked, d), statistics, not drop_constant)
+        groups = group_columns(table.likelihoods, statistics, not drop_constant)
         codec = TableCodec.learn(statistics, groups, names, table.form)
         pieces = replace(pieces, likelihood=codec.likelihood_of(groups, statistics))
         _check_places(pieces, codec)
-        n_conditions = sum(isinstance(likelihood, Given) for likelihood in table.likelihoods or ())
+        n_conditions = sum(isinstance(likelihood, Given) for likelihood in table.likelihoods)
         n_components = int(self.n_components or default_n_components(d - n_conditions))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
@@ -375,11 +378,9 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
                 f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
                 "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
-        if not isinstance(table, Table):
-            return fitted
-        if fitted.codec.form is not None:
+        if fitted.codec.form is not None and fitted.codec.form.has_categories:
             fitted = replace(fitted, codec=replace(fitted.codec, form=fitted.codec.form.having_seen(table.X)))
-        return fitted.tolerating_holes() if fitted.codec.has_holes(table.X).any() else fitted
+        return fitted.tolerating_holes() if table.has_holes(fitted.codec) else fitted
 
     def _recipe(self):
         chosen = {role: resolve(role, getattr(self, role)) for role in ("objective", "solver", "optimizer")}

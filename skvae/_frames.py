@@ -11,7 +11,7 @@ import pandas as pd
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Mixed, NormalMixture, Ordinal
 from skvae.likelihoods._mixed import Given
 
-_MOST_LEVELS = 1000  # of a column of categories: beyond, the decoder would be all about it
+_MOST_LEVELS = 1000  # of a column of categories that nobody asked for: beyond, the decoder would be all about it
 _FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
 _NEAR = 0.03  # standard deviations within which likelihoods cannot tell numbers apart: three of their narrowest modes
 _FREQUENT = 0.01  # share of the cells from which on a number is one that occurs again and again,
@@ -56,16 +56,25 @@ class Form:
 
     @classmethod
     def learn(
-        cls, X, likelihoods: Sequence[Likelihood | None], numbers: Likelihood | None, handle_unknown: str
+        cls,
+        X,
+        likelihoods: Sequence[Likelihood | None],
+        numbers: Likelihood | None,
+        handle_unknown: str,
+        conditions: Sequence[int] = (),
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
         Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table with categories,
-        and a normal where all columns are numbers.
+        and a normal where all columns are numbers. Columns of a chosen likelihood and conditions, given by their numbers, may
+        have any number of categories.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
         columns, default = columns_of(X), numbers or Gaussian()
-        learnt = [_learn_column(*column, one, default) for column, one in zip(columns, likelihoods, strict=True)]
+        learnt = [
+            _learn_column(*column, one, default, j in conditions)
+            for j, (column, one) in enumerate(zip(columns, likelihoods, strict=True))
+        ]
         if numbers is None and any(format.categories is not None for format, _ in learnt):
             learnt = [(format, NormalMixture() if one is default else one) for format, one in learnt]
         formats = [_with_values(*one, series) for one, (_, series, _) in zip(learnt, columns, strict=True)]
@@ -207,8 +216,9 @@ def _among_seen(cells: np.ndarray, format: Format) -> np.ndarray:
     unseen = ~np.isin(np.rint(cells), seen) & ~np.isnan(cells)
     if not unseen.any():
         return cells
-    nearest = seen[np.abs(cells[..., None] - seen).argmin(-1)] if format.ordered else seen[0]
-    return np.where(unseen, nearest, cells)
+    cells = cells.copy()
+    cells[unseen] = seen[np.abs(cells[unseen, None] - seen).argmin(-1)] if format.ordered else seen[0]
+    return cells
 
 
 def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
@@ -294,14 +304,14 @@ def _levels_of_polars(series) -> list:
 
 
 def _learn_column(
-    name, series: pd.Series, dtype: str, likelihood: Likelihood | None, numbers: Likelihood
+    name, series: pd.Series, dtype: str, likelihood: Likelihood | None, numbers: Likelihood, is_condition: bool
 ) -> tuple[Format, Likelihood]:
     """Return the format of a column, and its likelihood, chosen or suggested by its type."""
     if likelihood is not None:
         coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not is_number(series))
         return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype, likelihood)), likelihood
     if isinstance(series.dtype, pd.CategoricalDtype):
-        return _of_categories(_coded(name, series, dtype))
+        return _of_categories(_coded(name, series, dtype), is_condition)
     if is_number(series):
         two = _two_values(series)
         return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
@@ -309,12 +319,20 @@ def _learn_column(
         raise ValueError(_refusal(name, dtype))
     if series.isna().all():
         return Format(name, dtype, [None]), Bernoulli()
-    return _of_categories(_coded(name, series, dtype))
+    return _of_categories(_coded(name, series, dtype), is_condition)
 
 
-def _of_categories(format: Format) -> tuple[Format, Likelihood]:
-    """Return a format of categories with the likelihood that suits it."""
+def _of_categories(format: Format, is_condition: bool) -> tuple[Format, Likelihood]:
+    """Return a format of categories with the likelihood that suits it; refuse more of them than a model should spell out."""
     assert format.categories is not None
+    if len(format.categories) > _MOST_LEVELS and not is_condition:
+        kind = "ordinal" if format.ordered else "categorical"
+        raise ValueError(
+            f"Column {format.name!r} has {len(format.categories)} categories, more than the {_MOST_LEVELS} that a column may "
+            "have unasked. If it is an identifier or a text, leave it out; otherwise group rare categories, for example with "
+            "OneHotEncoder's or OrdinalEncoder's max_categories, or ask for it by name: "
+            f"likelihood=Mixed({{{format.name!r}: {kind!r}}})."
+        )
     if len(format.categories) <= 2:
         return format, Bernoulli()
     return format, Ordinal() if format.ordered else Categorical()
@@ -350,12 +368,6 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
             categories = sorted(values)
         except TypeError:
             categories = sorted(values, key=lambda value: (str(type(value)), str(value)))
-    if len(categories) > _MOST_LEVELS:
-        raise ValueError(
-            f"Column {name!r} has {len(categories)} categories, more than the {_MOST_LEVELS} that a column may have. If it is "
-            "an identifier or a text, leave it out; otherwise group rare categories, for example with OneHotEncoder's or "
-            "OrdinalEncoder's max_categories."
-        )
     return Format(name, dtype, categories or [None], ordered)
 
 

@@ -16,7 +16,8 @@ from skvae.priors import StandardNormal
 _MAX_COLUMNS = 1000  # beyond which the covariance matrix costs more than the head start is worth
 _MAX_ROWS = 20_000
 _N_ITER = 5  # of factor analysis, with hidden layers: more rounds only cost time, as training goes on anyway
-_N_ITER_WITH_HOLES = 20  # of EM
+_N_ITER_WITH_HOLES = 20  # of EM,
+_EM_CELLS = 2**20  # over so many products of factors at a time
 _N_ITER_LINEAR = 2000  # where there are none, and the solution is the answer
 
 
@@ -43,30 +44,49 @@ def covariance_with_holes(data: Batch, n_components: int, floor: float) -> tuple
     """Return mean (1, d) and covariance (d, d) of factor analysis, fitted to the cells that are there by EM.
 
     Every cell is explained by the factors of its row, of which the cells that are missing tell nothing (Rubin & Thayer, 1982).
+    A column without a cell in these rows has mean zero and variance one, as if it were standardized.
     """
+    known = ~data.x.isnan().all(0)
+    if not known.all():
+        mean, S = data.x.new_zeros((1, len(known))).double(), torch.ones_like(data.x[0]).double().diag()
+        if known.any():
+            mean[:, known], found = covariance_with_holes(Batch(data.x[:, known], data.weight), n_components, floor)
+            S[known.outer(known)] = found.flatten()
+        return mean, S
     x, share = data.x.double(), _shares(data)
     seen = ~x.isnan()
-    of_cells = share * seen  # (n, d)
-    total = of_cells.sum(0)
-    mean = (of_cells * torch.where(seen, x, 0.0)).sum(0, keepdim=True) / total
+    total = (share * seen).sum(0)
+    mean = (share * torch.where(seen, x, 0.0)).sum(0, keepdim=True) / total
     x = torch.where(seen, x - mean, 0.0)
-    start = factor_analysis((share * x).mT @ x, n_components, "feature", floor, _N_ITER)
-    k, psi = len(start.loadings), start.noise_variance[0]
+    weighted = share * x
+    square = (weighted * x).sum(0)
+    start = factor_analysis(weighted.mT @ x, n_components, "feature", floor, _N_ITER)
     loadings = torch.cat([start.loadings, torch.zeros_like(mean)])  # (k + 1, d), the last row moves the mean
+    psi = start.noise_variance[0]
+    n_rows = max(1, _EM_CELLS // len(loadings) ** 2)
     for _ in range(_N_ITER_WITH_HOLES):
-        products = torch.einsum("jd,ld->djl", loadings[:k], loadings[:k]).flatten(1)  # (d, k * k)
-        precision = torch.eye(k, device=x.device, dtype=x.dtype) + ((seen / psi) @ products).unflatten(1, (k, k))
-        variance = torch.linalg.inv(precision)  # (n, k, k) of the factors of each row
-        residual = torch.where(seen, x - loadings[k], 0.0) / psi
-        factors = (variance @ (residual @ loadings[:k].mT)[..., None])[..., 0]  # (n, k) their means
-        factors = torch.cat([factors, torch.ones_like(share)], 1)
-        second = factors[:, :, None] * factors[:, None, :]
-        second[:, :k, :k] += variance
-        gram = (of_cells.mT @ second.flatten(1)).unflatten(1, (k + 1, k + 1))  # (d, k + 1, k + 1)
-        cross = (share * x).mT @ factors  # (d, k + 1)
+        gram, cross = x.new_zeros(()), x.new_zeros(())
+        for cells, present, of_rows in zip(x.split(n_rows), seen.split(n_rows), share.split(n_rows)):
+            more_gram, more_cross = _expected_products(cells, present, of_rows, loadings, psi)
+            gram, cross = gram + more_gram, cross + more_cross
         loadings = torch.linalg.solve(gram, cross).mT
-        psi = (((share * x.square()).sum(0) - (loadings.mT * cross).sum(1)) / total).clamp(min=floor**2)
-    return mean + loadings[k:], loadings[:k].mT @ loadings[:k] + psi.diag()
+        psi = ((square - (loadings.mT * cross).sum(1)) / total).clamp(min=floor**2)
+    return mean + loadings[-1:], loadings[:-1].mT @ loadings[:-1] + psi.diag()
+
+
+def _expected_products(x: Tensor, seen: Tensor, share: Tensor, loadings: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what rows add to the products of factors (d, k + 1, k + 1), and of factors with cells (d, k + 1), of columns."""
+    k = len(loadings) - 1
+    products = torch.einsum("jd,ld->djl", loadings[:k], loadings[:k]).flatten(1)  # (d, k * k)
+    precision = torch.eye(k, device=x.device, dtype=x.dtype) + ((seen / psi) @ products).unflatten(1, (k, k))
+    variance = torch.linalg.inv(precision)  # (n, k, k) of the factors of each row
+    residual = torch.where(seen, x - loadings[k], 0.0) / psi
+    factors = (variance @ (residual @ loadings[:k].mT)[..., None])[..., 0]  # (n, k) their means
+    factors = torch.cat([factors, torch.ones_like(share)], 1)
+    second = factors[:, :, None] * factors[:, None, :]
+    second[:, :k, :k] += variance
+    gram = ((share * seen).mT @ second.flatten(1)).unflatten(1, (k + 1, k + 1))
+    return gram, (share * x).mT @ factors
 
 
 def _shares(data: Batch) -> Tensor:

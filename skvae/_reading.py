@@ -9,6 +9,7 @@ from sklearn.utils.validation import validate_data
 from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sparse import SparseRows
+from skvae._stream import row_of_zeros
 from skvae._table import array_of_tensor, explain_columns
 from skvae.data import Source
 from skvae.likelihoods import Gaussian, Likelihood, Mixed
@@ -27,14 +28,39 @@ class TableReader:
 
     def _cells_for_more(self, X):
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
-        cells, seen = self._cells(X), self._fitted.codec.order
-        now = np.intersect1d(conditions_of(array_or_frame(X), self.condition_on), seen)
+        cells = self._cells(X)
+        self._check_same_conditions(array_or_frame(X))
+        return cells
+
+    def _check_same_conditions(self, X):
+        """Refuse to go on training where conditions are not what they were."""
+        now = np.intersect1d(conditions_of(X, self.condition_on), self._fitted.codec.order)
         if not np.array_equal(now, self._fitted.conditions):
             raise ValueError(
                 f"The fitted model cannot go on training: it was fitted with other columns for conditions than condition_on="
                 f"{self.condition_on!r} now says. Set it back, or train anew with warm_start=False."
             )
-        return cells
+
+    def _likelihoods_of_source(self, source):
+        """Return the likelihoods of the columns of a source, which holds numbers."""
+        likelihood = resolve("likelihood", self.likelihood)
+        if _reads_any_cells(likelihood):
+            raise ValueError(
+                f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one "
+                "likelihood of numbers for all columns, or fit a frame or an array."
+            )
+        likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * source.n_features
+        return with_conditions(likelihoods, conditions_of(row_of_zeros(source), self.condition_on))
+
+    def _check_source_for_more(self, source):
+        """Refuse a source on which the fitted model cannot go on training."""
+        form = self._fitted.codec.form
+        if form is not None and form.has_categories:
+            raise TypeError(
+                f"The fitted model has columns with categories, and a {type(source).__name__} is read as numbers. Pass its "
+                "rows as frames or arrays, like those of the first fit."
+            )
+        self._check_same_conditions(row_of_zeros(source))
 
     def _numbers(self, X, *, reset):
         """Return a table of numbers, in which cells may be missing."""
@@ -70,8 +96,9 @@ class TableReader:
         _refuse_sparse(X, f"likelihood={likelihood!r}")
         X = self._checked_table(X, reset=True)
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
-        form, likelihoods = Form.learn(X, likelihoods_of(X, likelihood), types.chosen_for_numbers(), types.handle_unknown)
-        return form.cells(X), form, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+        chosen, conditions = likelihoods_of(X, likelihood), conditions_of(X, self.condition_on)
+        form, likelihoods = Form.learn(X, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions)
+        return form.cells(X), form, with_conditions(likelihoods, conditions)
 
 
 def array_or_frame(X):
@@ -89,16 +116,6 @@ def array_or_frame(X):
 def _reads_any_cells(likelihood):
     """Tell whether a likelihood makes of the columns of an array whatever they are, and not numbers of all of them."""
     return likelihood.reads_codes or (isinstance(likelihood, Mixed) and likelihood != Mixed())
-
-
-def likelihoods_of_source(likelihood, n_columns):
-    """Return the likelihood of every column of a source, which holds numbers."""
-    if _reads_any_cells(likelihood):
-        raise ValueError(
-            f"likelihood={likelihood!r} needs to see the whole table, and a data source is read in blocks. Use one likelihood "
-            "of numbers for all columns, or fit a frame or an array."
-        )
-    return [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * n_columns
 
 
 def _refuse_sparse(X, reader):

@@ -59,6 +59,10 @@ class ColumnStatistics:
         """Return the statistics of some columns."""
         return ColumnStatistics(*(getattr(self, f.name)[columns] for f in fields(self)))
 
+    def where(self, chosen: np.ndarray, other: "ColumnStatistics") -> "ColumnStatistics":
+        """Return these statistics for the chosen columns, and others for the rest."""
+        return ColumnStatistics(*(np.where(chosen, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
     def with_categories(self, form: Form) -> "ColumnStatistics":
         """Return the statistics with limits that leave room for all categories, seen or not."""
         high = self.high.copy()
@@ -78,9 +82,13 @@ class Group:
 
 
 def group_columns(likelihoods: Sequence[Likelihood], statistics: ColumnStatistics, keeps_constant: bool) -> list[Group]:
-    """Return the groups of columns of equal likelihoods, which then know their columns; without those that never vary."""
+    """Return the groups of columns of equal likelihoods, which then know their columns; without those that never vary.
+
+    A first batch of rows keeps columns that do not vary in it, unless it has no cell of them.
+    """
     d = len(statistics.low)
     constant = ~(statistics.high > statistics.low)
+    left_out = np.isnan(statistics.low) if keeps_constant else constant  # a column without a cell has no units either
     distinct: list[Likelihood] = []
     owner = np.empty(d, dtype=int)
     for j, likelihood in enumerate(likelihoods):
@@ -91,7 +99,7 @@ def group_columns(likelihoods: Sequence[Likelihood], statistics: ColumnStatistic
     several = len(distinct) > 1
     groups = []
     for i, likelihood in enumerate(distinct):
-        dropped = constant & ((likelihood.drops_constant or several) and not keeps_constant)
+        dropped = left_out & (likelihood.drops_constant or several)
         columns = np.flatnonzero((owner == i) & ~dropped)
         if len(columns) or not several:
             groups.append(Group(likelihood.bind(statistics.take(columns)), columns))

@@ -1,7 +1,7 @@
 """Training out of core: one pass that learns all about the rows of a source, and epochs through a bounded window of them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -13,14 +13,14 @@ from skvae._batch import Batch, batch_sizes
 from skvae._random import generator
 from skvae._table import (
     ColumnStatistics,
+    RunningStatistics,
     TableCodec,
-    column_statistics,
     fingerprint,
     hash_sum,
-    merge_statistics,
     row_hashes,
 )
 from skvae.data import Source
+from skvae.likelihoods import Likelihood
 
 _WINDOW_BYTES = 2**26  # encoded rows that are held and shuffled at a time: 64 MB
 _MIXED_BLOCKS = 32  # so many blocks a window should mix; larger ones give it a part of their rows
@@ -89,8 +89,8 @@ class StreamedTable:
 
     source: Source
     weight: np.ndarray | None
-    form: None = None  # a source holds numbers, and
-    likelihoods: None = None  # one likelihood reads them
+    likelihoods: Sequence[Likelihood] | None = None  # of its columns; known where a model is made for it
+    form: None = None  # a source holds numbers
 
     @property
     def X(self) -> Source:
@@ -107,21 +107,26 @@ class StreamedTable:
         """Moments and limits of the columns."""
         return self.survey.statistics
 
+    def has_holes(self, codec: TableCodec) -> bool:
+        """Tell whether the model will miss a cell."""
+        return bool((self.statistics.missing[codec.order] > 0).any())
+
     @cached_property
     def survey(self) -> Survey:
         """The pass over all rows."""
-        holder = Holder()
-        n_rows, total, hashes, statistics = 0, 0.0, 0, None
+        holder, running = Holder(), RunningStatistics()
+        n_rows, hashes = 0, 0
         for X, weight in self.pieces():
             hashed = row_hashes(X)
             hashes += hash_sum(hashed, None if self.weight is None else torch.from_numpy(weight), self.n_features)
-            found, share = column_statistics(X, np.arange(len(X)), weight), float(weight.sum())
-            statistics = found if statistics is None else merge_statistics(statistics, total, found, share)
+            running.add(X, weight)
             holder.add(hashed, X, weight)
-            n_rows, total = n_rows + len(X), total + share
-        if statistics is None:
+            n_rows += len(X)
+        if not n_rows:
             raise ValueError(f"Found no rows in {self.source!r}: at least one is needed.")
-        return Survey(n_rows, total, statistics, holder.held(), fingerprint(hashes))
+        if not running.present.any():
+            raise ValueError(f"All cells of {self.source!r} are missing (null or NaN), so there is nothing to learn from.")
+        return Survey(n_rows, running.total, running.result(), holder.held(), fingerprint(hashes))
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield all rows of positive weight in order, with their weights, checked."""
@@ -138,8 +143,13 @@ def frame(source: Source, X: np.ndarray) -> np.ndarray | pd.DataFrame:
     return X if source.feature_names is None else pd.DataFrame(X, columns=source.feature_names, copy=False)
 
 
+def row_of_zeros(source: Source) -> np.ndarray | pd.DataFrame:
+    """Return a row in the form of those of a source, of which number and names of the columns can be told."""
+    return frame(source, np.zeros((1, source.n_features)))
+
+
 def checked_pieces(source: Source) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield all rows of a source in order, each array with the number of its first row; refuse what is no finite number."""
+    """Yield all rows of a source in order, each array with the number of its first row; refuse infinite cells."""
     few: list[np.ndarray] = []  # blocks may be small, and work on a few rows takes as long as on many
     start = n_few = 0
     for X in _checked_blocks(source):
@@ -171,13 +181,12 @@ def checked(source: Source, block: int, X) -> np.ndarray:
     if X.ndim != 2 or X.shape[1] != source.n_features:
         raise ValueError(f"{source.name_of(block)} gave an array of shape {X.shape}; expected {source.n_features} columns.")
     X = X if X.dtype == np.float32 else X.astype(np.float64, copy=False)
-    if not np.isfinite(X).all():
-        bad = np.flatnonzero(~np.isfinite(X).all(axis=0))
-        what = "missing cells (null or NaN)" if np.isnan(X).any() else "infinite values"
+    if np.isinf(X).any():
+        bad = np.flatnonzero(np.isinf(X).any(axis=0))
         names = source.feature_names or [f"x{j}" for j in range(source.n_features)]
         raise ValueError(
-            f"{len(bad)} column(s) have {what} in {source.name_of(block)}: {[names[j] for j in bad[:5]]}. Fill or drop such "
-            "cells first."
+            f"{len(bad)} column(s) have infinite values in {source.name_of(block)}: {[names[j] for j in bad[:5]]}. Replace "
+            "such cells, or mark them as missing (NaN)."
         )
     return X
 

@@ -195,7 +195,8 @@ def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnS
     zeros = (lambda cells: np.where(np.isnan(cells), 0.0, cells)) if has_holes else (lambda cells: cells)  # for holes
     if has_holes:
         missing = sum(share(p) @ np.isnan(X[rows[p]]) for p in parts)
-        present = np.where(missing < 1, 1 - missing, np.nan)
+        present = sum(share(p) @ ~np.isnan(X[rows[p]]) for p in parts)  # without a difference, which loses digits
+        present = np.where(missing > 0, np.where(present > 0, present, np.nan), 1.0)
         mean = sum(share(p) @ zeros(X[rows[p]] / unit) for p in parts) / present
     centred = lambda p: zeros(X[rows[p]] / unit - mean)  # noqa: E731
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
@@ -204,10 +205,33 @@ def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnS
     return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing)
 
 
-def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatistics, other_weight: float) -> ColumnStatistics:
-    """Return the statistics of two sets of rows without holes together, given each set's statistics and total weight."""
-    share = other_weight / (weight + other_weight)
-    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+class RunningStatistics:
+    """Statistics of rows that come part by part; those of all rows, however they are cut, to rounding."""
+
+    statistics: ColumnStatistics
+    total: float = 0.0  # weight of the rows so far
+    present: np.ndarray  # (d,) and of the cells of every column among them that are not missing
+    missing: np.ndarray
+
+    def add(self, X: np.ndarray, weight: np.ndarray) -> None:
+        """Count more rows, each of a positive weight."""
+        found, total, holes = column_statistics(X, np.arange(len(X)), weight), float(weight.sum()), np.isnan(X)
+        missing = weight @ holes if holes.any() else np.zeros(X.shape[1])
+        present = np.where(missing > 0, weight @ ~holes, total)  # without a difference, which loses digits
+        if self.total:
+            found = _merged(self.statistics, self.present, found, present)
+            total, present, missing = self.total + total, self.present + present, self.missing + missing
+        self.statistics, self.total, self.present, self.missing = found, total, present, missing
+
+    def result(self) -> ColumnStatistics:
+        """Return the statistics of all rows so far."""
+        return replace(self.statistics, missing=self.missing / self.total)
+
+
+def _merged(one: ColumnStatistics, weight: np.ndarray, other: ColumnStatistics, other_weight: np.ndarray) -> ColumnStatistics:
+    """Return the moments and limits of two sets of cells per column together, given those of each set and its weight."""
+    one, other = one.where(weight > 0, other), other.where(other_weight > 0, one)
+    share = other_weight / np.where(weight + other_weight > 0, weight + other_weight, 1.0)
     with np.errstate(over="ignore"):
         step = other.mean - one.mean
         unit = np.maximum(
@@ -216,7 +240,10 @@ def merge_statistics(one: ColumnStatistics, weight: float, other: ColumnStatisti
     unit = np.where((unit > 0) & np.isfinite(unit), unit, 1.0)
     within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
     between = share * (1 - share) * np.square(step / unit)
-    return ColumnStatistics(one.mean + share * step, np.sqrt(within + between) * unit, low, high, one.missing)
+    std = np.sqrt(within + between) * unit
+    return ColumnStatistics(
+        one.mean + share * step, std, np.fmin(one.low, other.low), np.fmax(one.high, other.high), one.missing
+    )
 
 
 @dataclass(frozen=True)
@@ -448,7 +475,7 @@ class Table:
     rows: np.ndarray  # numbers of the distinct rows
     weight: np.ndarray  # of each of them
     form: Form | None = None  # in which the user gave X, and
-    likelihoods: Sequence[Likelihood] | None = None  # of its columns; None where one likelihood reads an array of numbers
+    likelihoods: Sequence[Likelihood] | None = None  # of its columns; known where a model is made for it
 
     @classmethod
     def of(cls, X: Cells, weight: np.ndarray | None, *form) -> "Table":
@@ -465,6 +492,10 @@ class Table:
         """Moments and limits of the columns."""
         found = column_statistics(self.X, self.rows, self.weight)
         return found if self.form is None else found.with_categories(self.form)
+
+    def has_holes(self, codec: TableCodec) -> bool:
+        """Tell whether the model will miss a cell."""
+        return bool(codec.has_holes(self.X).any())
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from skvae._devices import room_for_data, threads_for
 from skvae._engine import Callback, Plan, Progress, Trainee, divergence
 from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
-from skvae._model import Model
+from skvae._model import Model, Params
 from skvae._population import train_in_company
 from skvae._random import generator, matched_normal
 from skvae._state import Fitted, Training
@@ -223,10 +223,20 @@ def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -
 def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
     """Let likelihood and prior begin where the rows of training data say."""
     params = model.unpack(flat)
-    outputs = model.likelihood.start(params["likelihood"], _repeated(rows)) if model.n_columns else None
-    if outputs is not None:
-        model.decoder.set_bias(params["decoder"], outputs)
+    if model.n_columns:
+        _start_likelihood(model, params, _repeated(rows))
     model.prior.start_from(params["prior"], model.inputs(rows.x), model.seed)
+
+
+def _start_likelihood(model: Model, params: Params, x: Tensor) -> None:
+    """Let the likelihood begin where the rows x say; of columns that have no cell in them, everything stays as it was."""
+    own = params["likelihood"]
+    before = {name: value.clone() for name, value in own.items()}
+    outputs = model.likelihood.start(own, x)
+    for name, value in own.items():
+        value.copy_(torch.where(value.isnan(), before[name], value))
+    if outputs is not None:
+        model.decoder.set_bias(params["decoder"], torch.where(outputs.isnan(), 0.0, outputs))
 
 
 def _repeated(rows: Batch) -> Tensor:

@@ -13,6 +13,7 @@ MEMORY_BUDGET = 2**28  # bytes of a memory-mapped array beyond which it is train
 _BLOCK_BYTES = 2**16  # of an array that are read in one go
 _MAX_BLOCKS = 2**16  # of an array, beyond which they grow, up to `_MAX_BLOCK_BYTES`
 _MAX_BLOCK_BYTES = 2**21
+_SMALL_TYPES = ("float", "halffloat", "null")  # of arrow, which single precision holds
 _STREAM_CELLS = 2**18  # cells that a parquet file gives at a time, where its rows are read in order
 
 
@@ -69,7 +70,7 @@ class Source:
         Returns
         -------
         X : ndarray of shape (n_rows, n_features)
-            The rows, numbers of any dtype.
+            The rows, numbers of any dtype; NaN for missing cells.
         """
         raise NotImplementedError
 
@@ -152,8 +153,8 @@ class ParquetSource(Source):
 
     Of a folder, all files that end in `.parquet` count, also in folders within it, in the order of their names; those whose
     name begins with a dot or an underscore do not. They must have the same columns, in any order, all of them numbers
-    (integers, floats, decimals, booleans) without nulls. Files are never written to. They must stay as they are while they are
-    in use: a file that has changed since the source was made is refused.
+    (integers, floats, decimals, booleans); a null is a missing cell, and so is NaN. Files are never written to. They must stay
+    as they are while they are in use: a file that has changed since the source was made is refused.
 
     The blocks are the row groups of the files. One column at a time is read of a row group, so large row groups cost time, not
     memory.
@@ -223,7 +224,7 @@ class ParquetSource(Source):
                 "Leave them out with `columns`, or encode them first."
             )
 
-        self._is_small = self._is_small and all(str(schema.field(n).type) in ("float", "halffloat") for n in self.feature_names)
+        self._is_small = self._is_small and all(str(schema.field(n).type) in _SMALL_TYPES for n in self.feature_names)
 
     def read(self, block, rows=None):
         n = self.block_sizes[block] if rows is None else len(rows)
@@ -293,7 +294,13 @@ def _is_number(kind) -> bool:
     import pyarrow as pa
 
     types = pa.types
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
+    return (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )
 
 
 def _cells(column, dtype: np.dtype) -> np.ndarray:

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from skvae import VAETransformer, data
 from skvae.data import ArraySource, ParquetSource, Source, as_source
-from skvae.likelihoods import Bernoulli
+from skvae.likelihoods import Bernoulli, SelfMasking
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -153,15 +153,36 @@ def test_a_source_prints_and_pickles(folder):
     np.testing.assert_array_equal(all_of(pickle.loads(pickle.dumps(source))), all_of(source))
 
 
-@pytest.mark.parametrize("missing", [None, np.nan, np.inf])
-def test_missing_cells_are_named_with_file_and_column(folder, missing):
-    column = [0.0] * 9 + [missing]
+def test_infinite_cells_are_named_with_file_and_column(folder):
+    column = [0.0, np.nan] * 4 + [None, np.inf]
     pq.write_table(pa.table({"a": [1.0] * 10, "b": column, "c": [2.0] * 10}), folder / "d.parquet")
     model = vae()
-    what = "infinite values" if missing == np.inf else "missing cells"
-    with pytest.raises(ValueError, match=rf"1 column\(s\) have {what}.*d\.parquet': \['b'\]"):
+    with pytest.raises(ValueError, match=r"1 column\(s\) have infinite values.*d\.parquet': \['b'\]"):
         model.fit(ParquetSource(folder))
     assert vars(model) == vars(vae())
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint64", "bool", "float32", "float64", "decimal"])
+def test_nulls_of_all_kinds_of_numbers_are_missing_cells(tmp_path, kind):
+    cells = pa.array([0, None, 1, 1, None])
+    column = (
+        cells.cast(pa.decimal128(30, 2))
+        if kind == "decimal"
+        else cells.cast(getattr(pa, f"{kind}_")() if kind == "bool" else kind)
+    )
+    pq.write_table(pa.table({"x": column, "y": pa.nulls(5)}), tmp_path / "a.parquet")
+    source = ParquetSource(tmp_path)
+    for X in (source.read(0), next(source.stream(0)), source.read(0, np.arange(5))):
+        assert X.dtype == (np.float32 if kind == "float32" else np.float64)
+        np.testing.assert_array_equal(X, np.column_stack([[0, np.nan, 1, 1, np.nan], np.full(5, np.nan)]))
+
+
+def test_a_column_may_hold_nulls_alone_in_some_files(tmp_path):
+    write(tmp_path / "a.parquet", rows(10), c=None)
+    write(tmp_path / "b.parquet", rows(10))
+    X = rows(10)
+    X[:, 2] = np.nan
+    np.testing.assert_array_equal(all_of(ParquetSource(tmp_path)), np.concatenate([X, rows(10)]))
 
 
 def test_files_that_vanish_or_change_stop_the_fit_and_leave_the_model(folder):
@@ -300,6 +321,145 @@ def test_few_distinct_rows_in_many_copies(mapped, tmp_path):
     assert np.isfinite(model.score(X))
     one = vae(early_stopping=True).fit(ArraySource(np.ones((400, 3))))
     assert np.isfinite(one.score(np.ones((2, 3))))
+
+
+# --- missing cells ---------------------------------------------------------------------------------------------------
+
+
+def with_holes(n=300, seed=1):
+    """Return rows with holes, of which some have no cell, with a column of whole numbers and one without a cell."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rows(n), rng.integers(5, size=n), np.full(n, np.nan)])
+    X[rng.random(X.shape) < 0.2] = np.nan
+    X[:3] = X[n // 2] = np.nan
+    return X
+
+
+@pytest.fixture
+def holey(tmp_path, monkeypatch):
+    """Rows with holes as an array, as parquet files whose nulls they are, and as a memory map above the budget."""
+    X = with_holes()
+    frame = pd.DataFrame(X, columns=list("abcde")).astype({"d": "Int64"}).astype({"e": object})
+    (tmp_path / "files").mkdir()
+    for i in range(3):
+        part = pa.Table.from_pandas(frame[100 * i : 100 * i + 100], preserve_index=False)
+        assert str(part.schema.field("d").type) == "int64" and str(part.schema.field("e").type) == "null"
+        pq.write_table(part, tmp_path / f"files/{i}.parquet", row_group_size=40)
+    np.save(tmp_path / "X.npy", X)
+    monkeypatch.setattr(data, "MEMORY_BUDGET", 100)
+    return X, ParquetSource(tmp_path / "files"), np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+def test_sources_with_holes_train_like_the_array(holey):
+    X, parquet, mapped = holey
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    inside = vae(max_iter=20).fit(X)
+    for source, table in ((parquet, frame), (mapped, X)):
+        model = vae(max_iter=20).fit(source)
+        assert model.lower_bound_ == pytest.approx(inside.lower_bound_, abs=0.1)
+        assert [c.constant for c in model.schema_] == [False] * 4 + [True]
+        for name in ("loc", "scale"):
+            found, expected = ([getattr(c, name) for c in m.schema_] for m in (model, inside))
+            np.testing.assert_allclose(found, expected, rtol=1e-13)
+        np.testing.assert_array_equal(model.transform(source), model.transform(table))
+        np.testing.assert_array_equal(model.score_samples(source), model.score_samples(table))
+        assert np.abs(model.score_samples(source)[:3]).max() < 0.1  # rows without a cell
+        assert np.isnan(model.impute(table)).any(axis=0).tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("method", ["elbo", "iwae", "hmc", "ais"])
+def test_scores_in_blocks_are_those_of_the_array_where_holes_come_later(holey, monkeypatch, method):
+    X, _, _ = holey
+    X = X[:60, :3]
+    monkeypatch.setattr("skvae._stream._PIECE_CELLS", 30)
+    model = vae(score_method=method).fit(rows())
+    np.testing.assert_array_equal(model.score_samples(ArraySource(X)), model.score_samples(X))
+    np.testing.assert_array_equal(model.transform(ArraySource(X)), model.transform(X))
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["array", "parquet", "memory map"])
+def test_warm_start_with_holes_goes_on_to_the_last_bit(holey, kind):
+    X = holey[kind]
+    fixed = {"learning_rate": "constant"}
+    twice = vae(warm_start=True, **fixed).fit(X).set_params(max_iter=6).fit(X)
+    once = vae(max_iter=6, **fixed).fit(X)
+    np.testing.assert_array_equal(twice._fitted.params, once._fitted.params)
+
+
+def test_sources_whose_holes_come_later_go_on_training(holey):
+    _, _, mapped = holey
+    for again in ("fit", "partial_fit"):
+        model = vae(warm_start=True).fit(rows())
+        getattr(model, again)(ArraySource(mapped[:, :3]))
+        assert np.isfinite(model.score(ArraySource(mapped[:, :3])))
+        assert np.isfinite(model._fitted.params).all()
+
+
+def test_partial_fit_learns_no_column_that_its_first_rows_lack(holey):
+    X, _, _ = holey
+    for chunk in (X, ArraySource(X)):
+        model = vae().partial_fit(chunk).partial_fit(ArraySource(np.nan_to_num(X)))
+        assert [c.constant for c in model.schema_] == [False] * 4 + [True]
+        assert np.isfinite(model.score(X)) and np.isnan(model.reconstruct(X)[:, 4]).all()
+
+
+def test_a_source_without_a_cell_is_refused():
+    model = vae()
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=r"All cells of .*ArraySource.* are missing"):
+            fit(ArraySource(np.full((20, 2), np.nan)))
+    assert vars(model) == vars(vae())
+
+
+def test_weights_count_on_a_source_with_holes(holey):
+    X, _, _ = holey
+    weight = np.arange(300) % 3.0
+    weighted, repeated = (vae(early_stopping=False).fit(source, sample_weight=w) for source, w in (
+        (ArraySource(X), weight), (ArraySource(np.repeat(X, weight.astype(int), axis=0)), None)
+    ))  # fmt: skip
+    for one, other in zip(weighted.schema_, repeated.schema_, strict=True):
+        np.testing.assert_allclose((one.loc, one.scale), (other.loc, other.scale), rtol=1e-12)
+    assert weighted.lower_bound_ == pytest.approx(repeated.lower_bound_, abs=0.1)
+
+
+def test_self_masking_reads_the_holes_of_a_source(holey):
+    X = holey[0][:, :4]
+    inside, outside = (vae(likelihood=SelfMasking(), max_iter=20).fit(table) for table in (X, ArraySource(X)))
+    assert outside.lower_bound_ == pytest.approx(inside.lower_bound_, abs=0.2)
+    assert (outside.score_samples(ArraySource(X))[:3] < -1).all()  # where cells are missing is a part of the data
+
+
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share_missing", [0.0, 0.2])
+def test_columns_of_a_source_may_be_conditions(share_missing):
+    X = rows()
+    X[np.random.default_rng(0).random(X.shape) < share_missing] = np.nan
+    names, source = list("abc"), ArraySource(X)
+    source.feature_names = names
+    inside = vae(condition_on=["b"], max_iter=20).fit(pd.DataFrame(X, columns=names))
+    model = vae(condition_on=["b"], max_iter=20).fit(source)
+    assert model.schema_[1].kind == "given gaussian"
+    assert model.lower_bound_ == pytest.approx(inside.lower_bound_, abs=0.2)
+    np.testing.assert_array_equal(model.transform(source), model.transform(pd.DataFrame(X, columns=names)))
+    given = model.inverse_transform(np.zeros((1, 2)), given={1: 1.5})
+    assert given[0, 1] == 1.5
+    model.set_params(condition_on=["a"])
+    with pytest.raises(ValueError, match="other columns for conditions"):
+        model.partial_fit(source)
+
+
+def test_a_model_of_categories_does_not_go_on_training_on_a_source():
+    frame = pd.DataFrame(rows(), columns=list("abc")).assign(c=np.arange(300) % 2 + 1)
+    model, source = vae().fit(frame), ArraySource(frame.to_numpy())
+    source.feature_names = list("abc")
+    np.testing.assert_array_equal(model.transform(source), model.transform(frame))
+    with pytest.raises(TypeError, match="columns with categories, and a ArraySource is read as numbers"):
+        model.partial_fit(source)
+
+
+# --- sources that do not keep their word -----------------------------------------------------------------------------
 
 
 class Wrong(Source):

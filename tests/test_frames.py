@@ -384,10 +384,61 @@ def test_columns_that_nothing_reads_are_named(column, match):
         quick().fit(frame()[["real"]].assign(bad=column))
 
 
-def test_identifiers_are_refused():
-    X = pd.DataFrame({"id": [f"row {i}" for i in range(1500)], "x": np.arange(1500.0)})
-    with pytest.raises(ValueError, match="'id' has 1500 categories, more than the 1000"):
+def identified(n_levels, n_more=3000):
+    """Return rows with a column of many categories, each once and ten of them again and again, of which another depends."""
+    rng = np.random.default_rng(0)
+    often = np.linspace(0, n_levels - 1, 10).astype(int)
+    code = np.r_[np.arange(n_levels), rng.choice(often, size=n_more)]
+    return pd.DataFrame({"id": [f"{i:05d}" for i in code], "x": code / n_levels + 0.05 * rng.normal(size=len(code))})
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        ("categorical", identified(1500)["id"]),
+        ("categorical", identified(1500)["id"].astype("category")),
+        ("ordinal", pd.Categorical(identified(1500)["id"], ordered=True)),
+    ],
+)
+def test_identifiers_are_refused_unless_asked_for(kind, column):
+    X = identified(1500).assign(id=column)
+    with pytest.raises(ValueError, match=rf"'id' has 1500 categories.*likelihood=Mixed\({{'id': '{kind}'}}\)"):
         quick().fit(X)
+    model = quick(likelihood=Mixed({"id": kind}), max_iter=1).fit(X)
+    assert model.schema_[0].kind == kind and len(model.schema_[0].categories) == 1500
+
+
+def test_a_column_of_many_categories_is_modelled_where_that_is_asked_for():
+    X = identified(3000)
+    vae = quick(likelihood=Mixed({"id": Categorical()}), max_iter=5).fit(X)
+    drawn = vae.sample(500, random_state=0)
+    assert drawn.dtypes.equals(X.dtypes) and drawn["id"].isin(X["id"]).all() and drawn["id"].nunique() > 100
+    often = X["id"].value_counts().index[:10]
+    assert abs(drawn["id"].isin(often).mean() - 0.5) < 0.15
+    filled = vae.impute(pd.DataFrame({"id": [None, "00007"], "x": [1.0, np.nan]}), n_draws=20)
+    assert filled["id"][0] in set(often) and filled["id"][1] == "00007" and np.isfinite(filled["x"][1])
+
+
+def test_a_condition_may_have_many_categories():
+    X = identified(3000)
+    vae = quick(condition_on="id", max_iter=10).fit(X)
+    assert vae.schema_[0].kind == "given categorical" and len(vae.schema_[0].categories) == 3000
+    assert vae.transform(X).shape == (6000, 2)
+    often = sorted(X["id"].value_counts().index[:10])
+    given = vae.inverse_transform(np.zeros((10, 2)), given=pd.DataFrame({"id": often}))
+    assert given["id"].tolist() == often and np.corrcoef(given["x"], np.arange(10))[0, 1] > 0.9
+    drawn = vae.sample(20, given={"id": often[-1]}, random_state=0)
+    assert (drawn["id"] == often[-1]).all() and drawn["x"].mean() > 0.6
+    with pytest.raises(ValueError, match="did not have in fit"):
+        vae.transform(X[:2].assign(id="new"))
+
+
+def test_ordered_categories_that_were_declared_alone_give_way_to_near_ones():
+    levels = [f"{i:05d}" for i in range(2000)]
+    X = pd.DataFrame({"id": pd.Categorical(levels[500:1500:10] * 20, categories=levels, ordered=True), "x": np.arange(2000.0)})
+    vae = quick(likelihood=Mixed({"id": "ordinal"}), max_iter=1).fit(X)
+    drawn = vae.sample(200, random_state=0)["id"]
+    assert set(drawn) <= set(X["id"])
 
 
 def test_texts_are_no_numbers():

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_wine
 from test_kernels import by_autograd, by_hand, flat_params
 
-from skvae import VAETransformer
+from skvae import VAETransformer, _linear
 from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._linear import covariance, covariance_with_holes, factor_analysis
@@ -259,6 +259,27 @@ def test_factor_analysis_explains_observed_cells_better_than_filling_holes_does(
     naive = factor_analysis(covariance(filled)[1], 3, "feature", 0.01)
     S_naive = naive.loadings.mT @ naive.loadings + naive.noise_variance[0].diag()
     assert observed_log_likelihood(X, mean, S) > observed_log_likelihood(X, covariance(filled)[0], S_naive) + 0.1
+
+
+def test_factor_analysis_in_parts_of_the_rows_is_that_of_all(monkeypatch):
+    X = load_wine().data
+    batch = Batch(torch.from_numpy(holes((X - X.mean(0)) / X.std(0), 0.3)), torch.arange(1.0, 179.0))
+    whole = covariance_with_holes(batch, 3, 0.01)
+    monkeypatch.setattr(_linear, "_EM_CELLS", 16 * 50)
+    torch.testing.assert_close(covariance_with_holes(batch, 3, 0.01), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_a_column_without_a_cell_leaves_factor_analysis_of_the_others_as_it_is():
+    X = load_wine().data
+    X = torch.from_numpy(holes((X - X.mean(0)) / X.std(0), 0.3))
+    mean, S = covariance_with_holes(Batch(X), 3, 0.01)
+    more = torch.cat([X[:, :4], X.new_full((len(X), 1), torch.nan), X[:, 4:]], 1)
+    others = torch.arange(14) != 4
+    found_mean, found = covariance_with_holes(Batch(more), 3, 0.01)
+    torch.testing.assert_close((found_mean[:, others], found[others][:, others]), (mean, S), rtol=0, atol=0)
+    assert found_mean[0, 4] == 0 and torch.equal(found[4], torch.eye(14, dtype=X.dtype)[4])
+    mean, S = covariance_with_holes(Batch(more[:1] * torch.nan), 3, 0.01)
+    assert torch.equal(mean, torch.zeros_like(mean)) and torch.equal(S, torch.eye(14, dtype=X.dtype))
 
 
 def test_training_with_holes_is_near_training_without():

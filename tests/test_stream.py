@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import LIKELIHOODS, table_for
 
 from skvae import VAETransformer, _stream, data
+from skvae._batch import Batch
 from skvae._random import generator
 from skvae._schema import group_columns
 from skvae._stream import Holder, StreamedTable, split_source
 from skvae._table import Table, TableCodec, row_hashes
 from skvae.data import ArraySource
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian
 
 CPU = torch.device("cpu")
 
@@ -29,8 +31,11 @@ def small(monkeypatch):
     monkeypatch.setattr(_stream, "_WINDOW_BYTES", 2000)
 
 
-def table(n=1000, n_columns=2, weight=None, seed=0, copies=1):
-    X = np.repeat(np.random.default_rng(seed).normal(size=(n // copies, n_columns)), copies, axis=0)
+def table(n=1000, n_columns=2, weight=None, seed=0, copies=1, share_missing=0.0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n // copies, n_columns))
+    X[rng.random(X.shape) < share_missing] = np.nan
+    X = np.repeat(X, copies, axis=0)
     return X, StreamedTable(ArraySource(X), weight)
 
 
@@ -49,21 +54,23 @@ def epoch_of(train, batch_size=16, window=3, seed=0):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("share_missing", [0.0, 0.3, 0.98])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_statistics_of_a_source_are_those_of_the_array(weighted):
+def test_statistics_of_a_source_are_those_of_the_array(weighted, share_missing):
     weight = np.random.default_rng(1).integers(3, size=1000).astype(float) if weighted else None
-    X, streamed = table(weight=weight)
+    X, streamed = table(weight=weight, share_missing=share_missing)
     found, expected = streamed.statistics, Table.of(X, weight).statistics
-    for name in ("mean", "std", "low", "high"):
+    for name in ("mean", "std", "low", "high", "missing"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-15)
     assert streamed.survey.n_rows == (1000 if weight is None else (weight > 0).sum())
     assert streamed.survey.total_weight == (1000 if weight is None else weight.sum())
 
 
 @pytest.mark.usefixtures("small")
-def test_held_rows_and_fingerprint_do_not_depend_on_the_order_of_the_rows(monkeypatch):
+@pytest.mark.parametrize("share_missing", [0.0, 0.02])
+def test_held_rows_and_fingerprint_do_not_depend_on_the_order_of_the_rows(monkeypatch, share_missing):
     monkeypatch.setattr(_stream, "_HELD_ROWS", 1000)
-    X, streamed = table(n=5000)
+    X, streamed = table(n=5000, share_missing=share_missing)
     shuffled = StreamedTable(ArraySource(X[np.random.default_rng(1).permutation(len(X))]), None)
     one, other = streamed.survey, shuffled.survey
     np.testing.assert_array_equal(one.held.X, other.held.X)
@@ -106,6 +113,15 @@ def test_rows_set_aside_depend_on_content_and_seed_and_do_not_train():
     assert len(watched) == 50 and len(train) == len(seen) == 950 == total
     everything = np.concatenate([seen, watched.x.numpy()])
     assert np.array_equal(np.sort(everything[:, 0]), np.sort(X[:, 0]))
+
+
+@pytest.mark.usefixtures("small")
+def test_holes_travel_with_their_rows():
+    X, streamed = table(n_columns=3, share_missing=0.3)
+    train, watched, _ = split(streamed)
+    everything = torch.cat([watched.x, *(rows.x for rows, _ in epoch_of(train))]).numpy()
+    one, other = (np.nan_to_num(rows, nan=9.0) for rows in (everything, X))
+    np.testing.assert_array_equal(one[np.lexsort(one.T)], other[np.lexsort(other.T)])
 
 
 @pytest.mark.usefixtures("small")
@@ -174,6 +190,46 @@ def test_a_fit_on_sorted_rows_is_as_good_as_one_in_memory(monkeypatch):
     assert vae.fit(ArraySource(X)).score(X[::5]) == pytest.approx(inside, abs=0.1)
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("hidden", [(), (8,)])
+@pytest.mark.parametrize("share_missing", [0.0, 0.3])
+def test_the_same_batches_give_the_model_of_the_array(monkeypatch, hidden, share_missing):
+    X, _ = table(n=400, n_columns=4, share_missing=share_missing)
+    X[:, 3] += X[:, 0] + 5
+    X = X[~np.isnan(X).all(axis=1)]  # copies are merged in memory alone
+    plain = {"likelihood": Gaussian(standardize=False), "dtype": "float64", "random_state": 0}
+    vae = VAETransformer(2, hidden_layer_sizes=hidden, max_iter=5, batch_size=50, early_stopping=False, **plain)
+    inside = vae.fit(X)
+    expected = inside._fitted.params, inside.transform(X), inside.score_samples(X)
+    as_read = _stream.StreamedRows.epoch
+
+    def as_in_memory(self, batch_size, order, window):
+        rows = torch.cat([rows.x for rows, _ in as_read(self, batch_size, generator(0, "order"), window)])
+        return Batch(rows[np.argsort(row_hashes(rows.numpy()))]).epoch(batch_size, order, window)
+
+    monkeypatch.setattr(_stream.StreamedRows, "epoch", as_in_memory)
+    vae.fit(ArraySource(X))
+    for found, number in zip((vae._fitted.params, vae.transform(X), vae.score_samples(X)), expected, strict=True):
+        np.testing.assert_allclose(found, number, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("likelihood", [one for one in LIKELIHOODS if not isinstance(one, Bernoulli)], ids=repr)
+def test_a_column_whose_cells_are_not_in_the_sample_trains(monkeypatch, likelihood):
+    monkeypatch.setattr(_stream, "_HELD_ROWS", 1000)
+    with_cell, without = np.split(table_for(likelihood, 4000, 12), 2)
+    without[:, 2] = np.nan
+    sampled = np.unique(row_hashes(without))[:1000]
+    X = np.concatenate([without, with_cell[row_hashes(with_cell) > sampled[-1]]])
+    source = ArraySource(X)
+    assert np.isnan(StreamedTable(source, None).survey.held.X[:, 2]).all() and not np.isnan(X[:, 2]).all()
+    vae = VAETransformer(2, likelihood=likelihood, hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(source)
+    assert (
+        not vae.schema_[2].constant and np.isfinite(vae._fitted.params).all() and np.isfinite(vae.score_samples(source)).all()
+    )
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 MEASURED = """
@@ -220,12 +276,15 @@ def test_a_fit_in_memory_takes_less_than_1_6_times_the_data():
 
 @linux
 @pytest.mark.slow
-def test_a_fit_out_of_core_takes_a_fixed_budget(tmp_path):
+@pytest.mark.parametrize("share_missing", [0.0, 0.2])
+def test_a_fit_out_of_core_takes_a_fixed_budget(tmp_path, share_missing):
     path = tmp_path / "X.npy"
     X = np.lib.format.open_memmap(path, "w+", dtype=np.float32, shape=(10_000_000, 32))
     rng = np.random.default_rng(0)
     for start in range(0, len(X), 1_000_000):
-        X[start : start + 1_000_000] = rng.standard_normal((1_000_000, 32), dtype=np.float32)
+        cells = rng.standard_normal((1_000_000, 32), dtype=np.float32)
+        cells[rng.random(cells.shape, dtype=np.float32) < share_missing] = np.nan
+        X[start : start + 1_000_000] = cells
     X.flush()
     del X
     on_disk, _, peak = measured("disk", path)

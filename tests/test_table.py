@@ -1,5 +1,7 @@
 """The table's codec: canonical rows, statistics, the maps to the model's units and back, and messages about bad cells."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,13 +16,13 @@ from skvae._schema import ColumnStatistics, Schema, group_columns
 from skvae._table import (
     Column,
     LazyRows,
+    RunningStatistics,
     TableCodec,
     canonical_rows,
     column_statistics,
     fingerprint,
     hash_sum,
     hashes_of_encoded,
-    merge_statistics,
 )
 from skvae.likelihoods import Bernoulli, Gaussian
 
@@ -159,19 +161,40 @@ def test_the_size_of_the_weights_does_not_matter(factor):
     np.testing.assert_allclose(one.std, other.std, rtol=1e-12)
 
 
+def merged_statistics(X, weight, cuts):
+    running = RunningStatistics()
+    for start, stop in itertools.pairwise(cuts):
+        running.add(X[start:stop], weight[start:stop])
+    return running.result()
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e160, 1e300, 1e-160, 1e-300])
-def test_statistics_merged_by_chunk_are_those_of_all_rows(scale):
+@pytest.mark.parametrize("share_missing", [0.0, 0.4])
+def test_statistics_merged_by_chunk_are_those_of_all_rows(scale, share_missing):
     rng = np.random.default_rng(0)
-    X, weight = (rng.normal(size=(60, 3)) + [0, 5, 0.1]) * scale, rng.random(60)
+    X, weight = (rng.normal(size=(60, 5)) + [0, 5, 0.1, 1, 1]) * scale, rng.random(60)
     X[:, 2] = scale  # constant
+    if share_missing:
+        X[rng.random(X.shape) < share_missing] = np.nan
+        X[:20, 1] = X[45:, 3] = X[:, 4] = np.nan  # of parts and of the whole
     whole = column_statistics(X, np.arange(60), weight)
-    merged = column_statistics(X, np.arange(7), weight[:7])
-    for start in range(7, 60, 10):
-        rows = np.arange(start, min(start + 10, 60))
-        merged = merge_statistics(merged, weight[:start].sum(), column_statistics(X, rows, weight[rows]), weight[rows].sum())
+    merged = merged_statistics(X, weight, [0, 7, 17, 27, 37, 47, 57, 60])
     for name in ("mean", "std", "low", "high"):
         found, expected = getattr(merged, name) / scale, getattr(whole, name) / scale
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(merged.missing, whole.missing, rtol=1e-14, atol=0)
+    assert np.array_equal(merged.missing == 0, ~np.isnan(X).any(axis=0))
+
+
+def test_few_cells_among_many_holes_lose_no_digits():
+    X = np.full((300_000, 2), np.nan)
+    cells = np.array([0.1, 0.7, 0.3])
+    X[[5, 100_000, 299_999], 0] = cells
+    X[299_999, 1] = 0.3
+    weight = np.full(len(X), 1 / 3)
+    for found in (column_statistics(X, np.arange(len(X)), weight), merged_statistics(X, weight, [0, 70_000, 150_000, 300_000])):
+        np.testing.assert_allclose(found.mean, [cells.mean(), 0.3], rtol=1e-15)
+        np.testing.assert_allclose(found.std, [cells.std(), 0], rtol=1e-15, atol=1e-16)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
