@@ -34,7 +34,7 @@ from skvae._table import Table, TableCodec, array_of_tensor
 from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
 from skvae.data import as_source
 from skvae.likelihoods import Likelihood
-from skvae.likelihoods._mixed import Given
+from skvae.likelihoods._mixed import Given, Mixed
 from skvae.networks import MLP, Module, Network
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.optimizers import Optimizer
@@ -176,6 +176,10 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         """
         for role in {name.partition("__")[0] for name in params if "__" in name}:
             piece = params.get(role, getattr(self, role, None))
+            if role == "prior" and piece == "auto":
+                raise ValueError(
+                    "prior='auto' is chosen in fit and has no parameters before. Name a prior as well, such as prior='mixture'."
+                )
             if isinstance(piece, str) and piece in REGISTRY.get(role, {}):
                 params[role] = REGISTRY[role][piece]()
         return super().set_params(**params)
@@ -328,7 +332,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _new_fitted(self, table, drop_constant=True):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
-        pieces, d = self._pieces(table.form), table.n_features
+        pieces, d = self._pieces(self._prior_for(table.form)), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
         groups = group_columns(table.likelihoods, statistics, not drop_constant)
@@ -340,22 +344,25 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
-    def _pieces(self, form):
-        """Return the pieces of the model that the parameters describe, for a table of this form, None for plain numbers."""
-        posterior = resolve("posterior", self.posterior)
+    def _pieces(self, prior):
+        """Return the pieces of the model that the parameters describe, with this prior if they leave it to the table."""
         return Pieces(
-            self._network("encoder"), self._network("decoder"),
-            posterior, self._prior(posterior, form), resolve("likelihood", self.likelihood),
+            self._network("encoder"), self._network("decoder"), resolve("posterior", self.posterior),
+            prior if self.prior == "auto" else resolve("prior", self.prior), resolve("likelihood", self.likelihood),
         )  # fmt: skip
 
-    def _prior(self, posterior, form):
-        if self.prior != "auto":
-            return resolve("prior", self.prior)
-        objective, solver = resolve("objective", self.objective), resolve("solver", self.solver)
-        has_groups = form is not None and form.has_categories
-        is_free = getattr(objective, "kl", "auto") == "auto" and not getattr(objective, "free_bits", 0)
-        is_usual = type(posterior) is Normal and type(solver) is AEVB and isinstance(objective, (ELBO, IWAE)) and is_free
-        return MixtureOfNormals(_MODES) if has_groups and is_usual else StandardNormal()
+    def _prior_for(self, form):
+        """Return the prior that suits a table of this form, None for plain numbers."""
+        chosen = {role: resolve(role, getattr(self, role)) for role in ("likelihood", "posterior", "objective", "solver")}
+        goes_by_types = isinstance(chosen["likelihood"], Mixed) and form is not None
+        has_groups = goes_by_types and form.has_varying_categories
+        objective = chosen["objective"]
+        averages_kl = isinstance(objective, IWAE) or (isinstance(objective, ELBO) and objective.kl != "analytic")
+        has_closed_forms = (
+            type(chosen["posterior"]) is Normal and type(chosen["solver"]) is AEVB
+            and averages_kl and not getattr(objective, "free_bits", 0)
+        )  # fmt: skip
+        return MixtureOfNormals(_MODES) if has_groups and has_closed_forms else StandardNormal()
 
     def _network(self, role):
         network = getattr(self, role)
@@ -366,7 +373,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
     def _fitted_for_more(self, table):
         """Return the present state, after a check that the parameters still describe it."""
         fitted = self._fitted
-        pieces = self._pieces(fitted.codec.form)
+        pieces = self._pieces(fitted.model.prior)
         before = replace(fitted.model.pieces, likelihood=fitted.asked)
         changed = [role for role in ROLES if getattr(pieces, role) != getattr(before, role)]
         if self.n_components not in (None, fitted.model.n_components):

@@ -40,6 +40,11 @@ class Format:
     seen: list[int] | None = None  # codes of the categories that training rows have, the most frequent first; None for all
     frequent: list[tuple[float, float]] | None = None  # numbers that occur again and again, and how near others never come
 
+    @property
+    def n_levels(self) -> int:
+        """Number of categories that training rows have; 0 for numbers."""
+        return len(self.categories or ()) if self.seen is None else len(self.seen)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -54,6 +59,11 @@ class Form:
         """Whether some columns are not plain numbers."""
         return any(f.categories is not None for f in self.formats)
 
+    @property
+    def has_varying_categories(self) -> bool:
+        """Whether training rows differ in a category."""
+        return any(f.n_levels > 1 for f in self.formats)
+
     @classmethod
     def learn(
         cls,
@@ -65,8 +75,8 @@ class Form:
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
-        Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table with categories,
-        and a normal where all columns are numbers. Columns of a chosen likelihood and conditions, given by their numbers, may
+        Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table whose rows differ
+        in a category, and a normal in others. Columns of a chosen likelihood and conditions, given by their numbers, may
         have any number of categories.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
@@ -75,10 +85,12 @@ class Form:
             _learn_column(*column, one, default, j in conditions)
             for j, (column, one) in enumerate(zip(columns, likelihoods, strict=True))
         ]
-        if numbers is None and any(format.categories is not None for format, _ in learnt):
-            learnt = [(format, NormalMixture() if one is default else one) for format, one in learnt]
-        formats = [_with_values(*one, series) for one, (_, series, _) in zip(learnt, columns, strict=True)]
-        return cls(container, formats, handle_unknown), [one for _, one in learnt]
+        form = cls(container, [_with_seen(one, series) for (one, _), (_, series, _) in zip(learnt, columns)], handle_unknown)
+        found = [one for _, one in learnt]
+        if numbers is None and form.has_varying_categories:
+            found = [NormalMixture() if one is default else one for one in found]
+        formats = [_with_frequent(one, likelihood, column[1]) for one, likelihood, column in zip(form.formats, found, columns)]
+        return replace(form, formats=formats), found
 
     def cells(self, X) -> np.ndarray:
         """Return the cells of a table as numbers, in double precision unless all are single."""
@@ -176,16 +188,22 @@ class Form:
         return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
 
 
-def _with_values(format: Format, likelihood: Likelihood, series: pd.Series) -> Format:
-    """Return the format of a column with the categories it has, or the numbers for which a mixture has a mode of their own."""
+def _with_seen(format: Format, series: pd.Series) -> Format:
+    """Return the format of a column with the categories that it has, where those are not all."""
     if format.categories is None:
-        has_modes = isinstance(likelihood, NormalMixture)
-        return replace(format, frequent=_frequent(numbers_of(series, format.name))) if has_modes else format
+        return format
     codes = _codes(series, format.categories)
     counts = np.bincount(codes[codes >= 0], minlength=len(format.categories))
     if counts.all() or not counts.any():
         return format
     return replace(format, seen=[int(code) for code in np.argsort(-counts, kind="stable") if counts[code]])
+
+
+def _with_frequent(format: Format, likelihood: Likelihood, series: pd.Series) -> Format:
+    """Return the format of a column with the numbers for which a mixture of normals has a mode of their own."""
+    if format.categories is None and isinstance(likelihood, NormalMixture):
+        return replace(format, frequent=_frequent(numbers_of(series, format.name)))
+    return format
 
 
 def _frequent(values: np.ndarray) -> list[tuple[float, float]] | None:

@@ -69,7 +69,7 @@ def supports(model: Model, objective: Objective) -> bool:
         type(model.encoder) is MLP
         and type(model.decoder) is MLP
         and type(model.posterior) is Normal
-        and (_is_standard(model.prior) or all(map(model.prior.offers, ("derivative", "log_prob_rows"))))
+        and (_is_standard(model.prior) or _has_derivatives(model.prior))
         and type(objective) in (ELBO, IWAE)
         and (_is_standard(model.prior) or getattr(objective, "kl", "auto") != "analytic")
         and not (getattr(objective, "free_bits", 0) and _samples_kl(model.prior, objective))
@@ -81,6 +81,11 @@ def supports(model: Model, objective: Objective) -> bool:
 
 def _is_standard(prior: Prior) -> bool:
     return type(prior) is StandardNormal
+
+
+def _has_derivatives(prior: Prior) -> bool:
+    """Tell whether the prior's own parameters say all about it, and it gives the derivatives."""
+    return type(prior).given is Prior.given and prior.offers("derivative") and prior.offers("log_prob_rows")
 
 
 def _samples_kl(prior: Prior, objective: ELBO) -> bool:

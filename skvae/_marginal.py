@@ -108,8 +108,7 @@ class Path:
 
     def log_start(self, z: Tensor) -> Tensor:
         """Return the log density at level 0.  # (..., n)"""
-        log_start = self.model.log_prior(self.params, z) if self.from_prior else self.model.posterior.log_prob(self.q, z)
-        return log_start.sum(-1)
+        return self.model.log_pz(self.params, z) if self.from_prior else self.model.posterior.log_prob(self.q, z).sum(-1)
 
     def sample(self, n_chains: int, streams: RowStreams) -> Tensor:
         """Draw from level 0.  # (c, n, k)"""

@@ -69,7 +69,13 @@ class Fitted:
     def attributes(self) -> dict[str, Any]:
         """Return the attributes by which an estimator shows this state; they are not stored beside it."""
         k = self.model.n_components
-        return {"_fitted": self, "_n_features_out": k, "n_components_": k, "schema_": self.codec.schema}
+        return {
+            "_fitted": self,
+            "_n_features_out": k,
+            "n_components_": k,
+            "schema_": self.codec.schema,
+            "prior_": self.model.prior,
+        }
 
     def pack(self) -> dict[str, Any]:
         """Return everything as plain values and numpy arrays; classes and callables of the user's stay what they are."""

@@ -66,8 +66,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     prior : str or Prior, default="auto"
         Family of :math:`p(z)`: "normal" is :math:`N(0, I)`; "mixture" and "vamp" are mixtures that are learnt; the others have
         the names of the posteriors. "auto" is a mixture of 50 normals for tables with categories or flags, whose rows fall
-        into groups, and "normal" where all columns are numbers. It is "normal" as well with another posterior or solver than
-        the default, and with objectives that treat the KL in another way than :class:`~skvae.objectives.ELBO` does by itself.
+        into groups, and "normal" where all columns are numbers. It is "normal" as well with one likelihood for all columns,
+        another posterior or solver than the default, free bits or `ELBO(kl="analytic")`. `prior_` tells which.
 
     init : {"auto", "linear", "random"}, default="auto"
         Where training starts: "linear" at the closed-form solution of the linear model, "random" at random weights, "auto" at
@@ -161,6 +161,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X was a frame whose names are all strings.
+
+    prior_ : Prior
+        The prior of the model, which `prior="auto"` chose.
 
     schema_ : Schema of length `n_features_in_`
         One `Column` per column: its name, its likelihood, its location and scale, whether it is left out because it never

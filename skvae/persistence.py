@@ -40,7 +40,7 @@ FORMAT_VERSION = 1
 #: what vars() of an estimator hold that belongs to scikit-learn or follows from the state
 _LEFT_OUT = {
     "_callback_fit_ctx", "_fitted", "_metadata_request", "_n_features_out", "_parent_callback_ctx", "_skl_callbacks",
-    "_skl_callbacks_to_teardown", "_sklearn_output_config", "n_components_", "schema_",
+    "_skl_callbacks_to_teardown", "_sklearn_output_config", "n_components_", "prior_", "schema_",
 }  # fmt: skip
 _KEPT_IN_TRAINING = {"_sklearn_output_config", "feature_names_in_", "n_features_in_"}
 _OUTPUTS = ("default", "pandas", "polars")

@@ -58,8 +58,9 @@ class Prior(Settings):
     def derivative(self, params: dict[str, Tensor], z: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the derivatives of `sum(weight * log_prob_rows)` by z and by the prior's parameters.
 
-        Optional: a prior that has it trains without autograd. `weight` has the shape (..., n, 1); all have a leading axis, of
-        models.
+        Optional: a prior that has it trains without autograd. All have a leading axis, of models, and `weight` has the shape
+        (..., n, 1). Models of fewer components than others in a batch are filled up: with components where z and all parameters
+        are 0, and whose density must be N(0, 1). Parameters have a value per component on the last axis, or one for all.
         """
         raise NotImplementedError
 
@@ -514,7 +515,7 @@ class MixtureOfNormals(Prior):
     def log_prob(self, params, z):
         if torch.is_grad_enabled():
             return self._log_prob(params, z)
-        n_rows = max(_VECTOR, _CELLS // params["mean"].numel())
+        n_rows = _VECTOR * max(1, _CELLS // (_VECTOR * params["mean"].numel()))
         parts = [self._log_prob(params, rows) for rows in z.reshape(-1, z.shape[-1]).split(n_rows)]
         return torch.cat(parts).view(z.shape)
 

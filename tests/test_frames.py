@@ -241,9 +241,9 @@ def test_tables_of_numbers_alone_are_gaussian():
 
 def test_tables_with_categories_have_a_mixture_as_prior():
     X = frame()
-    assert quick().fit(X)._fitted.model.prior == MixtureOfNormals(50)
-    assert quick().fit(X[["real", "whole"]])._fitted.model.prior == StandardNormal()
-    assert quick(prior="normal").fit(X)._fitted.model.prior == StandardNormal()
+    assert quick().fit(X).prior_ == MixtureOfNormals(50)
+    assert quick().fit(X[["real", "whole"]]).prior_ == StandardNormal()
+    assert quick(prior="normal").fit(X).prior_ == StandardNormal()
 
 
 @pytest.mark.parametrize(
@@ -255,14 +255,42 @@ def test_tables_with_categories_have_a_mixture_as_prior():
     ids=str,
 )  # fmt: skip
 def test_whoever_asks_for_something_else_has_a_normal_prior(params):
-    assert quick(**params).fit(frame(holes=False))._fitted.model.prior == StandardNormal()
+    assert quick(**params).fit(frame(holes=False)).prior_ == StandardNormal()
 
 
 def test_training_goes_on_with_the_prior_of_the_first_table():
     X = frame()
     vae = quick(warm_start=True, random_state=0).fit(X)
-    assert vae.fit(X)._fitted.model.prior == MixtureOfNormals(50)
-    assert vae.partial_fit(X)._fitted.model.prior == MixtureOfNormals(50)
+    assert vae.fit(X).prior_ == MixtureOfNormals(50)
+    assert vae.partial_fit(X).prior_ == MixtureOfNormals(50)
+
+
+@pytest.mark.parametrize(
+    "params", [{"objective": ELBO(free_bits=0.1)}, {"objective": ELBO(kl="monte_carlo")}, {"solver": "wake-sleep"}], ids=str
+)
+def test_training_goes_on_with_its_prior_in_another_way(params):
+    X = frame(holes=False)
+    vae = quick(warm_start=True).fit(X).set_params(**params).fit(X)
+    assert vae.prior_ == MixtureOfNormals(50)
+
+
+@pytest.mark.parametrize("column", ["DE", None, True], ids=str)
+def test_a_column_that_never_varies_changes_nothing(column):
+    X = frame()[["real", "whole"]]
+    with_column = quick().fit(X.assign(constant=column))
+    assert {c.kind for c in with_column.schema_[:2]} == {"gaussian"} and with_column.prior_ == StandardNormal()
+
+
+def test_the_prior_of_one_likelihood_for_all_is_normal_whatever_the_type():
+    flags = frame()[["real"]] > 0
+    assert quick(likelihood="bernoulli").fit(flags).prior_ == quick(likelihood="bernoulli").fit(1 * flags).prior_
+    assert quick(likelihood="bernoulli").fit(flags).prior_ == StandardNormal()
+
+
+def test_parameters_of_a_prior_that_is_not_chosen_yet_are_refused():
+    with pytest.raises(ValueError, match="prior='mixture'"):
+        quick().set_params(prior__n_modes=5)
+    assert quick().set_params(prior="mixture", prior__n_modes=5).prior == MixtureOfNormals(5)
 
 
 def test_columns_of_arrays_go_by_their_numbers():

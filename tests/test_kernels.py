@@ -131,6 +131,12 @@ def test_priors_without_derivatives_and_kl_without_closed_form_go_the_way_of_aut
             return 2 * super().log_prob(params, z)
 
     assert not kernels.supports(make_model(Gaussian(), prior=Other()), ELBO())
+
+    class Tied(MixtureOfNormals):
+        def given(self, model, params):
+            return {**params["prior"], "mean": 2 * params["prior"]["mean"]}
+
+    assert not kernels.supports(make_model(Gaussian(), prior=Tied()), ELBO())
     assert not kernels.supports(make_model(Gaussian(), prior=Laplace()), ELBO())
     assert not kernels.supports(make_model(Gaussian(), prior=MixtureOfNormals()), ELBO(free_bits=0.1))
     assert not kernels.supports(make_model(Gaussian(), prior=MixtureOfNormals()), ELBO(kl="analytic"))

@@ -100,6 +100,7 @@ def test_a_grid_of_pipelines_gives_the_serial_results_from_one_group(groups, mon
         {"likelihood": Bernoulli("observed", binarize="dynamic")},
         {"objective": ELBO(n_samples=3, kl="monte_carlo"), "batch_size": 20},
         {"prior": MixtureOfNormals(5)},
+        {"prior": MixtureOfNormals(50), "objective": ELBO(n_samples=2)},
         {"optimizer": "adagrad", "alpha": 1.0},
         {"optimizer": "sgd", "learning_rate_init": 1e-3},
         {"solver": AEVB(averaging=0), "learning_rate": "cosine", "early_stopping": False},

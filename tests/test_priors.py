@@ -49,6 +49,16 @@ def test_draws_have_the_density(prior):
     assert prior.log_prob({}, z).isfinite().all()
 
 
+def test_rows_of_mixtures_have_the_sums_of_components():
+    prior = priors.MixtureOfNormals(7)
+    params = {name: value.double() for name, value in prior.init(3, 5, generator(0)).items()}
+    z = torch.randn(2, 400, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+    expected = prior.log_prob(params, z).sum(-1)
+    torch.testing.assert_close(prior.log_prob_rows(params, z), expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(prior.log_prob(params, z).sum(-1), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_mixture_is_that_of_torch():
     prior = priors.MixtureOfNormals(4)
     params = {name: value.double() for name, value in prior.init(3, 5, generator(0)).items()}
