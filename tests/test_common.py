@@ -57,10 +57,10 @@ ESTIMATORS = [
     quick(objective=IWAE(5)),
     quick(objective=IWAE(5, gradient="doubly_reparameterized")),
     quick(objective=ELBO(free_bits=0.1)),
-    quick(prior="mixture"),
     quick(likelihood=SelfMasking()),
     quick(likelihood=Mixed({0: "student_t", 1: SelfMasking(missing="high")})),
     quick(likelihood=Mixed(numbers="normal_mixture"), objective=IWAE(3)),
+    quick(prior="mixture"),
 ]
 
 
