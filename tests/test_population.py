@@ -325,7 +325,7 @@ except KeyboardInterrupt:
 
 
 def test_an_interruption_ends_all_training():
-    # In a process of its own: callbacks of the garbage collector, such as hypothesis has, swallow an interruption.
+    # In a process of its own, where nothing that other tests left behind can take the signal.
     program, environment = [sys.executable, "-c", INTERRUPTED], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "interrupted, left: []", done.stderr
