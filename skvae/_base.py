@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
-from skvae._inference import decode_rows, encode_rows, value_of_rows
+from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
@@ -484,7 +484,8 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _ready(self, has_holes=False):
         """Return the fitted state, its parameters and the device, ready to compute on rows that may have missing cells."""
-        fitted, device = self._fitted, resolve_device(self.device)
+        fitted = self._fitted
+        device = resolve_device(self.device, flops_of_call(fitted.model))
         fitted = fitted.tolerating_holes() if has_holes else fitted
         return fitted, fitted.model.unpack(torch.tensor(fitted.params, device=device)), device
 

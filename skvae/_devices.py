@@ -21,7 +21,7 @@ _PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more th
 def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch.device:
     """Return the device that a `device` parameter names; "auto" is CUDA when there is one and the work is worth it.
 
-    `flops` is the work of one step of training; inference does not say and takes the device.
+    `flops` is the work of one step of training, or of encoding and decoding a thousand rows.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and flops >= _DEVICE_FLOPS else "cpu")

@@ -184,7 +184,7 @@ class StudentT(LocationScale):
 
     def standard(self, noise):
         top, below = noise.chunk(2, -1)
-        half = below.new_tensor(self.df / 2)
+        half = below.new_full((), self.df / 2)
         return top * (half / gamma_quantile(below, half)).sqrt()
 
     def standard_log_prob(self, t):
@@ -444,7 +444,7 @@ class ChiSquared(Family):
     _gamma = Gamma()
 
     def _as_gamma(self, df: Tensor) -> tuple[Tensor, Tensor]:
-        return df / 2, df.new_tensor(0.5)
+        return df / 2, df.new_full((), 0.5)
 
     def draw(self, noise, *params):
         return self._gamma.draw(noise, *self._as_gamma(*params))

@@ -23,6 +23,8 @@ _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are 
 _DECODING_FLOPS = 4e8  # work that is worth a call
 _MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
 _MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one as well
+_ROWS_OF_CALL = 1024  # by which it is judged whether a model is worth a graphics card
+_DEVICE_TILE = 16  # times as much of everything at a time on a graphics card, whose calls cost more than their work
 
 
 class Rows(Protocol):
@@ -42,6 +44,11 @@ class Rows(Protocol):
         """Return rows `start` to `stop`, or to the end."""
 
 
+def flops_of_call(model: Model) -> float:
+    """Return about how many floating point operations it takes to encode and decode a thousand rows."""
+    return 2.0 * model.n_products * _ROWS_OF_CALL
+
+
 def map_rows(function: Callable[[Batch], Tensor], data: Rows, tile: int, flops: float = 0.0) -> Tensor:
     """Apply `function`, which gives one result per row, to tiles of `tile` rows, the last one padded.
 
@@ -56,16 +63,21 @@ def map_draws(
 ) -> Tensor:
     """Do what `map_rows` does for a function that decodes `n_draws` latents per row, and is told where its tile starts."""
     params = _aligned(model, params, "encoder", "decoder")
-    tile = _tile_of_draws(n_draws, model.likelihood.n_outputs(model.n_columns))
+    tile = _tile_of_draws(n_draws, model.likelihood.n_outputs(model.n_columns), _size_of_calls(data.device))
     return _map_tiles(
         lambda batch, n, start: function(params, batch, start), data, tile, 2.0 * model.n_products * n_draws * tile
     )
 
 
-def _tile_of_draws(n_draws: int, n_columns: int) -> int:
+def _size_of_calls(device: torch.device) -> int:
+    """Return how many times as much is computed at a time as on a processor."""
+    return 1 if device.type == "cpu" else _DEVICE_TILE
+
+
+def _tile_of_draws(n_draws: int, n_columns: int, size: int) -> int:
     """Return the rows per tile where latents are drawn."""
-    tile = _VECTOR_ROWS * max(1, _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
-    return 1 if tile * n_draws * n_columns > _MAX_TILE_CELLS else tile
+    tile = _VECTOR_ROWS * max(1, size * _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
+    return 1 if tile * n_draws * n_columns > size * _MAX_TILE_CELLS else tile
 
 
 def _map_tiles(function: Callable[[Batch, int, int], Tensor], data: Rows, tile: int, flops: float) -> Tensor:
@@ -92,10 +104,10 @@ RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 
 def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues, noise: Tensor) -> Tensor:
     """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
-    n_draws = len(noise)
+    n_draws, size = len(noise), _size_of_calls(data.device)
     flops = 2.0 * model.n_products * n_draws
-    tile = _tile_of_draws(n_draws, model.n_columns)
-    rows = min(tile, _rows_per_decoding(n_draws, flops))
+    tile = _tile_of_draws(n_draws, model.n_columns, size)
+    rows = min(tile, _rows_per_decoding(n_draws, flops, size))
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
@@ -109,8 +121,9 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
 
     Chains accept or refuse: in double precision, rounding, which depends on a row's neighbours, practically never decides.
     """
-    tile = _VECTOR_ROWS * max(1, _CHAINS // (n_chains * _VECTOR_ROWS))
-    if tile * n_chains * model.n_columns > _MAX_TILE_CELLS:
+    size = _size_of_calls(data.device)
+    tile = _VECTOR_ROWS * max(1, size * _CHAINS // (n_chains * _VECTOR_ROWS))
+    if tile * n_chains * model.n_columns > size * _MAX_TILE_CELLS:
         tile = 1
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
@@ -120,12 +133,13 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     return _map_tiles(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
 
 
-def _rows_per_decoding(n_draws: int, flops_per_row: float) -> int:
+def _rows_per_decoding(n_draws: int, flops_per_row: float, size: int) -> int:
     """Return how many rows are decoded at a time: enough to be worth a call, few enough to leave the results in the cache."""
     rows = _VECTOR_ROWS // math.gcd(_VECTOR_ROWS, n_draws)  # makes whole vectors of any width
-    while rows < _VECTOR_ROWS and rows * n_draws < _DECODED_DRAWS and rows * flops_per_row < _DECODING_FLOPS:
+    limit = size * _VECTOR_ROWS, size * _DECODED_DRAWS, size * _DECODING_FLOPS
+    while rows < limit[0] and rows * n_draws < limit[1] and rows * flops_per_row < limit[2]:
         rows *= 2
-    return 1 if rows * flops_per_row > _MAX_DECODING_FLOPS else rows
+    return 1 if rows * flops_per_row > size * _MAX_DECODING_FLOPS else rows
 
 
 class _Decoder:
@@ -160,7 +174,7 @@ def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor) -> 
 def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:
     """Return the encoder's output for every row.  # (n, n_outputs)"""
     params = _aligned(model, params, "encoder")
-    tile = _tile_rows(model)
+    tile = _tile_rows(model, data.device)
     return map_rows(lambda batch: model.encode(params, batch), data, tile, tile * model.n_products)
 
 
@@ -173,13 +187,14 @@ def decode_rows(model: Model, params: Params, z: Tensor, x: Tensor | None = None
         z, x = batch.x[:, :k], batch.x[:, k:]
         return model.likelihood.mean(params["likelihood"], model.decode(params, z, x))
 
-    tile = _tile_rows(model)
+    tile = _tile_rows(model, z.device)
     return map_rows(mean, Batch(z if x is None else torch.cat([z, x], -1)), tile, tile * model.n_products)
 
 
-def _tile_rows(model: Model) -> int:
+def _tile_rows(model: Model, device: torch.device) -> int:
     """Return the rows per call of a network: more of a small one, whose calls cost more than its work."""
-    return _SMALL_TILE_ROWS if model.n_products * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS else _TILE_ROWS
+    is_small = model.n_products * _SMALL_TILE_ROWS < _SMALL_TILE_FLOPS
+    return _size_of_calls(device) * (_SMALL_TILE_ROWS if is_small else _TILE_ROWS)
 
 
 def _aligned(model: Model, params: Params, *pieces: str) -> Params:

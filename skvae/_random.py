@@ -18,13 +18,14 @@ def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") 
 class RowStreams:
     """One stream of random numbers for every row, a function of the seed, the place and what stands in the row alone.
 
-    So a row has the same numbers whatever rows are around it, and different rows have independent ones.
+    So a row has the same numbers whatever rows are around it, and different rows have independent ones. They are drawn on the
+    processor, which many small streams suit better than any other device.
     """
 
     def __init__(self, rows: Tensor, seed: int, *place: int | str):
-        self._dtype = rows.dtype
+        self._dtype, self._device = rows.dtype, rows.device
         contents = (rows + 0.0).tolist()  # which makes zeros of minus zeros
-        self._streams = [generator(seed, *place, repr(row), device=rows.device) for row in contents]
+        self._streams = [generator(seed, *place, repr(row)) for row in contents]
 
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normal numbers.  # (..., k) -> (..., n, k)"""
@@ -32,7 +33,7 @@ class RowStreams:
 
     def stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         """Return what `draw` gives for the stream of every row, side by side.  # (..., k) -> (..., n, k)"""
-        return torch.stack([draw(stream) for stream in self._streams], -2)
+        return torch.stack([draw(stream) for stream in self._streams], -2).to(self._device)
 
     def moves(self, n_chains: int, n_components: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield what chains need for one move after the other: normal (c, n, k), and uniform (c, n) and (n,) numbers."""

@@ -251,8 +251,11 @@ class GradientSolver(Solver):
 def _update_groups(state: SolverState, m: int):
     """Return the calls that update the models, as (function, learning rate, (parameters, gradients, slots))."""
     optimizers = [problem.optimizer for problem in state.problems[:m]]
-    if state.stays_on_device:  # the rate is a number on the device, which can change under a recorded step
-        return [(optimizer.together(), state.rate[i], _members(state, [i])) for i, optimizer in enumerate(optimizers)]
+    if state.stays_on_device and all(optimizer.can_be_recorded() for optimizer in optimizers):
+        are_equal = all(optimizer == optimizers[0] for optimizer in optimizers)
+        parts = [slice(0, m)] if are_equal else [slice(i, i + 1) for i in range(m)]
+        # The rates are numbers on the device, which can change under a recorded step.
+        return [(optimizers[part.start].step, state.rate[part, None], _rows(state, part)) for part in parts]
     groups: list[tuple[Optimizer, float, list[int]]] = []
     for i, (optimizer, rate) in enumerate(zip(optimizers, state.rates)):
         same = next((members for other, r, members in groups if r == rate and other == optimizer), None)
@@ -260,6 +263,12 @@ def _update_groups(state: SolverState, m: int):
             groups.append((optimizer, rate, same := []))
         same.append(i)
     return [(optimizer.together(), rate, _members(state, chosen)) for optimizer, rate, chosen in groups]
+
+
+def _rows(state: SolverState, part: slice) -> tuple[Tensor, Tensor, Slots]:
+    """Return the parameters, gradients and memory of neighbouring models as rows, their numbers as columns."""
+    slots = {name: slot[part, None] if slot.ndim == 1 else slot[part] for name, slot in state.slots.items()}
+    return state.params[part], state.grad[part], slots
 
 
 def _members(state: SolverState, chosen: list[int]) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:

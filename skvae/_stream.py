@@ -214,7 +214,7 @@ class StreamedRows:
 
     def head(self, n_rows: int) -> Batch:
         """Return a sample of the rows, as many as are held up to `n_rows`."""
-        return self.sample.head(n_rows)
+        return self.sample.head(n_rows).to(self.device)
 
     def epoch(self, batch_size: int, order: torch.Generator, window: int) -> Iterator[tuple[Batch, list[int]]]:
         """Yield every row once, in windows as `Batch.epoch` does, in an order drawn from `order`.

@@ -142,7 +142,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         usually does not notice. torch has one setting for the process: while the fit lasts, other threads compute with it.
 
     device : str or torch.device, default="auto"
-        Where to compute; "auto" takes a CUDA device if there is one, else the CPU.
+        Where to compute; "auto" takes a CUDA device if there is one and the model is large enough to gain by it, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, the rows set aside, the order of the rows and the noise. An int gives the same model each

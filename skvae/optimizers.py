@@ -1,5 +1,6 @@
 """Optimizers on one flat vector, without torch.optim and the second that its import takes."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
@@ -11,29 +12,39 @@ from skvae._settings import Interval, Settings, belongs_with, register
 
 Slots = dict[str, Tensor]
 
+_SMALLEST = 1e-300  # stands for a decay of zero, which has no logarithm
+
 
 class Optimizer(Settings):
     """Base of the optimizers: update rules that ascend or descend in place and keep their memory in named vectors."""
 
-    #: whether a step never looks at a number on the device and takes its learning rate from there, so that it can be recorded
+    #: whether `step` never looks at a number on the device, so that it can be recorded, and takes several models as rows
     is_capturable: bool = False
 
     def init(self, params: Tensor) -> Slots:
         """Return the memory at the start of training."""
         raise NotImplementedError
 
-    def step(self, params: Tensor, grad: Tensor, slots: Slots, learning_rate: float) -> None:
-        """Move `params` against `grad` in place and update the memory in place."""
+    def step(self, params: Tensor, grad: Tensor, slots: Slots, learning_rate: float | Tensor) -> None:
+        """Move `params` against `grad` in place and update the memory in place.
+
+        On a device, a capturable optimizer is given several models as rows (m, size), and their numbers, among them the
+        learning rates, as columns (m, 1).
+        """
         raise NotImplementedError
 
     def step_many(self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], learning_rate) -> None:
-        """Take a step for several models, with one rate for all; with a capturable optimizer it may be a tensor."""
+        """Take a step for several models, with one rate for all."""
         for i, (vector, grad) in enumerate(zip(params, grads, strict=True)):
             self.step(vector, grad, {name: memories[i] for name, memories in slots.items()}, learning_rate)
 
     def together(self) -> Callable:
         """Return what takes a step for several models: `step_many`, unless a subclass changed `step` alone."""
         return self.step_many if belongs_with(self, "step_many", "step") else partial(Optimizer.step_many, self)
+
+    def can_be_recorded(self) -> bool:
+        """Tell whether `step` is what a device can record; a subclass that changed it has to say so again."""
+        return self.is_capturable and all(belongs_with(self, "is_capturable", name) for name in ("step", "step_many"))
 
     def tidy(self, slots: Slots) -> None:
         """Do what keeps the memory in good order; called now and then, between steps."""
@@ -73,7 +84,19 @@ class Adam(Optimizer):
         return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params), "step": step}
 
     def step(self, params, grad, slots, learning_rate):
-        self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
+        if isinstance(learning_rate, Tensor):
+            self._step_of_rows(params, grad, slots, learning_rate)
+        else:
+            self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
+
+    def _step_of_rows(self, params, grad, slots, learning_rate):
+        """Do what torch's kernel does, which takes one rate for all and leaves most of a device idle."""
+        mean, square, number = slots["mean"], slots["square"], slots["step"].add_(1)
+        mean.lerp_(grad, 1 - self.betas[0])
+        square.mul_(self.betas[1]).addcmul_(grad, grad, value=1 - self.betas[1])
+        # 1 - beta ** number, with a minus sign in front
+        of_mean, of_square = (torch.expm1(number * math.log(max(beta, _SMALLEST))).to(params.dtype) for beta in self.betas)
+        params.addcdiv_(mean * (learning_rate / of_mean), (square / -of_square).sqrt_().add_(self.epsilon))
 
     def step_many(self, params, grads, slots, learning_rate):
         torch._foreach_add_(slots["step"], 1)
@@ -106,6 +129,7 @@ class Adagrad(Optimizer):
     Duchi, Hazan & Singer, *Adaptive Subgradient Methods*, 2011; Kingma & Welling, 2013, section 5.
     """
 
+    is_capturable = True
     _parameter_constraints = {
         "accumulate_first": [Interval(Integral, 0, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
@@ -116,13 +140,16 @@ class Adagrad(Optimizer):
         self.epsilon = epsilon
 
     def init(self, params):
-        step = torch.zeros((), device="cpu", dtype=torch.float32)
+        step = torch.zeros((), device=params.device, dtype=torch.float32)
         return {"square": torch.zeros_like(params), "step": step}
 
     def step(self, params, grad, slots, learning_rate):
         slots["square"].addcmul_(grad, grad)
         slots["step"].add_(1)
-        if float(slots["step"]) > self.accumulate_first:
+        moves = slots["step"] > self.accumulate_first
+        if isinstance(learning_rate, Tensor):  # nobody looks at it
+            params.addcdiv_(grad * (learning_rate * moves), (slots["square"] + self.epsilon).sqrt_(), value=-1)
+        elif moves:
             params.addcdiv_(grad, (slots["square"] + self.epsilon).sqrt_(), value=-learning_rate)
 
 
@@ -135,6 +162,7 @@ class SGD(Optimizer):
         Share of the previous update that is added to the next one.
     """
 
+    is_capturable = True
     _parameter_constraints = {"momentum": [Interval(Real, 0, 1, closed="left")]}
 
     def __init__(self, *, momentum=0.0):
@@ -145,7 +173,10 @@ class SGD(Optimizer):
 
     def step(self, params, grad, slots, learning_rate):
         slots["velocity"].mul_(self.momentum).add_(grad)
-        params.add_(slots["velocity"], alpha=-learning_rate)
+        if isinstance(learning_rate, Tensor):
+            params.addcmul_(slots["velocity"], learning_rate, value=-1)
+        else:
+            params.add_(slots["velocity"], alpha=-learning_rate)
 
 
 register("optimizer", adam=Adam, adagrad=Adagrad, sgd=SGD)

@@ -91,7 +91,7 @@ class FamilyPrior(Prior):
 
     def member(self, like: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of the family, in its order."""
-        return tuple(like.new_tensor(getattr(self, name)) for name in self.family().parameters)
+        return tuple(like.new_full((), getattr(self, name)) for name in self.family().parameters)
 
     @property
     def support(self):

@@ -12,7 +12,7 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
-from skvae._settings import Interval, StrOptions, belongs_with, register
+from skvae._settings import Interval, StrOptions, register
 from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
 from skvae.objectives import ELBO, IWAE, Objective
 
@@ -93,10 +93,8 @@ class AEVB(GradientSolver):
         return model.with_noise(leaves, generator(model.seed, "weights", number, device=state.params.device))
 
     def is_capturable(self, state):
-        optimizers = [problem.optimizer for problem in state.problems]
-        return state.arrangement.places is not None and all(
-            optimizer.is_capturable and belongs_with(optimizer, "step_many", "step") for optimizer in optimizers
-        )
+        by_hand = state.arrangement.places is not None
+        return by_hand and all(problem.optimizer.can_be_recorded() for problem in state.problems)
 
 
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:

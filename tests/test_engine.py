@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from skvae import _engine
 from skvae._batch import Batch
@@ -108,6 +109,13 @@ def test_a_module_of_the_user_learns_through_autograd():
     assert trainee.state.arrangement.places is None and max(bounds) > bounds[0]
 
 
+REFUSED = (  # a number is looked at, made from a Python object, or decides on a shape
+    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default, torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default, torch.ops.aten.unique_consecutive.default, torch.ops.aten._unique2.default,
+)  # fmt: skip
+INDEXED = torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default
+
+
 class Tape(TorchDispatchMode):
     """A stand-in for CUDA graphs: notes every operation with its arguments, and can do the same again on the same memory.
 
@@ -119,8 +127,9 @@ class Tape(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("a number was looked at while recording")
+        masks = [index for index in tree_leaves(args) if getattr(index, "dtype", None) is torch.bool]
+        if func in REFUSED or (masks and func in INDEXED):
+            raise RuntimeError(f"{func} needs the processor, while a device is recording")
         result = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, result))
         return result

@@ -69,3 +69,29 @@ def test_a_subclass_that_changes_the_step_is_heeded_in_company_too():
     assert [float(step) for step in slots["step"]] == [1.0, 1.0]
     Adam().together()(params, grads, slots, 0.1)
     assert [float(step) for step in slots["step"]] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adam(), Adam((0.0, 0.9)), Adagrad(), Adagrad(accumulate_first=3), SGD(), SGD(momentum=0.9)], ids=repr
+)
+def test_steps_of_rows_are_those_of_each_model(optimizer):
+    """As a device takes them: rates and numbers of steps as columns, at which nobody looks."""
+    g = torch.Generator().manual_seed(0)
+    alone = torch.randn(3, 11, generator=g, dtype=torch.float64)
+    rows, rates = alone.clone(), [0.1, 0.02, 0.3]
+    memories = [optimizer.init(vector) for vector in alone]
+    stacked = {name: torch.stack([memory[name] for memory in memories]) for name in memories[0]}
+    columns = {name: slot[:, None] if slot.ndim == 1 else slot for name, slot in stacked.items()}
+    for _ in range(6):
+        grads = torch.randn(3, 11, generator=g, dtype=torch.float64)
+        for vector, grad, memory, rate in zip(alone, grads, memories, rates):
+            optimizer.step(vector, grad, memory, rate)
+        optimizer.step(rows, grads, columns, torch.tensor(rates, dtype=torch.float64)[:, None])
+        torch.testing.assert_close(rows, alone, rtol=1e-6, atol=1e-7)
+    for name, slot in stacked.items():
+        torch.testing.assert_close(slot, torch.stack([memory[name] for memory in memories]))
+
+
+def test_a_subclass_that_changes_the_step_is_not_recorded():
+    assert Adam().can_be_recorded() and Adagrad().can_be_recorded() and SGD().can_be_recorded()
+    assert not Reversed().can_be_recorded()

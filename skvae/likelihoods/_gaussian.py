@@ -98,9 +98,9 @@ class Gaussian(Standardized):
         if self.link == "logit":
             mean = mean.sigmoid()
         if not (by_network or params):
-            return mean, eta.new_tensor(math.log(self.noise))
+            return mean, eta.new_full((), math.log(self.noise))
         # A smooth floor on the variance, floor**2 + exp(2 * log_scale): no gradient is ever cut off.
-        return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
+        return mean, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_full((), 2 * math.log(self.floor)))
 
     def log_prob(self, params, eta, x):
         mean, log_scale = self.as_normal(params, eta)

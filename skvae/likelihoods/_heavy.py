@@ -94,19 +94,21 @@ class StudentT(Scaled):
         params["scale"].copy_(raw_of(spread.maximum(least), self.floor))
         return median
 
-    def degrees_of_freedom(self, params: dict[str, Tensor]) -> Tensor | float:
-        """Return the degrees of freedom, in float64.  # (..., 1, d)"""
-        return 1 + (-log_floored(params["tail"].double(), _SMALLEST_TAIL)).exp() if self.df == "learned" else float(self.df)
+    def degrees_of_freedom(self, params: dict[str, Tensor]) -> Tensor:
+        """Return the degrees of freedom, in float64.  # (..., 1, d) or ()"""
+        if self.df == "learned":
+            return 1 + (-log_floored(params["tail"].double(), _SMALLEST_TAIL)).exp()
+        return params["scale"].new_full((), self.df, dtype=torch.float64)
 
     def log_prob(self, params, eta, x):
         df, log_scale = self.degrees_of_freedom(params), self.log_scale(params)
         at_best, precision = (_log_t_at_best(df) - log_scale).to(eta.dtype), (-log_scale).exp().to(eta.dtype)
-        df = torch.as_tensor(df).to(eta)
+        df = df.to(eta.dtype)
         return at_best - (df + 1) / 2 * (((x - eta) * precision).square() / df).log1p()
 
     def derivative(self, params, eta, x, weight):
         df = self.degrees_of_freedom(params)
-        df_of_cells = torch.as_tensor(df).to(eta)
+        df_of_cells = df.to(eta.dtype)
         precision = (-self.log_scale(params)).exp().to(eta.dtype)
         distance = torch.sub(x, eta, out=eta).mul_(precision)
         squares = distance.square()
@@ -126,19 +128,18 @@ class StudentT(Scaled):
         return eta
 
     def sample(self, params, eta, stream):
-        df = torch.as_tensor(self.degrees_of_freedom(params)).to(eta).expand(eta.shape)
+        df = self.degrees_of_freedom(params).to(eta.dtype).expand(eta.shape)
         variance = (df / 2) / torch._standard_gamma((df / 2).contiguous(), generator=stream).clamp(min=SMALLEST)
         return eta + self.log_scale(params).exp().to(eta.dtype) * variance.sqrt() * normal(eta.shape, stream, eta.dtype)
 
     def noise_variance(self, params, n_columns):
-        df = torch.as_tensor(self.degrees_of_freedom(params), dtype=torch.float64)
+        df = self.degrees_of_freedom(params)
         variance = (2 * self.log_scale(params)).exp()
         return torch.where(df > 2, variance * df / (df - 2).clamp(min=SMALLEST), torch.inf)
 
 
-def _log_t_at_best(df: Tensor | float) -> Tensor:
+def _log_t_at_best(df: Tensor) -> Tensor:
     """Return the log density of Student's t at its centre, in float64."""
-    df = torch.as_tensor(df, dtype=torch.float64)
     return torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (df * math.pi).log()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
+from skvae._constants import constant
 from skvae._random import uniform
 from skvae._settings import Interval
 from skvae.likelihoods._base import Likelihood
@@ -106,7 +107,7 @@ def picked(values: Tensor, index: Tensor) -> Tensor:
 
 def drawn_or_last(below: Tensor, n_levels: tuple[int, ...]) -> Tensor:
     """Count how many levels lie below, at most as many as leave one.  # (..., d, most) bool -> (..., d)"""
-    return below.sum(-1).minimum(below.new_tensor(n_levels, dtype=torch.int64) - 1)
+    return below.sum(-1).minimum(constant(n_levels, below, torch.int64) - 1)
 
 
 class Levels(Likelihood):
@@ -292,7 +293,7 @@ class Ordinal(Levels):
     """
 
     def inputs(self, x):
-        last = x.new_tensor(self.levels(x.shape[-1])) - 1
+        last = constant(self.levels(x.shape[-1]), x) - 1
         scaled = 2 * x / last.clamp(min=1) - 1
         return torch.where(x.isnan(), 0.0, scaled)
 
@@ -319,7 +320,7 @@ class Ordinal(Levels):
         n_steps = self._n_steps(n_columns)
         raw = to_table(params["threshold"], n_steps, 0.0)
         steps = softplus(raw[..., 1:]) + _SMALLEST_STEP
-        numbers = torch.arange(raw.shape[-1], device=raw.device) < torch.tensor(n_steps, device=raw.device)[:, None]
+        numbers = torch.arange(raw.shape[-1], device=raw.device) < constant(n_steps, raw, torch.int64)[:, None]
         thresholds = torch.cat([raw[..., :1], steps], -1).cumsum(-1)
         return torch.where(numbers, thresholds, torch.inf), torch.where(numbers[:, 1:], steps, torch.inf)
 

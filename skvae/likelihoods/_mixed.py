@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._constants import constant
 from skvae._settings import StrOptions, resolve
 from skvae.likelihoods._base import Likelihood
 
@@ -224,7 +225,7 @@ class PerColumn(Likelihood):
         missing = x.isnan()
         if not self.reads_missing:
             return missing
-        counts = torch.tensor([likelihood.reads_missing for likelihood in self.of_columns()], device=x.device)
+        counts = constant(tuple(likelihood.reads_missing for likelihood in self.of_columns()), x, torch.bool)
         return missing & ~counts
 
     @property
@@ -260,7 +261,8 @@ class PerColumn(Likelihood):
         read = self._joined(lambda part: part.likelihood.inputs(x[..., part.columns]))
         if not self.missing:
             return read
-        return torch.cat([read, x[..., list(self.missing)].isnan().to(x.dtype)], -1)
+        absent = x.index_select(-1, constant(tuple(self.missing), x, torch.int64)).isnan()
+        return torch.cat([read, absent.to(x.dtype)], -1)
 
     def n_given(self, n_columns):
         of_parts = sum(likelihood.n_given(d) for likelihood, d in zip(self.likelihoods, self.widths))
@@ -302,7 +304,7 @@ class PerColumn(Likelihood):
         def of_part(part: Part) -> Tensor:
             return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
 
-        in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, x.new_tensor(self.log_units))
+        in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, constant(tuple(self.log_units), x))
         return torch.where(self._passed(x), 0.0, in_units)
 
     def offers(self, name):

@@ -30,7 +30,7 @@ def slope_of_growth(x: Tensor) -> Tensor:
 
 def log_floored(raw: Tensor, floor: float) -> Tensor:
     """Return the logarithm of a positive parameter, log(floor + exp(RATE * raw)): no gradient is ever cut off."""
-    return torch.logaddexp(RATE * raw, raw.new_tensor(math.log(floor)))
+    return torch.logaddexp(RATE * raw, raw.new_full((), math.log(floor)))
 
 
 def slope_of_log_floored(raw: Tensor, floor: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._constants import constant
 from skvae._random import normal, uniform
 from skvae._settings import StrOptions, resolve
 from skvae.likelihoods._base import Likelihood
@@ -139,22 +140,25 @@ class SelfMasking(Likelihood):
 
     # --- the chance of being missing ---------------------------------------------------------------------------------
 
-    def _chosen(self, n_columns: int) -> list[int]:
-        """Return the columns with a chance of being missing."""
-        return list(range(n_columns)) if self.columns is None else list(self.columns)
+    def _chosen(self, x: Tensor) -> Tensor:
+        """Return the numbers of the columns of x that have a chance of being missing."""
+        return constant(self._numbers(x.shape[-1]), x, torch.int64)
+
+    def _numbers(self, n_columns: int) -> tuple[int, ...]:
+        return tuple(range(n_columns) if self.columns is None else self.columns)
 
     def shapes(self, n_columns):
-        m = len(self._chosen(n_columns))
+        m = len(self._numbers(n_columns))
         return {**self.of_values.shapes(n_columns), "slope": (1, m), "intercept": (1, m)}
 
     def init(self, n_columns):
-        m = len(self._chosen(n_columns))
+        m = len(self._numbers(n_columns))
         slope = torch.full((1, m), 0.0 if self.missing == "either" else _RAW_OF_ONE, device="cpu")
         return {**self.of_values.init(n_columns), "slope": slope, "intercept": torch.zeros((1, m), device="cpu")}
 
     def start(self, params, x):
         """Write the intercepts at which a column of zero mean and unit variance has its share of missing cells."""
-        gone = x[..., self._chosen(x.shape[-1])].isnan()
+        gone = x.index_select(-1, self._chosen(x)).isnan()
         share = (gone.sum(-2, dtype=torch.float64) + 0.5) / (len(x) + 1)
         params["intercept"].copy_(torch.special.ndtri(share) * (1 + self._slope(params).double().square()).sqrt())
         return self.of_values.start(_of_values(params), x)
@@ -171,8 +175,8 @@ class SelfMasking(Likelihood):
     def _chance(self, params, eta) -> "Chance":
         mean, log_scale = self.of_values.as_normal(_of_values(params), eta)
         scale = log_scale.exp().expand(torch.broadcast_shapes(log_scale.shape, mean.shape[-1:]))
-        chosen = self._chosen(mean.shape[-1])
-        return Chance(mean[..., chosen], scale[..., chosen], self._slope(params), params["intercept"])
+        chosen = self._chosen(mean)
+        return Chance(mean.index_select(-1, chosen), scale.index_select(-1, chosen), self._slope(params), params["intercept"])
 
     def passing_over_holes(self):
         return SelfMasking(self.likelihood, missing=self.missing, columns=())
@@ -181,12 +185,13 @@ class SelfMasking(Likelihood):
         missing = x.isnan()
         filled = torch.where(missing, self.filler, x)
         values = torch.where(missing, 0.0, self.of_values.log_prob(_of_values(params), eta, filled))
-        chosen = self._chosen(x.shape[-1])
-        if not chosen:
+        chosen = self._chosen(x)
+        if not len(chosen):
             return values
         chance = self._chance(params, eta)
-        of_pattern = log_ndtr(torch.where(missing[..., chosen], chance.level, -chance.at(filled[..., chosen])))
-        return values.index_add(-1, torch.tensor(chosen, device=eta.device), of_pattern)
+        at_values = -chance.at(filled.index_select(-1, chosen))
+        of_pattern = log_ndtr(torch.where(missing.index_select(-1, chosen), chance.level, at_values))
+        return values.index_add(-1, chosen, of_pattern)
 
     def offers(self, name):
         return super().offers(name) and (name != "derivative" or self.of_values.offers(name))
@@ -194,19 +199,17 @@ class SelfMasking(Likelihood):
     def derivative(self, params, eta, x, weight):
         # The slopes of a normal log-density are linear in x and its square: two points with the moments that missing cells have
         # given z, each with half the weight, stand for all that they might be.
-        missing = x.isnan()
-        chosen = self._chosen(x.shape[-1])
+        missing, chosen = x.isnan(), self._chosen(x)
         chance = self._chance(params, eta)
         weight = weight.expand(*missing.shape[:-1], x.shape[-1])
-        by_chance = chance.slopes(x[..., chosen], weight[..., chosen])
+        x_chosen = x.index_select(-1, chosen)
+        by_chance = chance.slopes(x_chosen, weight.index_select(-1, chosen))
         centre, spread = chance.moments()
         points = []
         for sign in (1.0, -1.0):
-            point = torch.where(missing, self.filler, x)
-            point[..., chosen] = torch.where(missing[..., chosen], centre + sign * spread, x[..., chosen])
-            points.append(point)
-        is_passed = missing.clone()
-        is_passed[..., chosen] = False
+            point = torch.where(x_chosen.isnan(), centre + sign * spread, x_chosen)
+            points.append(torch.where(missing, self.filler, x).index_copy_(-1, chosen, point))
+        is_passed = missing.index_fill(-1, chosen, False)
         half = torch.where(is_passed, 0.0, 0.5 * weight)
         own = _of_values(params)
         first, first_own = self.of_values.derivative(own, eta.clone(), points[0], half)
@@ -223,13 +226,13 @@ class SelfMasking(Likelihood):
     def sample_missing(self, params, eta, stream):
         """Draw x given z and that it is missing.  # (..., n, d)"""
         values = self.sample(params, eta, stream)
-        if not self._chosen(values.shape[-1]):
+        if not self._numbers(values.shape[-1]):
             return values
         return self._with_chosen(values, self._chance(params, eta).sample(stream))
 
     def _with_chosen(self, values: Tensor, of_chosen: Tensor) -> Tensor:
         """Return values with those of the chosen columns in their places."""
-        index = torch.tensor(self._chosen(values.shape[-1]), device=values.device)
+        index = self._chosen(values)
         return values.index_copy(-1, index, of_chosen.expand(*values.shape[:-1], len(index)))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._constants import constant
 from skvae._random import uniform
 from skvae._settings import StrOptions
 from skvae.likelihoods._heavy import Scaled
@@ -110,7 +111,8 @@ class TruncatedNormal(Limited, Scaled):
 
     def _limits(self, like: Tensor) -> list[Tensor]:
         """Return both limits, in the precision of the cells.  # each (d,) or ()"""
-        return [like.new_tensor(end).clamp(-_FARTHEST, _FARTHEST) for end in self._ends()]
+        ends = (tuple(end) if isinstance(end, list | tuple) else end for end in self._ends())
+        return [constant(end, like).clamp(-_FARTHEST, _FARTHEST) for end in ends]
 
     def _truncation(self, log_scale, eta) -> "Truncation":
         """Return what a row says of its cells, in float64.  # (..., n, d)"""
