@@ -11,7 +11,7 @@ from torch import Tensor
 from skvae._batch import Batch
 from skvae._devices import one_thread, spread
 from skvae._model import Model, Params
-from skvae.objectives import kl_per_component
+from skvae.objectives import kl_of_rows, kl_per_component
 
 _TILE_ROWS = 128  # rows per call of a network at inference, with which products run at full speed
 _SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
@@ -162,12 +162,15 @@ class _Decoder:
         return out
 
 
-def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
-    """Return the bound of every row, its KL(q(z|x) || p(z)) per component, and the mean of q(z|x).  # (n, 1 + 2k)"""
+def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor, n_draws: int | None = None) -> Tensor:
+    """Return the bound of every row, its KL(q(z|x) || p(z)) per component, and the mean of q(z|x).  # (n, 1 + 2k)
+
+    The KL per component, which may have no closed form and then takes longer than the bound, comes from the first `n_draws`.
+    """
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
-    kl = kl_per_component(model, params, q, z, "auto")
-    bound = model.log_px(params, batch, z).mean(0) - kl.sum(-1)
+    bound = model.log_px(params, batch, z).mean(0) - kl_of_rows(model, params, q, z, "auto")
+    kl = kl_per_component(model, params, q, z[:n_draws], "auto")
     return torch.cat([bound[:, None], kl, model.posterior.mean(q)], -1)
 
 

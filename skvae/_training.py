@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _FEW_ROWS = 50  # below which a validation split costs more than it tells
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000
+_DRAWS_OF_COMPONENTS = 4  # per row, by which the KL of each component is told where it has no closed form
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
@@ -350,7 +352,8 @@ def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
-    values = torch.stack([value_of_rows(model, drawn, rows, bound_kl_mean, noise) for drawn in draws]).mean(0)
+    described = partial(bound_kl_mean, n_draws=_DRAWS_OF_COMPONENTS)
+    values = torch.stack([value_of_rows(model, drawn, rows, described, noise) for drawn in draws]).mean(0)
     kl, mean = values[:, 1:].chunk(2, -1)
     bound = weighted_mean(values[:, 0], rows.weight)
     if not math.isfinite(bound):

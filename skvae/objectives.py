@@ -31,14 +31,23 @@ def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Te
 
 def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
     """Return KL(q(z|x) || p(z)) per component, averaged over z where it has no closed form or is not to have one.  # (n, k)"""
+    kl = _closed_kl(model, q, how)
+    return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0) if kl is None else kl
+
+
+def kl_of_rows(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
+    """Return the sum of `kl_per_component`, for those who ask for no component.  # (n,)"""
+    kl = _closed_kl(model, q, how)
+    return (model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z)).mean(0) if kl is None else kl.sum(-1)
+
+
+def _closed_kl(model: Model, q: Tensor, how: str) -> Tensor | None:
     kl = None if how == "monte_carlo" else model.posterior.kl(q, model.prior)
-    if kl is not None:
-        return kl
-    if how == "analytic":
+    if kl is None and how == "analytic":
         raise ValueError(
             f"There is no closed form for the KL between {model.posterior!r} and {model.prior!r}. Use ELBO(kl='auto')."
         )
-    return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0)
+    return kl
 
 
 class Objective(Settings):
@@ -135,8 +144,11 @@ class ELBO(Objective):
 
     def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
         q, z, log_px = drawn(model, params, batch, noise)
-        kl = kl_per_component(model, params, q, z, self.kl)  # (n, k)
-        return log_px.mean(0) - kl_weight * (kl.clamp(min=free_bits) if free_bits else kl).sum(-1)
+        if free_bits:
+            kl = kl_per_component(model, params, q, z, self.kl).clamp(min=free_bits).sum(-1)
+        else:
+            kl = kl_of_rows(model, params, q, z, self.kl)
+        return log_px.mean(0) - kl_weight * kl
 
 
 class InfoVAE(Objective):

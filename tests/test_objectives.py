@@ -11,9 +11,19 @@ from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
-from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, discrepancy, log_weights, total_correlation
+from skvae.objectives import (
+    ELBO,
+    IWAE,
+    BetaTCVAE,
+    InfoVAE,
+    discrepancy,
+    kl_of_rows,
+    kl_per_component,
+    log_weights,
+    total_correlation,
+)
 from skvae.posteriors import Normal
-from skvae.priors import StandardNormal
+from skvae.priors import MixtureOfNormals, StandardNormal
 
 
 @pytest.fixture
@@ -32,6 +42,19 @@ def test_beta_weighs_the_kl_in_training_but_not_in_the_bound(problem):
     one, four = (ELBO(beta=b)(model, params, batch, noise) for b in (1.0, 4.0))
     torch.testing.assert_close(one - four, 3 * kl)
     torch.testing.assert_close(ELBO(beta=4.0).bound(model, params, batch, noise), one)
+
+
+@pytest.mark.parametrize("how", ["auto", "monte_carlo"])
+@pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(3)], ids=repr)
+def test_the_kl_of_a_row_is_the_sum_over_its_components(prior, how):
+    network = MLP((8,))
+    model = Model(Pieces(network, network, Normal(), prior, Gaussian()), 4, 2, 0)
+    params = model.unpack(model.init(torch.float64))
+    q = model.encode(params, Batch(normal((9, 4), generator(0, "rows"), torch.float64)))
+    z = model.posterior.sample(q, normal((5, 9, 2), generator(0, "noise"), torch.float64))
+    torch.testing.assert_close(
+        kl_of_rows(model, params, q, z, how), kl_per_component(model, params, q, z, how).sum(-1), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_warmup_grows_linearly_to_full_strength():

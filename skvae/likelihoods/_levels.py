@@ -13,10 +13,9 @@ from skvae._constants import constant
 from skvae._random import uniform
 from skvae._settings import Interval
 from skvae.likelihoods._base import Likelihood
-from skvae.likelihoods._numerics import softplus, sum_over_rows
+from skvae.likelihoods._numerics import VECTOR, softplus, sum_over_rows
 
 _MANY_LEVELS = 10_000  # more are a mistake, unless somebody says so
-_VECTOR = 32  # numbers that torch takes at a time
 _SMALLEST_STEP = 1e-4  # between the thresholds of neighbouring levels
 
 
@@ -77,7 +76,7 @@ class Run(NamedTuple):
 
     def filled(self, values: Tensor) -> Tensor:
         """Do what `of_list` does with more rows, as torch rounds those that fill no vector in another way."""
-        missing = -values.shape[-2] % _VECTOR
+        missing = -values.shape[-2] % VECTOR
         return self.of_list(pad(values, (0, 0, 0, missing)) if missing else values)
 
     def marks(self, x: Tensor) -> Tensor:

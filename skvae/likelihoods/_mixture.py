@@ -9,7 +9,7 @@ from skvae._random import normal, uniform
 from skvae._settings import Interval
 from skvae.likelihoods._base import HALF_LOG_2PI
 from skvae.likelihoods._heavy import Scaled
-from skvae.likelihoods._numerics import raw_of, sum_over_rows
+from skvae.likelihoods._numerics import along_rows, raw_of, sum_over_rows
 
 _ROUNDS = 50  # of expectation maximisation, from which training starts
 _ROWS = 2_000  # it takes
@@ -75,28 +75,36 @@ class NormalMixture(Scaled):
         return torch.cat([weight.clamp(min=_SMALLEST_SHARE).log().flatten(), torch.zeros_like(mean).flatten()]).to(x.dtype)
 
     def _modes(self, values: Tensor) -> Tensor:
-        """Arrange numbers by column and mode.  # (..., d * k) -> (..., d, k)"""
-        return values.unflatten(-1, (-1, self.n_components))
+        """Arrange numbers by column and mode.  # (..., d * k, n) -> (..., d, k, n)"""
+        return values.unflatten(-2, (-1, self.n_components))
 
     def _parts(self, params, eta):
-        """Return log weights, means and log standard deviations of the modes.  # each (..., n or 1, d, k)"""
-        logit, shift = (self._modes(part) for part in eta.chunk(2, -1))
-        centre, reach = self._modes(params["centre"]), self._modes(params["log_reach"].double().exp().to(eta.dtype))
-        mean = centre + reach * shift
-        return logit.log_softmax(-1), mean, self._modes(self.log_scale(params).to(eta.dtype))
+        """Return log weights, means and log standard deviations of the modes.  # each (..., d, k, n or 1)
+
+        The rows are filled up to whole vectors. Functions of modes run along the rows, which is faster than along a few modes.
+        """
+        logit, shift = (self._modes(part) for part in along_rows(eta).chunk(2, -2))
+        reach = params["log_reach"].double().exp().to(eta.dtype)
+        mean = torch.addcmul(self._modes(params["centre"].mT), self._modes(reach.mT), shift)
+        return logit.log_softmax(-2), mean, self._modes(self.log_scale(params).to(eta.dtype).mT)
 
     def log_prob(self, params, eta, x):
-        return _log_joint(*self._parts(params, eta), x).logsumexp(-1)
+        joint = _log_joint(*self._parts(params, eta), along_rows(x)[..., None, :])
+        return joint.logsumexp(-2)[..., : x.shape[-2]].mT
 
     def derivative(self, params, eta, x, weight):
         log_weight, mean, log_scale = self._parts(params, eta)
-        share = _log_joint(log_weight, mean, log_scale, x).softmax(-1)  # of each mode in each cell
+        cells, weight = along_rows(x)[..., None, :], along_rows(weight)[..., None, :]
+        share = _log_joint(log_weight, mean, log_scale, cells).softmax(-2)  # of each mode in each cell
         precision = _precision(log_scale)
-        distance = (x[..., None] - mean) * precision
-        weighted = share * weight[..., None]
-        by_log_scale = (weighted * (distance.square() - 1)).flatten(-2)
-        by_logit = (share - log_weight.softmax(-1)) * weight[..., None]
-        by_mean = (weighted * distance * precision).flatten(-2)
+        distance = (cells - mean).mul_(precision)
+        weighted = share * weight
+        by_logit = share.sub_(log_weight.exp_()).mul_(weight)
+        by_log_scale = weighted * distance.square().sub_(1)
+        by_mean = weighted.mul_(distance).mul_(precision)
+        by_logit, by_log_scale, by_mean = (
+            slopes.flatten(-3, -2)[..., : x.shape[-2]].mT for slopes in (by_logit, by_log_scale, by_mean)
+        )  # (..., n, d * k)
         logit, shift = eta.chunk(2, -1)
         reach = params["log_reach"].double().exp()
         by_params = {
@@ -104,25 +112,29 @@ class NormalMixture(Scaled):
             "centre": sum_over_rows(by_mean),
             "log_reach": reach * sum_over_rows(by_mean * shift),
         }
-        logit.copy_(by_logit.flatten(-2))
+        logit.copy_(by_logit)
         torch.mul(by_mean, reach.to(eta.dtype), out=shift)
         return eta, by_params
 
     def mean(self, params, eta):
         log_weight, mean, _ = self._parts(params, eta)
-        return (log_weight.exp() * mean).sum(-1)
+        return (log_weight.exp() * mean).sum(-2)[..., : eta.shape[-2]].mT
 
     def sample(self, params, eta, stream):
+        n = eta.shape[-2]
         log_weight, mean, log_scale = self._parts(params, eta)
+        log_weight, mean, log_scale = (
+            values.expand(mean.shape)[..., :n].movedim(-1, -3) for values in (log_weight, mean, log_scale)
+        )  # (..., n, d, k)
         drawn = uniform(mean.shape[:-1], stream, eta.dtype)[..., None]
         mode = (drawn >= log_weight.exp().cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
-        mean, log_scale = (values.expand(mean.shape).gather(-1, mode)[..., 0] for values in (mean, log_scale))
+        mean, log_scale = (values.gather(-1, mode)[..., 0] for values in (mean, log_scale))
         return mean + log_scale.exp() * normal(mean.shape, stream, eta.dtype)
 
 
 def _log_joint(log_weight: Tensor, mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
-    """Return log density of x and mode, for each mode.  # (..., n, d, k)"""
-    return log_weight - 0.5 * ((x[..., None] - mean) * _precision(log_scale)).square() - log_scale - HALF_LOG_2PI
+    """Return log density of x (..., d, 1, n) and mode, for each mode.  # (..., d, k, n)"""
+    return log_weight - 0.5 * ((x - mean) * _precision(log_scale)).square() - log_scale - HALF_LOG_2PI
 
 
 def _precision(log_scale: Tensor) -> Tensor:
@@ -140,7 +152,8 @@ def fit_mixtures(x: Tensor, n_modes: int, floor: float) -> tuple[Tensor, Tensor,
     observed = x.isfinite()[..., None]
     cells = torch.where(observed[..., 0], x, 0.0)[..., None]
     for _ in range(_ROUNDS):
-        share = _log_joint(weight.log(), mean, scale.log(), cells[..., 0]).softmax(-1) * observed  # (n, d, k)
+        joint = _log_joint(weight.log()[..., None], mean[..., None], scale.log()[..., None], cells.movedim(0, -1))  # (d, k, n)
+        share = joint.softmax(-2).movedim(-1, 0) * observed  # (n, d, k)
         count = share.sum(0) + 1e-9
         mean = (share * cells).sum(0) / count
         scale = ((share * (cells - mean).square()).sum(0) / count).sqrt().clamp(min=floor)

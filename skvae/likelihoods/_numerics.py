@@ -4,12 +4,13 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 # Adam moves every parameter at the same rate, and scales have the longest way to go: log(scale) is a multiple of its parameter.
 RATE = 2.0
 
 FARTHEST_LOG = 30.0  # of means, 1e13 units: beyond counts and amounts that occur; squares of slopes stay finite in float32
+VECTOR = 32  # numbers that torch takes at a time
 SMALLEST = torch.finfo(torch.float32).tiny  # what stands for "above zero" in a closed interval
 
 
@@ -41,6 +42,16 @@ def slope_of_log_floored(raw: Tensor, floor: float) -> Tensor:
 def raw_of(value: Tensor, floor: float) -> Tensor:
     """Return the raw parameter of a positive number, the inverse of `log_floored`; near the floor, that of twice the floor."""
     return (value - floor).clamp(min=floor).log() / RATE
+
+
+def along_rows(values: Tensor) -> Tensor:
+    """Return columns of rows, filled up to whole vectors: torch rounds a rest in another way.  # (..., n, c) -> (..., c, n)
+
+    A single row, which may stand for all, stays one.
+    """
+    n = values.shape[-2]
+    missing = -n % VECTOR if n > 1 else 0
+    return (pad(values, (0, 0, 0, missing)) if missing else values).mT.contiguous()
 
 
 def sum_over_rows(values: Tensor) -> Tensor:
