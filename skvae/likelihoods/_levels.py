@@ -1,5 +1,6 @@
 """Likelihoods of categories: unordered ones and ordered levels, coded as whole numbers from 0."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import groupby
 from numbers import Integral
@@ -16,6 +17,7 @@ from skvae.likelihoods._base import Likelihood
 from skvae.likelihoods._numerics import VECTOR, softplus, sum_over_rows
 
 _MANY_LEVELS = 10_000  # more are a mistake, unless somebody says so
+_MANY = 32  # levels, from which on functions along them are as fast as along rows
 _SMALLEST_STEP = 1e-4  # between the thresholds of neighbouring levels
 
 
@@ -67,6 +69,15 @@ class Run(NamedTuple):
     levels: slice  # of all of them, in a list
     shape: tuple[int, int]  # number of columns and of levels
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether functions run along the levels of a row at full speed."""
+        return self.shape[1] >= _MANY
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Return the values of their levels.  # (..., n, t) -> (..., n, columns, levels)"""
+        return values[..., self.levels].unflatten(-1, self.shape)
+
     def of_list(self, values: Tensor) -> Tensor:
         """Return the values of their levels.  # (..., n, t) -> (..., columns, levels, n)
 
@@ -74,10 +85,21 @@ class Run(NamedTuple):
         """
         return values[..., self.levels].mT.unflatten(-2, self.shape)
 
-    def filled(self, values: Tensor) -> Tensor:
-        """Do what `of_list` does with more rows, as torch rounds those that fill no vector in another way."""
-        missing = -values.shape[-2] % VECTOR
-        return self.of_list(pad(values, (0, 0, 0, missing)) if missing else values)
+    def softmax(self, values: Tensor) -> Tensor:
+        """Return the shares of their levels, given a list of logits.  # (..., n, t) -> (..., columns, levels, n)"""
+        return self._over_levels(torch.softmax, values)
+
+    def log_softmax(self, values: Tensor) -> Tensor:
+        """Return the logarithms of `softmax`."""
+        return self._over_levels(torch.log_softmax, values)
+
+    def _over_levels(self, function: Callable[[Tensor, int], Tensor], values: Tensor) -> Tensor:
+        """Apply a function to more rows, as torch rounds those that fill no vector in another way, or along many levels."""
+        n = values.shape[-2]
+        if n == 1 or self.is_wide:
+            return function(self.of_rows(values), -1).movedim(-3, -1)
+        missing = -n % VECTOR
+        return function(self.of_list(pad(values, (0, 0, 0, missing)) if missing else values), -2)[..., :n]
 
     def marks(self, x: Tensor) -> Tensor:
         """Tell of every level whether a cell has it; nothing equals NaN.  # (..., n, d) -> (..., columns, levels, n)"""
@@ -231,7 +253,7 @@ class Categorical(Levels):
         code = x.long().mT[..., None, :]  # (..., d, 1, n)
 
         def of_code(run: Run) -> Tensor:
-            values, index = run.filled(eta).log_softmax(-2)[..., : x.shape[-2]].mT, code[..., run.columns, :, :].mT
+            values, index = run.log_softmax(eta).mT, code[..., run.columns, :, :].mT
             return picked(values, index)[..., 0]
 
         return torch.cat([of_code(run) for run in runs(self.levels(x.shape[-1]))], -2).mT
@@ -239,14 +261,24 @@ class Categorical(Levels):
     def derivative(self, params, eta, x, weight):
         for run in runs(self.levels(x.shape[-1])):
             of_columns = weight if weight.shape[-1] == 1 else weight[..., run.columns]
-            slopes = run.marks(x).to(x.dtype).sub_(run.filled(eta).softmax(-2)[..., : x.shape[-2]])
-            run.of_list(eta).copy_(slopes.mul_(of_columns.mT[..., None, :]))
+            if run.is_wide:
+                self._write_slopes(run.of_rows(eta), x[..., run.columns], of_columns)
+            else:
+                slopes = run.marks(x).to(x.dtype).sub_(run.softmax(eta))
+                run.of_list(eta).copy_(slopes.mul_(of_columns.mT[..., None, :]))
         return eta, {}
+
+    @staticmethod
+    def _write_slopes(logits, x, weight):
+        """Overwrite logits (..., n, d, levels) by the slopes, given cells x (..., n, d), of which NaN has no level."""
+        weight, there = weight.expand(x.shape), x.isfinite()
+        logits.copy_(logits.softmax(-1).mul_(-weight[..., None]))
+        code = torch.where(there, x, 0.0).long()[..., None]
+        logits.scatter_add_(-1, code, torch.where(there, weight, 0.0)[..., None])
 
     def expectation(self, params, eta):
         """Return the probabilities of all categories, those of one column after the other.  # (..., n, n_expected)"""
-        n_levels, n = self._levels_of(eta.shape[-1]), eta.shape[-2]
-        shares = [run.filled(eta).softmax(-2)[..., :n].flatten(-3, -2) for run in runs(n_levels)]
+        shares = [run.softmax(eta).flatten(-3, -2) for run in runs(self._levels_of(eta.shape[-1]))]
         return torch.cat(shares, -2).mT
 
     def point(self, expectation):
@@ -255,11 +287,11 @@ class Categorical(Levels):
         return torch.cat(levels, -2).mT.to(expectation.dtype)
 
     def sample(self, params, eta, stream):
-        n_levels, n = self._levels_of(eta.shape[-1]), eta.shape[-2]
+        n_levels = self._levels_of(eta.shape[-1])
         drawn = uniform((*eta.shape[:-1], len(n_levels)), stream, eta.dtype).mT[..., None, :]  # (..., d, 1, n)
         levels = []
         for run in runs(n_levels):
-            below = drawn[..., run.columns, :, :] >= run.filled(eta).softmax(-2)[..., :n].cumsum(-2)
+            below = drawn[..., run.columns, :, :] >= run.softmax(eta).cumsum(-2)
             levels.append(below.sum(-2).clamp(max=run.shape[1] - 1))
         return torch.cat(levels, -2).mT.to(eta.dtype)
 
