@@ -15,6 +15,7 @@ from skvae.networks import MLP
 
 F64 = torch.float64
 LEVELS = [(3, 3), (2, 5, 1, 3), (1,), (4,), (1, 1, 2)]
+MANY = (40, 3, 33, 33)  # so many that functions run along them
 
 
 def random_case(likelihood, n_levels, n=6, dtype=F64, scale=2.0):
@@ -70,6 +71,38 @@ def test_gradients_are_right(kind):
     assert torch.autograd.gradcheck(
         lambda eta, *values: likelihood.log_prob(dict(zip(params, values)), eta, x), (eta.requires_grad_(), *values)
     )
+
+
+def test_probabilities_of_many_categories_are_those_of_the_plain_formula():
+    params, eta = random_case(Categorical(MANY), MANY)
+    found = log_probs_by_column(Categorical(MANY), params, eta, MANY)
+    for mine, theirs in zip(found, plain_categorical(params, eta, MANY), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("n_levels", [*LEVELS, MANY])
+def test_slopes_of_categories_are_those_of_autograd(n_levels, n):
+    likelihood, d = Categorical(n_levels), len(n_levels)
+    _, eta = random_case(likelihood, n_levels, n)
+    x = torch.stack([torch.arange(n, dtype=F64) % levels for levels in n_levels], -1)
+    weight = normal((n, d), generator(2, "weight"), F64)
+    eta.requires_grad_()
+    (likelihood.log_prob({}, eta, x) * weight).sum().backward()
+    found, _ = likelihood.derivative({}, eta.detach().clone(), x, weight)
+    torch.testing.assert_close(found, eta.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_levels", [(5, 5), (40,), (3, 70)])
+def test_what_a_row_gives_does_not_depend_on_how_many_are_beside_it(n_levels):
+    likelihood = Categorical(n_levels)
+    _, eta = random_case(likelihood, n_levels, 40, torch.float32)
+    x = torch.arange(40.0)[:, None] % torch.tensor(n_levels)
+    x[3] = torch.nan
+    weight, few = torch.full((40, 1), 0.1), 14
+    log_probs = [likelihood.log_prob({}, eta[:n], x[:n].nan_to_num()) for n in (few, 40)]
+    slopes = [likelihood.derivative({}, eta[:n].clone(), x[:n], weight[:n])[0] for n in (few, 40)]
+    assert torch.equal(log_probs[0], log_probs[1][:few]) and torch.equal(slopes[0], slopes[1][:few])
 
 
 @pytest.mark.parametrize("kind", [Categorical, Ordinal])
