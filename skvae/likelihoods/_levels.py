@@ -17,7 +17,7 @@ from skvae.likelihoods._base import Likelihood
 from skvae.likelihoods._numerics import VECTOR, softplus, sum_over_rows
 
 _MANY_LEVELS = 10_000  # more are a mistake, unless somebody says so
-_MANY = 32  # levels, from which on functions along them are as fast as along rows
+_WIDE = 32  # levels, from which on functions along them are as fast as along rows
 _SMALLEST_STEP = 1e-4  # between the thresholds of neighbouring levels
 
 
@@ -72,7 +72,7 @@ class Run(NamedTuple):
     @property
     def is_wide(self) -> bool:
         """Whether functions run along the levels of a row at full speed."""
-        return self.shape[1] >= _MANY
+        return self.shape[1] >= _WIDE
 
     def of_rows(self, values: Tensor) -> Tensor:
         """Return the values of their levels.  # (..., n, t) -> (..., n, columns, levels)"""
