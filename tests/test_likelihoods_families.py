@@ -379,6 +379,26 @@ def test_mixture_starts_from_the_modes_of_a_column():
     np.testing.assert_allclose(scale[order], 0.1, atol=0.01)
 
 
+def test_values_that_stand_out_get_modes_of_their_own():
+    rng = np.random.default_rng(0)
+    hours = np.rint(rng.normal(40, 12, size=4000))  # every whole number is frequent, few stand out
+    hours[:1600], hours[1600:2000], hours[2000:2200] = 40.0, 50.0, 70.0
+    x = torch.tensor((hours - hours.mean()) / hours.std())[:, None]
+    for n_modes, expected in ((5, [40.0, 50.0]), (8, [40.0, 50.0, 70.0])):
+        weight, mean, scale = (found[0].numpy() for found in fit_mixtures(x, n_modes, 0.01))
+        mean = mean * hours.std() + hours.mean()
+        for value in expected:
+            mode = np.abs(mean - value).argmin()
+            assert abs(mean[mode] - value) < 0.3 and scale[mode] < 0.02
+            assert weight[mode] == pytest.approx((hours == value).mean(), abs=0.03)
+
+
+def test_a_column_of_few_values_has_finite_modes():
+    for values in ([0.0], [0.0, 1.0], [0.0, 0.0, 0.0, 5.0], []):
+        found = fit_mixtures(torch.tensor(values, dtype=F64).repeat(30)[:, None], 5, 0.01)
+        assert all(part.isfinite().all() for part in found)
+
+
 def test_mixture_learns_a_column_of_two_modes_with_a_spike():
     rng = np.random.default_rng(0)
     X = np.where(rng.random((3000, 2)) < 0.6, 0.0, 2 + rng.normal(size=(3000, 2)))

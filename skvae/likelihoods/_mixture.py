@@ -12,7 +12,10 @@ from skvae.likelihoods._heavy import Scaled
 from skvae.likelihoods._numerics import along_rows, raw_of, sum_over_rows
 
 _ROUNDS = 50  # of expectation maximisation, from which training starts
-_ROWS = 2_000  # it takes
+_FEWEST_ROWS, _MOST_ROWS = 2_000, 10_000  # it takes,
+_CELLS = 2**21  # and how many cells, if that leaves the former
+_OFTEN = 0.005  # share of the cells by which a value that stands out occurs more often than its neighbours
+_WIDE_MODES = 3  # at the start, beside those of values that stand out
 _SMALLEST_SHARE = 1e-3  # of a mode at the start
 
 
@@ -22,9 +25,10 @@ class NormalMixture(Scaled):
     .. math:: p(x_j \mid z) = \sum_k \pi_{jk}(z)\, N(x_j; \mu_{jk}(z), \sigma_{jk}^2)
 
     For columns of several modes, with values that occur very often beside a continuum (a column of incomes, most of which are
-    zero), or skewed ones. The decoder gives weights and shifts of the modes, :math:`\mu_{jk}(z) = c_{jk} + r_{jk}
-    a_{jk}(z)`; centres :math:`c`, reaches :math:`r` and standard deviations are learnt for every column and mode. Training
-    starts from the mixture that fits each column by itself, whose narrow modes reach less far than its wide ones.
+    zero), or skewed ones. The decoder gives weights and shifts of the modes, :math:`\mu_{jk}(z) = c_{jk} + r_{jk} a_{jk}(z)`;
+    centres :math:`c`, reaches :math:`r` and standard deviations are learnt for every column and mode. Training starts from the
+    mixture that fits each column by itself, whose narrow modes reach less far than its wide ones; a value that occurs far more
+    often than its neighbours has a mode of its own, as long as three are left for the others.
 
     Parameters
     ----------
@@ -67,7 +71,8 @@ class NormalMixture(Scaled):
 
     def start(self, params, x):
         """Fit a mixture to every column."""
-        rows = x[:: -(-len(x) // _ROWS)].double()
+        n_rows = max(_FEWEST_ROWS, min(_MOST_ROWS, _CELLS // (x.shape[-1] * self.n_components)))
+        rows = x[:: -(-len(x) // n_rows)].double()
         weight, mean, scale = fit_mixtures(rows, self.n_components, self.floor)  # (d, k)
         params["scale"].copy_(raw_of(scale, self.floor).flatten())
         params["centre"].copy_(mean.flatten())
@@ -162,15 +167,28 @@ def fit_mixtures(x: Tensor, n_modes: int, floor: float) -> tuple[Tensor, Tensor,
 
 
 def _first_modes(column: Tensor, n_modes: int) -> Tensor:
-    """Return means and widths of modes, about half of them spread over the cells, half over the distinct values.
+    """Return means and widths of modes: values that stand out, then half spread over other cells, half over distinct values.
 
-    So both a value that occurs very often and one far from the others get a mode.  # (2, k)
+    So a value that occurs very often gets a mode, and one far from the others as well.  # (2, k)
     """
     column = column if len(column) else column.new_zeros(1)
-    n_distinct = -(-n_modes // 2)
-    modes = []
-    for values, n in ((column.unique(), n_distinct), (column, n_modes - n_distinct)):
+    often = _standing_out(column)[: max(0, n_modes - _WIDE_MODES)]
+    others = column[~torch.isin(column, often)]
+    others = others if len(others) else column
+    n_wide = n_modes - len(often)
+    n_distinct = -(-n_wide // 2)
+    modes = [torch.stack([often, torch.zeros_like(often)])]
+    for values, n in ((others.unique(), n_distinct), (others, n_wide - n_distinct)):
         levels = (torch.arange(n, device=column.device, dtype=column.dtype) + 0.5) / max(n, 1)
-        low, middle, high = (torch.quantile(values, levels + step / (4 * n_modes)) for step in (-1, 0, 1))
+        low, middle, high = (torch.quantile(values, levels + step / (4 * n_wide)) for step in (-1, 0, 1))
         modes.append(torch.stack([middle, high - low]))
     return torch.cat(modes, -1)
+
+
+def _standing_out(column: Tensor) -> Tensor:
+    """Return the values that occur far more often than the two next ones on either side, the most frequent first."""
+    values, counts = column.unique(return_counts=True)
+    around = torch.nn.functional.pad(counts.double(), (2, 2))
+    excess = counts - (around[:-4] + around[1:-3] + around[3:-1] + around[4:]) / 4
+    stands_out = (excess >= _OFTEN * len(column)) & (excess > 5 * counts.sqrt())  # five of its standard deviations
+    return values[stands_out][excess[stands_out].argsort(descending=True, stable=True)]
