@@ -1,6 +1,6 @@
 """Numbers of settings as tensors, made once for each device."""
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def constant(values: Numbers, like: Tensor, dtype: torch.dtype | None = None) ->
     return _constant(values, like.dtype if dtype is None else dtype, like.device)
 
 
-@lru_cache(maxsize=256)
+@cache  # without a limit: a recorded step knows where a tensor lies and does not keep it
 def _constant(values: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # autograd may need it later
         return torch.tensor(values, dtype=dtype, device=device)

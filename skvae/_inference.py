@@ -162,15 +162,16 @@ class _Decoder:
         return out
 
 
-def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor, n_draws: int | None = None) -> Tensor:
+def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor, noise_of_kl: Tensor | None = None) -> Tensor:
     """Return the bound of every row, its KL(q(z|x) || p(z)) per component, and the mean of q(z|x).  # (n, 1 + 2k)
 
-    The KL per component, which may have no closed form and then takes longer than the bound, comes from the first `n_draws`.
+    The KL per component, which may have no closed form and then takes longer than the bound, can have noise of its own.
     """
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
     bound = model.log_px(params, batch, z).mean(0) - kl_of_rows(model, params, q, z, "auto")
-    kl = kl_per_component(model, params, q, z[:n_draws], "auto")
+    z_of_kl = z if noise_of_kl is None else model.posterior.sample(q, noise_of_kl)
+    kl = kl_per_component(model, params, q, z_of_kl, "auto")
     return torch.cat([bound[:, None], kl, model.posterior.mean(q)], -1)
 
 

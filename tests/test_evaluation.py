@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import table_for
 from scipy.stats import norm
 from scipy.stats import t as student_t
 from sklearn.base import clone
@@ -29,6 +30,7 @@ from skvae.evaluation import (
 )
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.objectives import ELBO, IWAE
+from skvae.priors import MixtureOfNormals
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -152,6 +154,12 @@ def test_kl_and_active_units_are_those_of_the_fit():
     assert active.sum() == vae.active_units_ < 6
     assert kl_per_component(vae, X)[~active].max() < 0.01 < kl_per_component(vae, X)[active].min()
     assert active_units(vae, X, threshold=10.0).sum() == 0
+
+
+def test_a_fit_tells_the_kl_of_components_without_a_closed_form_from_few_draws():
+    X = table_for(Gaussian(), n_rows=200, n_columns=6)
+    vae = VAETransformer(3, prior=MixtureOfNormals(4), max_iter=60, learning_rate="cosine", random_state=0).fit(X)
+    np.testing.assert_allclose(vae.kl_per_component_, kl_per_component(vae, X), atol=0.05)
 
 
 def test_information_of_the_linear_model_is_that_of_normal_distributions():

@@ -29,7 +29,7 @@ from skvae.likelihoods import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
-from skvae.likelihoods._mixture import fit_mixtures
+from skvae.likelihoods._mixture import _standing_out, fit_mixtures
 from skvae.networks import MLP
 
 F64 = torch.float64
@@ -391,6 +391,11 @@ def test_values_that_stand_out_get_modes_of_their_own():
             mode = np.abs(mean - value).argmin()
             assert abs(mean[mode] - value) < 0.3 and scale[mode] < 0.02
             assert weight[mode] == pytest.approx((hours == value).mean(), abs=0.03)
+
+
+def test_the_ends_of_an_even_column_do_not_stand_out():
+    assert not len(_standing_out(torch.arange(10, dtype=F64).repeat(200)))
+    assert _standing_out(torch.cat([torch.zeros(900), torch.arange(10.0).repeat(20)])).tolist() == [0.0]
 
 
 def test_a_column_of_few_values_has_finite_modes():

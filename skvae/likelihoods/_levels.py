@@ -1,7 +1,7 @@
 """Likelihoods of categories: unordered ones and ordered levels, coded as whole numbers from 0."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from numbers import Integral
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Places(NamedTuple):
     most: int
 
 
-@lru_cache(maxsize=256)
+@cache  # without a limit: a recorded step knows where a tensor lies and does not keep it
 def places(n_levels: tuple[int, ...], device: torch.device) -> Places:
     """Return the places of the levels of columns that have `n_levels`."""
     with torch.inference_mode(False):  # autograd may need the indices later

@@ -95,7 +95,7 @@ class NormalMixture(Scaled):
 
     def log_prob(self, params, eta, x):
         joint = _log_joint(*self._parts(params, eta), along_rows(x)[..., None, :])
-        return joint.logsumexp(-2)[..., : x.shape[-2]].mT
+        return joint.logsumexp(-2)[..., : max(x.shape[-2], eta.shape[-2])].mT
 
     def derivative(self, params, eta, x, weight):
         log_weight, mean, log_scale = self._parts(params, eta)
@@ -186,9 +186,14 @@ def _first_modes(column: Tensor, n_modes: int) -> Tensor:
 
 
 def _standing_out(column: Tensor) -> Tensor:
-    """Return the values that occur far more often than the two next ones on either side, the most frequent first."""
+    """Return the values that occur far more often than the two next ones on either side, those by the most first."""
     values, counts = column.unique(return_counts=True)
-    around = torch.nn.functional.pad(counts.double(), (2, 2))
-    excess = counts - (around[:-4] + around[1:-3] + around[3:-1] + around[4:]) / 4
+    excess = counts - _sum_around(counts.double()) / _sum_around(torch.ones_like(counts)).clamp(min=1)
     stands_out = (excess >= _OFTEN * len(column)) & (excess > 5 * counts.sqrt())  # five of its standard deviations
     return values[stands_out][excess[stands_out].argsort(descending=True, stable=True)]
+
+
+def _sum_around(values: Tensor) -> Tensor:
+    """Return the sum of the two numbers before each and the two after it, as many as there are."""
+    padded = torch.nn.functional.pad(values, (2, 2))
+    return padded[:-4] + padded[1:-3] + padded[3:-1] + padded[4:]
