@@ -21,7 +21,7 @@ from statistics import median
 
 import torch
 from _peers._task import Task
-from _peers._torch import VAE, negative_elbo
+from _peers._torch import VAE, train_one_epoch
 from _peers.skvae import plain
 from _timing import chosen, keep, number, parse, parser, ratio, table
 from _workloads import WORKLOADS, made_up_table
@@ -72,13 +72,7 @@ class Loop:
 
     def train(self):
         """Train for one epoch."""
-        for rows in torch.randperm(len(self.X), device="cuda").split(self.task.batch_size):
-            x = self.X.index_select(0, rows)
-            output, mean, log_variance = self.model(x)
-            loss = negative_elbo(output, x, mean, log_variance, self.task.likelihood) / len(x)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+        train_one_epoch(self.model, self.optimizer, self.X, self.task)
 
     def epoch(self, n):
         """Return the seconds of an epoch."""

@@ -171,6 +171,7 @@ def generation(args):
         train, test = train.head(1_000), test.head(500)
     generators = {
         "training rows": lambda seed: (train, {}),
+        "training rows, with replacement": lambda seed: (train.sample(frac=1, replace=True, random_state=seed), {}),
         "columns shuffled": lambda seed: shuffled(train, seed),
         "TVAE": lambda seed: tvae_sample(train, args.cache, epochs, seed),
         "skvae": lambda seed: vae_sample(train, seed),

@@ -197,7 +197,7 @@ class InfoVAE(Objective):
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
-        kl = kl_per_component(model, params, q, z, "auto").sum(-1)
+        kl = kl_of_rows(model, params, q, z, "auto")
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
         from_prior = model.sample_prior(params, shape, stream, z.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from _peers._task import seconds_of
-from _peers._torch import VAE, negative_elbo
+from _peers._torch import VAE, train_one_epoch
 
 PACKAGES = ("torch",)
 NOTE = "flushes denormals for the whole process, as a library could not"
@@ -29,13 +29,7 @@ class Training:
 
     def _train(self, n):
         for _ in range(n):
-            for rows in torch.randperm(len(self.X)).split(self.task.batch_size):
-                x = self.X.index_select(0, rows)
-                output, mean, log_variance = self.model(x)
-                loss = negative_elbo(output, x, mean, log_variance, self.task.likelihood) / len(x)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
+            train_one_epoch(self.model, self.optimizer, self.X, self.task)
 
 
 class Inference:
