@@ -3,6 +3,7 @@
     python benchmarks/mnist.py                                # 200 epochs in batches of 100
     python benchmarks/mnist.py --schedule burda               # the published one: 3,280 epochs in batches of 20, for a GPU
     python benchmarks/mnist.py --schedule defaults            # the package's defaults, with 50 components
+    python benchmarks/mnist.py --schedule defaults --hidden 200 200                  # and with two hidden layers
     python benchmarks/mnist.py --epochs 40 --rows 10000 --draws 1 50 500 5000
 
 Both networks have two hidden layers of 200 tanh units, without a linear path, around 50 latent components; pixels are drawn
@@ -57,11 +58,12 @@ def stages(schedule: str, n_epochs: int) -> list[tuple[int, float]]:
     return [(int(end), float(0.001 * 10 ** (-i / (N_STAGES - 1)))) for i, end in enumerate(ends)]
 
 
-def model(schedule: str, n_weights: int) -> VAETransformer:
-    """Return the estimator before training."""
+def model(schedule: str, n_weights: int, hidden: list[int]) -> VAETransformer:
+    """Return the estimator before training; `hidden` units per layer replace those of the defaults."""
     likelihood = Bernoulli(binarize="dynamic")
     if schedule == "defaults":
-        return VAETransformer(50, likelihood=likelihood, random_state=0)
+        networks = {"encoder": MLP(tuple(hidden)), "decoder": MLP(tuple(hidden))} if hidden else {}
+        return VAETransformer(50, likelihood=likelihood, random_state=0, **networks)
     published = schedule == "burda"
     network = MLP((200, 200), activation="tanh", skip=False)
     return VAETransformer(
@@ -103,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedule", choices=("equal", "burda", "defaults"), default="equal")
     parser.add_argument("--epochs", type=int, default=200, help="of the schedule with equal stages (default: 200)")
+    parser.add_argument("--hidden", nargs="*", type=int, default=[], help="units per hidden layer, with --schedule defaults")
     parser.add_argument("--weights", type=int, default=1, help="draws per row of the objective; 2 or more train an IWAE")
     parser.add_argument("--rows", type=int, default=1_000, help="test images to measure (default: 1,000; there are 10,000)")
     parser.add_argument("--draws", nargs="+", type=int, default=[1, 50, 500], help="draws per test image")
@@ -113,8 +116,8 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     args.out.mkdir(parents=True, exist_ok=True)
     X, X_test = data()
-    vae = model(args.schedule, args.weights)
-    length = f"_{args.epochs}" if args.schedule == "equal" else ""
+    vae = model(args.schedule, args.weights, args.hidden)
+    length = f"_{args.epochs}" if args.schedule == "equal" else "".join(f"_{width}" for width in args.hidden)
     saved = args.out / f"{args.schedule}{length}_{args.weights}.skvae"
     start = time.perf_counter()
     if args.schedule == "defaults":

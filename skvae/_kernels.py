@@ -339,8 +339,10 @@ class Kernel:
         elif is_importance_weighted or _samples_kl(self.prior, objective):
             self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:
-            costs = self.kl_per_component() > objective.free_bits if objective.free_bits else self.one
-            self._deltas_by_closed_kl(weight * kl_weight * costs)
+            w_kl = weight * kl_weight
+            self._deltas_by_closed_kl(
+                w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl
+            )
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(self.inputs, self.encoder_delta)
         if self.targets:
@@ -407,7 +409,7 @@ def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
 
 def _sum_of_draws(values: Tensor) -> Tensor:
     """Return sums over the draws.  # (m, s, n, k) -> (m, n, k)"""
-    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+    return values.squeeze(1) if values.shape[1] == 1 else values.sum(1)
 
 
 def _per_draw(x: Tensor, n_samples: int) -> Tensor:

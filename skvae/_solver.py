@@ -235,17 +235,23 @@ class GradientSolver(Solver):
 
     def _average(self, state, m):
         """Move the averages towards the parameters; young averages forget faster."""
-        average, params, age = state.slots["average"], state.params, state.slots["n_averaged"][:m].add_(state.one)
+        average, params, age = state.reuse("averages", m, lambda: _averages(state, m))
+        age.add_(state.one)
         if state.stays_on_device:
             share = 1 - (age / (age + 9)).clamp(max=self.averaging)
-            average[:m].lerp_(params[:m], share.to(params.dtype)[:, None])
+            average.lerp_(params, share.to(params.dtype)[:, None])
             return
         shares = [1 - min(self.averaging, t / (t + 9)) for t in age.tolist()]
         if len(set(shares)) == 1:
-            average[:m].lerp_(params[:m], shares[0])
+            average.lerp_(params, shares[0])
         else:
             for i, share in enumerate(shares):
                 average[i].lerp_(params[i], share)
+
+
+def _averages(state: SolverState, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the averages, parameters and ages of the first models."""
+    return state.slots["average"][:m], state.params[:m], state.slots["n_averaged"][:m]
 
 
 def _update_groups(state: SolverState, m: int):

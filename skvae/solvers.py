@@ -67,9 +67,8 @@ class AEVB(GradientSolver):
         """Fill the gradient by the closed forms."""
         m, n, _ = batch.x.shape
         key = (m, n, noise.shape[1])
-        kernel = state.reuse("kernel", key, lambda: _kernel(state, *key))
-        objective, weight = state.problems[0].objective, batch.weight[..., None]
-        return kernel.gradient(objective, batch.x, noise, weight, state.kl_weight[:m], measured)
+        kernel, kl_weight = state.reuse("kernel", key, lambda: (_kernel(state, *key), state.kl_weight[:m]))
+        return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight.unsqueeze(-1), kl_weight, measured)
 
     def _gradient_by_autograd(self, state, batch, noise, measured):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
