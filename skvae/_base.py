@@ -412,7 +412,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
             state = run.fitted_state(keep_training)
             return {
                 **state.attributes(),
-                **report(state, run.progress, split.train),
+                **report(state, run.progress, split),
             }
 
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}

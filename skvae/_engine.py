@@ -17,6 +17,7 @@ from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, nested
 from skvae._random import generator, normal
+from skvae._settings import belongs_with
 from skvae._windows import BatchesOfOne, Window, side_by_side
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Slots
@@ -30,7 +31,8 @@ _MEASURED_CELLS = 2**20  # numbers per call when the bound is measured
 _MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
 _WEIGHT_DRAWS = 4  # of uncertain weights, by which training is judged
-_COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs
+_COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs,
+_COMPARED_DRAWS = 2  # of each
 
 
 class DivergenceError(ValueError):
@@ -181,7 +183,7 @@ def _record(progress: Progress, plan: Plan, objective: float, bound: float) -> N
 
 
 def _is_stale(trainee: Trainee, value: float) -> bool:
-    """Keep the best parameters; tell whether they have stood for too long."""
+    """Keep the best parameters; tell whether they have stood for too long, which they cannot have during a warm-up."""
     progress, plan = trainee.progress, trainee.plan
     if value > progress.best_value:
         progress.best_value = value
@@ -189,7 +191,7 @@ def _is_stale(trainee: Trainee, value: float) -> bool:
     if value > progress.reference_value + plan.tol:
         progress.reference_value = value
         progress.n_stale = 0
-    else:
+    elif trainee.problem.objective.annealing(progress.epoch) == 1:
         progress.n_stale += 1
     return progress.n_stale >= plan.n_iter_no_change
 
@@ -418,7 +420,19 @@ class Cohort:
             yield [(_presented(t, number, rows), sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
 
     def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
-        """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs."""
+        """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs.
+
+        What the weights cost is taken off, as in training: by a prior from the objective, by their KL from both.
+        """
+        with torch.inference_mode():
+            kls = [kl_of_weights(t.problem.model, t.own(t.result()), t.problem.total_weight) for t in trainees]
+            penalties = [self.solver.penalty(self.state, t.row, t.result()) for t in trainees]
+        return [
+            (value - kl - penalty, bound - kl)
+            for (value, bound), kl, penalty in zip(self._judged(trainees), kls, penalties, strict=True)
+        ]
+
+    def _judged(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
         if self.state.arrangement.places is None:
             return [judged_alone(trainee) for trainee in trainees]
         found: dict[int, tuple[float, float]] = {}
@@ -504,12 +518,22 @@ def judged_alone(trainee: Trainee) -> tuple[float, float]:
         return mean_of(objective), bound
     with torch.inference_mode():
         few = rows.head(_COMPARED_ROWS)
-        return weighted_mean(objective(problem.model, params, few, trainee.noise[:2]), few.weight), bound
+        repeated = replace(few, weight=problem.repetitions(few.weight))
+        stream = generator(problem.model.seed, "compared", device=few.device)
+        noise = normal((_COMPARED_DRAWS, len(few), problem.model.n_noise), stream, few.dtype)  # not common to rows
+        return weighted_mean(objective(problem.model, params, repeated, noise), few.weight), bound
+
+
+def kl_of_weights(model: Model, flat: Tensor, total_weight: float) -> float:
+    """Return the KL of uncertain weights to their prior, in nats per row."""
+    return float(model.kl_of_weights(model.unpack(flat))) / total_weight if model.decoder.is_uncertain else 0.0
 
 
 def is_elbo(objective: Objective) -> bool:
     """Tell whether an objective at full strength is the bound itself."""
-    return isinstance(objective, ELBO) and objective.is_bound
+    if not isinstance(objective, ELBO) or not objective.is_bound:
+        return False
+    return all(belongs_with(objective, "is_bound", name) for name in ("__call__", "bound"))
 
 
 class Judge:

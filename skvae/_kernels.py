@@ -340,9 +340,7 @@ class Kernel:
             self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
         else:
             w_kl = weight * kl_weight
-            self._deltas_by_closed_kl(
-                w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl
-            )
+            self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(self.inputs, self.encoder_delta)
         if self.targets:

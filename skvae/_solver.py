@@ -29,6 +29,15 @@ class Problem:
     n_rows: int = 0  # number of distinct rows
     batch_size: int = 0  # rows per update
 
+    @property
+    def precision(self) -> float:
+        """Precision of the Gaussian prior on the weight matrices, per row."""
+        return min(self.alpha / self.total_weight, _MAX_PRECISION)
+
+    def repetitions(self, weight: Tensor | None) -> Tensor | None:
+        """Return how often rows occur in the data, given their weights, which are relative to the mean."""
+        return None if weight is None else weight * (self.total_weight / self.n_rows)
+
 
 @dataclass(frozen=True)
 class Arrangement:
@@ -179,6 +188,10 @@ class Solver(Settings):
         """
         raise NotImplementedError
 
+    def penalty(self, state: SolverState, i: int, params: Tensor) -> float:
+        """Return what the prior on the weight matrices takes from the mean objective of model `i`, in nats per row."""
+        return 0.0
+
     def is_capturable(self, state: SolverState) -> bool:
         """Tell whether a step is a fixed sequence of work on the device, which can be recorded and replayed."""
         return False
@@ -206,6 +219,12 @@ class GradientSolver(Solver):
     def result(self, state, i):
         return (state.slots["average"] if self.averaging else state.params)[i]
 
+    def penalty(self, state, i, params):
+        problem = state.problems[i]
+        if not problem.alpha:
+            return 0.0
+        return 0.5 * problem.precision * float((_matrices(state) * params.square()).sum(dtype=torch.float64))
+
     def tidy(self, state):
         with torch.no_grad():
             state.problems[0].optimizer.tidy(state.slots)
@@ -229,9 +248,7 @@ class GradientSolver(Solver):
     def _add_penalty(self, state, m):
         for i, problem in enumerate(state.problems[:m]):
             if problem.alpha:
-                matrices = state.reuse("matrices", 1, lambda: _weight_matrices(state))
-                precision = min(problem.alpha / problem.total_weight, _MAX_PRECISION)
-                state.grad[i].addcmul_(matrices, state.params[i], value=precision)
+                state.grad[i].addcmul_(_matrices(state), state.params[i], value=problem.precision)
 
     def _average(self, state, m):
         """Move the averages towards the parameters; young averages forget faster."""
@@ -334,6 +351,11 @@ def part_of(batch: Batch, noise: Tensor, rows: slice | None) -> tuple[Batch, Ten
 def shapes(slots: Slots) -> dict[str, torch.Size]:
     """Return the names and shapes of a memory."""
     return {name: slot.shape for name, slot in slots.items()}
+
+
+def _matrices(state: SolverState) -> Tensor:
+    """Return `_weight_matrices`, made once."""
+    return state.reuse("matrices", 1, lambda: _weight_matrices(state))
 
 
 def _weight_matrices(state: SolverState) -> Tensor:

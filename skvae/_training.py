@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skvae._batch import Batch, Rows
 from skvae._devices import room_for_data, threads_for
-from skvae._engine import Callback, Plan, Progress, Trainee, divergence
+from skvae._engine import Callback, Plan, Progress, Trainee, divergence, kl_of_weights
 from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model, Params
@@ -344,11 +344,12 @@ class Run:
         return self.trainee.own(vector).cpu().numpy().copy()
 
 
-def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]:
+def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object]:
     """Return the fitted attributes that describe a training, measured on (at most 10,000 of) its rows."""
-    model = fitted.model
+    model, train = fitted.model, split.train
     rows = model.presented(train.head(watched_rows(train.n_columns)), "report")
-    params = model.unpack(torch.tensor(fitted.params, device=rows.x.device))
+    flat = torch.tensor(fitted.params, device=rows.x.device)
+    params = model.unpack(flat)
     stream = generator(model.seed, "report", device=rows.x.device)
     noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
@@ -356,7 +357,7 @@ def report(fitted: Fitted, progress: Progress, train: Rows) -> dict[str, object]
     described = partial(bound_kl_mean, noise_of_kl=noise_of_kl)
     values = torch.stack([value_of_rows(model, drawn, rows, described, noise) for drawn in draws]).mean(0)
     kl, mean = values[:, 1:].chunk(2, -1)
-    bound = weighted_mean(values[:, 0], rows.weight)
+    bound = weighted_mean(values[:, 0], rows.weight) - kl_of_weights(model, flat, split.total_weight)
     if not math.isfinite(bound):
         raise divergence(progress)
     share = torch.ones(len(rows), device=rows.x.device, dtype=torch.float64) if rows.weight is None else rows.weight

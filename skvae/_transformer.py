@@ -95,7 +95,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     alpha : float, default=0.0
         Precision of a normal prior on the weight matrices of the networks, counted once for the whole data. 1 is the paper's
-        setting; a larger one shrinks the weights, which can help with few rows.
+        setting; a larger one shrinks the weights, which can help with few rows. Training is judged with it.
 
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 512.
@@ -170,7 +170,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         varied, and its categories. Prints as a table.
 
     lower_bound_ : float
-        The ELBO on the training rows (10,000 at most), in nats per row, in the units of the data.
+        The ELBO on the training rows (10,000 at most), in nats per row, in the units of the data; of a decoder with uncertain
+        weights, less their KL to the prior per row: the bound on the evidence.
 
     history_ : dict of str to ndarray of shape (n_measurements,)
         The course of training: "epoch" (0 is before the first step); "objective", the mean over training batches of the epoch

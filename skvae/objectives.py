@@ -58,7 +58,7 @@ class Objective(Settings):
 
     n_samples: int
 
-    #: whether the value of a row depends on that row alone
+    #: whether the value of a row depends on that row alone; otherwise `batch.weight` tells how often each row occurs
     is_rowwise: bool = True
 
     def __call__(self, model: Model, params: Params, batch: Batch, noise: Tensor, annealing: float = 1.0) -> Tensor:
@@ -98,7 +98,8 @@ class ELBO(Objective):
 
     free_bits : float, default=0.0
         Nats that each component may carry about a row without cost in training: its KL counts as this number where it is
-        smaller, so that components are not given up early. Scores and bounds are not affected.
+        smaller, so that components are not given up early. Scores and bounds are not affected. Where the KL is averaged over
+        draws, which scatter, it is that of a component on average over the batch.
 
     References
     ----------
@@ -145,10 +146,21 @@ class ELBO(Objective):
     def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
         q, z, log_px = drawn(model, params, batch, noise)
         if free_bits:
-            kl = kl_per_component(model, params, q, z, self.kl).clamp(min=free_bits).sum(-1)
+            kl = _with_free_bits(model, params, q, z, self.kl, free_bits)
         else:
             kl = kl_of_rows(model, params, q, z, self.kl)
         return log_px.mean(0) - kl_weight * kl
+
+
+def _with_free_bits(model: Model, params: Params, q: Tensor, z: Tensor, how: str, free_bits: float) -> Tensor:
+    """Return the KL of rows, in which components count with at least so many nats.  # (n,)
+
+    Estimates from few draws scatter about the KL of a row, so they are compared on average over the rows.
+    """
+    kl = kl_per_component(model, params, q, z, how)
+    is_averaged = _closed_kl(model, q, how) is None
+    costs = (kl.mean(0) if is_averaged else kl) > free_bits
+    return torch.where(costs, kl, free_bits).sum(-1)
 
 
 class InfoVAE(Objective):
@@ -201,26 +213,36 @@ class InfoVAE(Objective):
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
         from_prior = model.sample_prior(params, shape, stream, z.dtype)
-        mmd = discrepancy(z, from_prior).mean(0)
+        again = model.posterior.sample(q, noise.roll(1, -2))  # another draw for every row
+        mmd = discrepancy(z, from_prior, batch.weight, again).mean(0)
         return log_px.mean(0) - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * mmd
 
 
-def discrepancy(z: Tensor, others: Tensor) -> Tensor:
+def discrepancy(z: Tensor, others: Tensor, repetitions: Tensor | None = None, again: Tensor | None = None) -> Tensor:
     """Return the part of every latent z (s, n, k) in the squared MMD between them and `others` (m, k), without bias.  # (s, n)
 
-    The mean over rows is the estimate.
+    The mean over rows, which occur as often as `repetitions` (n,) says, is the estimate. A row that occurs more than once meets
+    itself as well: in `again` (s, n, k), other draws of the latents.
     """
-    n, m = z.shape[-2], len(others)
-    among = _kernel(z, z).sum(-1) - len(_KERNEL_WIDTHS)  # without the distance of each to itself, which is zero
-    rest = (_kernel(others, others).sum() - m * len(_KERNEL_WIDTHS)) / (m * (m - 1))
-    return among / max(n - 1, 1) - 2 * _kernel(z, others).mean(-1) + rest
+    r = z.new_ones(z.shape[-2]) if repetitions is None else repetitions
+    with_itself = (r - 1).clamp(min=0)
+    alike = _kernel(z, z)
+    among = alike @ r - r * len(_KERNEL_WIDTHS)  # without the distance of each to itself, which is zero
+    if again is not None and repetitions is not None:
+        among = among + with_itself * _kernel_of_pairs((z - again).square().sum(-1), z.shape[-1])
+    n_met = (r.sum() - r + with_itself).clamp(min=torch.finfo(z.dtype).tiny)
+    half = len(others) // 2  # two halves are independent, and a quarter of the work of all pairs
+    return among / n_met - 2 * _kernel(z, others).mean(-1) + _kernel(others[:half], others[half:]).mean()
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of inverse multiquadratic kernels between rows.  # (..., n, k), (..., m, k) -> (..., n, m)"""
     norms = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
-    distance = (norms - 2 * a @ b.mT).clamp(min=0)
-    k = a.shape[-1]
+    return _kernel_of_pairs((norms - 2 * a @ b.mT).clamp(min=0), a.shape[-1])
+
+
+def _kernel_of_pairs(distance: Tensor, k: int) -> Tensor:
+    """Return the sum of inverse multiquadratic kernels of squared distances between points of k dimensions."""
     return sum((2 * k * width / (2 * k * width + distance) for width in _KERNEL_WIDTHS), torch.zeros_like(distance))
 
 
@@ -264,14 +286,19 @@ class BetaTCVAE(Objective):
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
         kl = model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z)
-        return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z)).mean(0)
+        return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z, batch.weight)).mean(0)
 
 
-def total_correlation(posterior: Posterior, q: Tensor, z: Tensor) -> Tensor:
-    """Return log q(z) less the sum of log q(z_j) for draws z (s, n, k), where q(z) averages over the rows of q.  # (s, n)"""
+def total_correlation(posterior: Posterior, q: Tensor, z: Tensor, repetitions: Tensor | None = None) -> Tensor:
+    """Return log q(z) less the sum of log q(z_j) for draws z (s, n, k), where q(z) averages over the rows of q.  # (s, n)
+
+    Rows occur as often as `repetitions` (n,) says.
+    """
     of_pairs = posterior.log_prob(q, z[..., :, None, :])  # (s, n, n, k): of the draws of each row, under each row
-    joint = torch.logsumexp(of_pairs.sum(-1), -1) - math.log(len(q))
-    return joint - (torch.logsumexp(of_pairs, -2) - math.log(len(q))).sum(-1)
+    r = of_pairs.new_ones(len(q)) if repetitions is None else repetitions
+    log_share = (r / r.sum()).log()
+    joint = torch.logsumexp(of_pairs.sum(-1) + log_share, -1)
+    return joint - torch.logsumexp(of_pairs + log_share[:, None], -2).sum(-1)
 
 
 class IWAE(Objective):

@@ -74,10 +74,9 @@ class AEVB(GradientSolver):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
         (problem,) = state.problems
         leaves, weight = leaves_of(state), batch.weight[0]
+        rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * batch.weight.shape[1]))
         state.grad.zero_()
-        value = problem.objective(
-            problem.model, self._with_noise(state, leaves), Batch(batch.x[0]), noise[0], state.annealing[0]
-        )
+        value = problem.objective(problem.model, self._with_noise(state, leaves), rows, noise[0], state.annealing[0])
         total = (value * weight).sum()
         kl_of_weights = problem.model.kl_of_weights(leaves) / problem.total_weight
         (weight.sum() * kl_of_weights - total).backward()

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae._linear import start_linearly
 from skvae._model import Model, Pieces
@@ -217,6 +219,53 @@ def test_discrepancy_vanishes_for_equal_distributions_and_has_no_bias():
         for s in range(400)
     ]
     assert abs(sum(values) / 400) < 4 * torch.tensor(values).std() / 20 + 0.005
+
+
+def test_a_row_that_occurs_again_counts_as_its_copies():
+    draw = torch.Generator().manual_seed(0)
+    z, again, others = (torch.randn(3000, n, 2, dtype=torch.float64, generator=draw) for n in (6, 6, 50))
+    z[:, 3:], again[:, 3:] = z[:, 3:] + 1, again[:, 3:] + 1  # rows of two kinds, and many draws of each
+    repetitions = torch.tensor([3.0, 1, 1, 1, 2, 2], dtype=torch.float64)
+    copies = torch.repeat_interleave(torch.arange(6), repetitions.long())
+    merged = (discrepancy(z, others[0], repetitions, again) * repetitions).sum(-1) / repetitions.sum()
+    fresh = torch.randn(3000, len(copies), 2, dtype=torch.float64, generator=draw) + (copies >= 3)[:, None]
+    apart = discrepancy(fresh, others[0]).mean(-1)
+    tolerance = 4 * (merged.var() / 3000 + apart.var() / 3000).sqrt()
+    assert float(merged.mean()) == pytest.approx(float(apart.mean()), abs=float(tolerance))
+    ones = torch.ones(6, dtype=torch.float64)
+    torch.testing.assert_close(discrepancy(z, others[0], ones, again), discrepancy(z, others[0]))
+
+
+def test_total_correlation_of_repeated_rows_is_that_of_their_copies(problem):
+    model, params, batch, noise = problem
+    q = model.encode(params, batch)
+    z = model.posterior.sample(q, noise)
+    repetitions = torch.arange(len(q)) % 3 + 1
+    copies = torch.repeat_interleave(torch.arange(len(q)), repetitions)
+    merged = total_correlation(model.posterior, q, z, repetitions.to(z.dtype))
+    torch.testing.assert_close(merged[:, copies], total_correlation(model.posterior, q[copies], z[:, copies]))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("objective", [InfoVAE(), BetaTCVAE()], ids=repr)
+def test_objectives_that_compare_rows_learn_tables_in_which_rows_repeat(objective):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(600, 2)) @ rng.normal(size=(2, 6)) + rng.normal(size=(600, 6)) > 1).astype(float)
+    vae = VAETransformer(2, likelihood="bernoulli", objective=objective, max_iter=150, random_state=0).fit(X)
+    z = vae.sample_posterior(X, random_state=0).reshape(-1, 2)
+    assert np.all(np.abs(z.std(axis=0) - 1) < 0.3)
+
+
+def test_free_bits_cost_components_far_above_them_nothing(problem):
+    """Draws of a KL scatter, and where each of them is compared with the limit, those below it are raised."""
+    model, params, batch, _ = problem
+    noise = torch.randn(1, len(batch), model.n_noise, dtype=batch.dtype, generator=torch.Generator().manual_seed(0))
+    q = model.encode(params, batch)
+    drawn = kl_per_component(model, params, q, model.posterior.sample(q, noise), "monte_carlo")
+    limit = 0.9 * float(drawn.mean(0).min())
+    assert limit > 0 and bool((drawn < limit).any())
+    free, plain = (ELBO(kl="monte_carlo", free_bits=bits)(model, params, batch, noise) for bits in (limit, 0.0))
+    torch.testing.assert_close(free, plain)
 
 
 def test_info_vae_gives_up_the_kl_of_rows(problem):

@@ -95,6 +95,16 @@ def test_alpha_is_a_gaussian_prior_on_the_weight_matrices_alone():
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
 
 
+def test_the_penalty_is_what_the_gradient_of_alpha_comes_from():
+    problem = make_problem(alpha=3.0)
+    solver, params = AEVB(), make_params(problem)
+    state = start(solver, problem, params)
+    placed = state.params[0].clone()
+    weights = [v for name, v in problem.model.layout.views(params).items() if name[1].startswith(("weight", "skip"))]
+    assert solver.penalty(state, 0, placed) == pytest.approx(1.5 / 50.0 * sum(float(v.square().sum()) for v in weights))
+    assert solver.penalty(start(solver, make_problem(), params), 0, placed) == 0
+
+
 def test_the_result_is_a_running_average_that_forgets_its_beginning():
     solver, problem = AEVB(averaging=0.5), make_problem(optimizer=Adam())
     state = start(solver, problem, make_params(problem))

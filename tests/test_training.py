@@ -16,7 +16,7 @@ from skvae._random import generator
 from skvae._training import default_batch_size, default_max_iter, default_n_components
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
-from skvae.objectives import ELBO, IWAE
+from skvae.objectives import ELBO, IWAE, drawn, kl_of_rows
 
 X_IRIS, X_WINE = load_iris().data, load_wine().data
 ignore_convergence = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -211,3 +211,36 @@ def test_verbose_prints_honest_units(capsys):
     assert len(lines) == len(vae.history_["epoch"])
     assert lines[-1].startswith("epoch    20  lower bound")
     assert float(lines[-1].split()[4]) == pytest.approx(vae.history_["lower_bound"][-1], abs=1e-4)
+
+
+def squared_weights(vae):
+    model = vae._fitted.model
+    views = model.layout.views(torch.tensor(vae._fitted.params)).items()
+    return sum(float(value.square().sum()) for name, value in views if model.is_weight_matrix(*name))
+
+
+@ignore_convergence
+def test_a_larger_alpha_gives_smaller_weights():
+    found = [squared_weights(small(alpha=alpha, max_iter=600).fit(X_IRIS)) for alpha in (0.0, 1.0, 100.0, 1e4)]
+    assert all(after < 0.7 * before for before, after in zip(found, found[1:]))
+    assert found[-1] < 1e-3
+
+
+@ignore_convergence
+def test_training_does_not_converge_before_the_warm_up_has_ended():
+    vae = small(objective=ELBO(warmup=200), learning_rate="constant", n_iter_no_change=2, tol=10.0, max_iter=400).fit(X_IRIS)
+    assert vae.converged_ and vae.n_iter_ > 200
+
+
+class HeldKL(ELBO):
+    """Keeps the KL near half a nat, at the expense of the bound."""
+
+    def __call__(self, model, params, batch, noise, annealing=1.0):
+        q, z, log_px = drawn(model, params, batch, noise)
+        return log_px.mean(0) - 20 * (kl_of_rows(model, params, q, z, self.kl) - 0.5).abs()
+
+
+@ignore_convergence
+def test_an_objective_that_changes_the_elbo_is_judged_by_itself():
+    vae = small(objective=HeldKL(), max_iter=60, learning_rate="cosine").fit(X_IRIS)
+    assert vae.kl_per_component_.sum() == pytest.approx(0.5, abs=0.1)

@@ -197,3 +197,17 @@ def test_few_rows_are_not_overfitted():
     point = VAETransformer(4, decoder=MLP((32,)), **shared).fit(train)
     uncertain = VAETransformer(4, decoder=VariationalMLP((32,)), **shared).fit(train)
     assert uncertain.score(test) > point.score(test) + 1
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_training_is_judged_by_the_bound_on_the_evidence_and_reports_it():
+    X = table_for("gaussian")[:45]
+    vae = VAETransformer(
+        2, decoder=VariationalMLP((8,), prior_std=0.05), early_stopping=False, max_iter=1500, random_state=0
+    ).fit(X)
+    model, params = vae._fitted.model, vae._fitted.model.unpack(torch.tensor(vae._fitted.params))
+    kl = float(model.kl_of_weights(params)) / len(X)
+    assert vae.lower_bound_ == pytest.approx(vae.set_params(score_method="elbo").score(X) - kl, abs=0.3)
+    assert vae.history_["lower_bound"][-1] == pytest.approx(vae.lower_bound_, abs=0.5)
+    independent = stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1).mean()
+    assert kl < 5 and vae.lower_bound_ > independent - 5  # the start, of the linear solution, has a KL of thousands of nats
