@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--draws", nargs="+", type=int, default=[1, 50, 500], help="draws per test image")
     parser.add_argument("--out", type=Path, default=Path("mnist"), help="folder of the models")
     args = parser.parse_args()
+    if args.hidden and args.schedule != "defaults":
+        parser.error("--hidden goes with --schedule defaults; the others have two layers of 200 units.")
     if args.epochs < N_STAGES:
         parser.error(f"--epochs must be at least {N_STAGES}, one per stage.")
     warnings.simplefilter("ignore", ConvergenceWarning)

@@ -75,7 +75,6 @@ def supports(model: Model, objective: Objective) -> bool:
         and not (getattr(objective, "free_bits", 0) and _samples_kl(model.prior, objective))
         and model.likelihood.offers("derivative")
         and model.n_columns > 0
-        and not model.n_given
     )
 
 
@@ -118,13 +117,18 @@ def _line(width: int) -> int:
 
 
 def aligned_layout(wide: Model) -> Layout:
-    """Return the layout of a widened model: outputs fill whole lines, and every parameter begins on a whole vector."""
+    """Return the layout of a widened model: columns and conditions fill whole lines, parameters begin on whole vectors."""
     to_columns = _parameters_of_output(wide.decoder)
-    shapes = {
-        (piece, name): (shape[0], _line(shape[1])) if piece == "decoder" and name in to_columns else shape
-        for (piece, name), shape in wide.layout.shapes.items()
-    }
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():
+        if piece == "decoder":
+            n_rows = wide.n_components + _line(wide.n_given) if name in _PARAMETERS_OF_INPUT else n_rows
+            n_columns = _line(n_columns) if name in to_columns else n_columns
+        shapes[piece, name] = n_rows, n_columns
     return Layout(shapes, _VECTOR)
+
+
+_PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
 
 def _parameters_of_output(network: MLP) -> set[str]:
@@ -138,7 +142,10 @@ def positions(model: Model, wide: Model) -> Tensor:
     to_posterior = _parameters_of_output(model.encoder)
     chosen = []
     for (piece, name), (n_rows, n_columns) in model.layout.shapes.items():
-        place = places[piece, name][:n_rows]
+        place = places[piece, name]
+        if piece == "decoder" and name in _PARAMETERS_OF_INPUT:  # latents, then conditions
+            place = torch.cat([place[: model.n_components], place[wide.n_components :]])
+        place = place[:n_rows]
         if piece == "encoder" and name in to_posterior:  # means in the first half, log scales in the second
             place = place.unflatten(-1, (2, wide.n_components))[..., : model.n_components].flatten(-2)
         chosen.append(place[:, :n_columns].reshape(-1))
@@ -265,9 +272,11 @@ class Kernel:
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         m, new_zeros = len(self.mean), self.mean.new_zeros
         self.one = self.mean.new_ones(())  # a number costs more than a tensor to an operation
-        self.scale = new_zeros((m, n, k))
-        self.spread, self.z, self.z_delta = (new_zeros((m, s, n, k)) for _ in range(3))
-        self.codes, self.codes_delta = self.z.view(m, s * n, k), self.z_delta.view(m, s * n, k)
+        self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
+        self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _line(wide.n_given))) for _ in range(2))
+        self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
+        self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
+        self.conditions = self.decoded[..., k : k + wide.n_given].unflatten(1, (s, n))  # (m, s, n, n_given)
         self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
         self.encoder_delta = torch.zeros_like(self.encoder.out)
         self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
@@ -280,7 +289,9 @@ class Kernel:
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
-        self.decoder.forward(self.codes)
+        if self.model.n_given:
+            self.conditions.copy_(self.likelihood.given(x)[:, None])
+        self.decoder.forward(self.decoded)
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -333,7 +344,7 @@ class Kernel:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
-        self.decoder.backward(self.codes, self.decoder.out, self.codes_delta)
+        self.decoder.backward(self.decoded, self.decoder.out, self.decoded_delta)
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):

@@ -10,7 +10,8 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Model, Pieces, nested
 from skvae._random import generator, normal
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian
+from skvae.likelihoods._mixed import Given, PerColumn
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.posteriors import Normal
@@ -77,9 +78,9 @@ def relative_error(model, objective, flat, x):
     return max(1e-12, 16 * torch.finfo(F64).eps * farthest)
 
 
-def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
+def assert_same(models, objective, n=6, weights=None, betas=None, seed=0, x=None):
     m, d = len(models), models[0].n_columns
-    x = cells_for(models[0].likelihood, (m, n, d), seed)
+    x = cells_for(models[0].likelihood, (m, n, d), seed) if x is None else x
     noise = [
         normal((objective.n_samples, n, model.n_components), generator(seed, "e", i), F64) for i, model in enumerate(models)
     ]
@@ -99,6 +100,23 @@ def assert_same(models, objective, n=6, weights=None, betas=None, seed=0):
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_value_and_gradient_are_those_of_the_objective(likelihood, objective):
     assert_same([make_model(likelihood)], objective)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("missing", [(), (1, 3)], ids=str)
+def test_conditions(objective, missing):
+    parts = Gaussian(), Given(Categorical(4), 1), Bernoulli(), Given(Gaussian(), 2)
+    likelihood = PerColumn(parts, (2, 1, 1, 2), (0.0,) * 6, missing)
+    models = [make_model(likelihood, n_columns=6, k=k, hidden=(h,), seed=k) for k, h in ((3, 7), (17, 40), (1, 16))]
+    assert models[0].n_given and kernels.supports(models[0], objective)
+    cells = [
+        cells_for(kind, (3, 6, d)) for kind, d in ((Gaussian(), 2), (Categorical(4), 1), (Bernoulli(), 1), (Gaussian(), 2))
+    ]
+    x = torch.cat(cells, -1)
+    x[:, 2, list(missing)] = torch.nan
+    assert_same(models[:1], objective, x=x[:1])
+    assert_same(models, objective, x=x)
+    assert_same([make_model(likelihood, n_columns=6, hidden=())], objective, x=x[:1])
 
 
 @pytest.mark.parametrize("objective", [o for o in OBJECTIVES if not getattr(o, "free_bits", 0)], ids=repr)

@@ -147,6 +147,9 @@ class Given(Likelihood):
     def log_prob(self, params, eta, x):
         return x.new_zeros(torch.broadcast_shapes(eta.shape[:-1], x.shape[:-1]) + x.shape[-1:])
 
+    def derivative(self, params, eta, x, weight):
+        return eta, {}
+
     def mean(self, params, eta):
         return eta.new_full((*eta.shape[:-1], self.n_columns), torch.nan)
 
@@ -271,8 +274,10 @@ class PerColumn(Likelihood):
     def given(self, x):
         conditions = [part for part in self._parts() if isinstance(part.likelihood, Given)]
         read = [part.likelihood.given(x[..., part.columns]) for part in conditions]
-        marks = self._missing_conditions()
-        return torch.cat([*read, x[..., marks].isnan().to(x.dtype)], -1) if read else x[..., :0]
+        if not read:
+            return x[..., :0]
+        marks = constant(tuple(self._missing_conditions()), x, torch.int64)
+        return torch.cat([*read, x.index_select(-1, marks).isnan().to(x.dtype)], -1)
 
     def _missing_conditions(self) -> list[int]:
         """Return the conditions that had missing cells in training."""
