@@ -15,7 +15,8 @@ from threadpoolctl import ThreadpoolController
 Item = TypeVar("Item")
 
 _DEVICE_FLOPS = 2e7  # work per step below which a processor is done before a device has been told what to do
-_PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings
+_PARALLEL_FLOPS = 1e8  # work per call below which a second thread costs more than it brings,
+_WAITING_FLOPS = 2e8  # and per step, where threads wait for each other in every product
 
 
 def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch.device:
@@ -57,7 +58,7 @@ def threads_for(flops: float) -> Iterator[None]:
     Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
     alone and ends with the scope.
     """
-    if flops >= _PARALLEL_FLOPS and _is_main_thread():
+    if flops >= _WAITING_FLOPS and _is_main_thread():
         yield
     else:
         with one_thread():
