@@ -32,7 +32,7 @@ class Problem:
     @property
     def precision(self) -> float:
         """Precision of the Gaussian prior on the weight matrices, per row."""
-        return min(self.alpha / self.total_weight, _MAX_PRECISION)
+        return min(float(self.alpha) / self.total_weight, _MAX_PRECISION)
 
     def repetitions(self, weight: Tensor | None) -> Tensor | None:
         """Return how often rows occur in the data, given their weights, which are relative to the mean."""
