@@ -23,7 +23,7 @@ from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_r
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
-from skvae._reading import TableReader
+from skvae._reading import TableReader, array_or_frame
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _check_sample_weight, _fit_context, runs_inside_another_fit
@@ -318,13 +318,13 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
             likelihoods = self._likelihoods_of_source(source) if reset else None
             weight = None if sample_weight is None else _checked_weight(sample_weight, X)
             return StreamedTable(source, weight, likelihoods)
-        cells, *form = self._learnt_cells(X) if reset else (self._cells_for_more(X),)
-        if np.isnan(cells[:1]).all() and np.isnan(cells).all():  # the first row spares a look at the others
-            raise ValueError(
-                f"Input X contains NaN alone: all {cells.size} cells are missing, so there is nothing to learn from."
-            )
-        weight = None if sample_weight is None else _checked_weight(sample_weight, cells)
-        return Table.of(cells, weight, *form)
+        X = array_or_frame(X)
+        weight = None if sample_weight is None else _checked_weight(sample_weight, X)
+        cells, *form = self._learnt_cells(X, weight) if reset else (self._cells_for_more(X, weight),)
+        table = Table.of(cells, weight, *form)
+        if table.is_empty:
+            raise ValueError("Input X contains NaN alone: all cells are missing, so there is nothing to learn from.")
+        return table
 
     def _check_columns(self, source, *, reset):
         """Check the number and the names of a source's columns, as of an array."""
@@ -385,8 +385,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
                 f"The fitted model cannot go on training: its {' and '.join(changed)} differ from what the parameters now say. "
                 "Set it back, or train anew with warm_start=False (instead of partial_fit: on a clone)."
             )
-        if fitted.codec.form is not None and fitted.codec.form.has_categories:
-            fitted = replace(fitted, codec=replace(fitted.codec, form=fitted.codec.form.having_seen(table.X)))
+        fitted = fitted.having_seen(table)
         return fitted.tolerating_holes() if table.has_holes(fitted.codec) else fitted
 
     def _recipe(self):

@@ -1,7 +1,7 @@
 """Frames and arrays of any cells to arrays of numbers, with codes for categories and NaN for what is missing, and back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,31 +72,39 @@ class Form:
         numbers: Likelihood | None,
         handle_unknown: str,
         conditions: Sequence[int] = (),
+        weight: np.ndarray | None = None,
     ) -> tuple["Form", list[Likelihood]]:
         """Return the form of a table, and the likelihood of every column, where None stands for what its type suggests.
 
         Columns of numbers then get the likelihood `numbers`; if that is None, a mixture of normals in a table whose rows differ
         in a category, and a normal in others. Columns of a chosen likelihood and conditions, given by their numbers, may
-        have any number of categories.
+        have any number of categories. Weights of the rows, all of them positive, count as repetitions.
         """
         container = "polars" if _is_polars(X) else "pandas" if is_frame(X) else "array"
         columns, default = columns_of(X), numbers or Gaussian()
+        weight = np.ones(len(X)) if weight is None else as_repetitions(weight)
         learnt = [
-            _learn_column(*column, one, default, j in conditions)
+            _learn_column(*column, weight, one, default, j in conditions)
             for j, (column, one) in enumerate(zip(columns, likelihoods, strict=True))
         ]
-        form = cls(container, [_with_seen(one, series) for (one, _), (_, series, _) in zip(learnt, columns)], handle_unknown)
+        seen = [_with_seen(one, series, weight) for (one, _), (_, series, _) in zip(learnt, columns)]
+        form = cls(container, seen, handle_unknown)
         found = [one for _, one in learnt]
         if numbers is None and form.has_varying_categories:
             found = [NormalMixture() if one is default else one for one in found]
-        formats = [_with_frequent(one, likelihood, column[1]) for one, likelihood, column in zip(form.formats, found, columns)]
+        told = zip(form.formats, found, columns, strict=True)
+        formats = [_with_frequent(one, likelihood, column[1], weight) for one, likelihood, column in told]
         return replace(form, formats=formats), found
 
-    def cells(self, X) -> np.ndarray:
-        """Return the cells of a table as numbers, in double precision unless all are single."""
+    def cells(self, X, counts: np.ndarray | None = None) -> np.ndarray:
+        """Return the cells of a table as numbers, in double precision unless all are single.
+
+        Categories that are unknown are missing in rows that do not count, if `counts` tells of every row whether it does.
+        """
         if not is_frame(X) and self.container != "array":
             X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
-        columns = [self._cells_of(series, format) for (_, series, _), format in zip(columns_of(X), self.formats, strict=True)]
+        told = zip(columns_of(X), self.formats, strict=True)
+        columns = [self._cells_of(series, format, counts) for (_, series, _), format in told]
         single = all(column.dtype == np.float32 for column in columns)
         out = np.empty((len(X), len(columns)), dtype=np.float32 if single else np.float64)
         for j, column in enumerate(columns):
@@ -118,12 +126,12 @@ class Form:
                 out[:, j] = self._cells_of(columns[format.name], format)
         return out
 
-    def _cells_of(self, series: pd.Series, format: Format) -> np.ndarray:
+    def _cells_of(self, series: pd.Series, format: Format, counts: np.ndarray | None = None) -> np.ndarray:
         if format.categories is None:
             return numbers_of(series, format.name)
         codes = _codes(series, format.categories)
         missing = series.isna().to_numpy(dtype=bool)
-        unknown = (codes < 0) & ~missing
+        unknown = (codes < 0) & ~missing & (True if counts is None else counts)
         if unknown.any() and self.handle_unknown == "error":
             values = pd.unique(series[unknown]).tolist()
             raise ValueError(
@@ -159,11 +167,13 @@ class Form:
                 cells[..., j] = _among_seen(cells[..., j], format)
         return cells
 
-    def having_seen(self, cells: np.ndarray) -> "Form":
-        """Return the form after more training rows."""
-        return replace(
-            self, formats=[_having_seen(format, column) for format, column in zip(self.formats, cells.T, strict=True)]
-        )
+    def having_seen(self, columns: Iterable[tuple[np.ndarray, np.ndarray]], likelihoods: dict[int, Likelihood]) -> "Form":
+        """Return the form after more training rows, given the cells of every column and their weights.
+
+        A column that the model leaves out has no likelihood, and stays as it is.
+        """
+        told = enumerate(zip(self.formats, columns, strict=True))
+        return replace(self, formats=[_having_seen(format, *cells, likelihoods.get(j)) for j, (format, cells) in told])
 
     def settled(self, cells: np.ndarray) -> np.ndarray:
         """Return cells (..., d) that were drawn within the limits; those near a number that occurs again and again become it.
@@ -188,44 +198,84 @@ class Form:
         return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
 
 
-def _with_seen(format: Format, series: pd.Series) -> Format:
+def as_repetitions(weight: np.ndarray) -> np.ndarray:
+    """Return weights that are 1 at least on average, so that rows which share a weight of 1 are still as many as they are."""
+    return weight * max(1.0, len(weight) / weight.sum())
+
+
+def rows_where(X, chosen: np.ndarray):
+    """Return the chosen rows of a frame or an array."""
+    return X.filter(chosen) if _is_polars(X) else X[chosen]
+
+
+def _with_seen(format: Format, series: pd.Series, weight: np.ndarray) -> Format:
     """Return the format of a column with the categories that it has, where those are not all."""
     if format.categories is None:
         return format
     codes = _codes(series, format.categories)
-    counts = np.bincount(codes[codes >= 0], minlength=len(format.categories))
+    counts = np.bincount(codes[codes >= 0], weight[codes >= 0], minlength=len(format.categories))
     if counts.all() or not counts.any():
         return format
     return replace(format, seen=[int(code) for code in np.argsort(-counts, kind="stable") if counts[code]])
 
 
-def _with_frequent(format: Format, likelihood: Likelihood, series: pd.Series) -> Format:
+def _with_frequent(format: Format, likelihood: Likelihood, series: pd.Series, weight: np.ndarray) -> Format:
     """Return the format of a column with the numbers for which a mixture of normals has a mode of their own."""
     if format.categories is None and isinstance(likelihood, NormalMixture):
-        return replace(format, frequent=_frequent(numbers_of(series, format.name)))
+        return replace(format, frequent=_frequent(*_counted(numbers_of(series, format.name), weight)))
     return format
 
 
-def _frequent(values: np.ndarray) -> list[tuple[float, float]] | None:
+def _counted(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct numbers among values, in their order, and how often each occurs."""
+    there = ~np.isnan(values)
+    numbers, places = np.unique(values[there].astype(np.float64), return_inverse=True)
+    return numbers, np.bincount(places, weight[there], minlength=len(numbers))
+
+
+def _frequent(numbers: np.ndarray, counts: np.ndarray, fewest: int = 2) -> list[tuple[float, float]] | None:
     """Return numbers that occur again and again and have hardly any others near, and how far around that holds."""
-    values = np.sort(values[~np.isnan(values)])
-    with np.errstate(over="ignore"):
-        distance = _NEAR * float(np.std(values)) if len(values) else 0.0
-    if not (len(values) >= _FEWEST_OF_TWO and 0 < distance < np.inf):
+    total = counts.sum()
+    if total < _FEWEST_OF_TWO:
         return None
-    numbers, counts = np.unique(values, return_counts=True)
-    often = counts >= max(_FREQUENT * len(values), 2)
-    numbers, counts = numbers[often], counts[often]
-    near = np.searchsorted(values, numbers + distance, "right") - np.searchsorted(values, numbers - distance, "left")
-    return [(float(number), distance) for number in numbers[counts >= _ALONE * near]] or None
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = _NEAR * float(np.sqrt(counts @ np.square(numbers - counts @ numbers / total) / total))
+    if not 0 < distance < np.inf:
+        return None
+    often = counts >= max(_FREQUENT * total, fewest)
+    alone = counts[often] >= _ALONE * _near(numbers[often], distance, numbers, counts)
+    return [(float(number), distance) for number in numbers[often][alone]] or None
 
 
-def _having_seen(format: Format, cells: np.ndarray) -> Format:
+def _near(centres: np.ndarray, distance, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return how often numbers occur that are within a distance of each centre."""
+    up_to = np.concatenate([[0.0], np.cumsum(counts)])
+    ends = np.searchsorted(numbers, centres + distance, "right"), np.searchsorted(numbers, centres - distance, "left")
+    return up_to[ends[0]] - up_to[ends[1]]
+
+
+def _having_seen(format: Format, cells: np.ndarray, weight: np.ndarray, likelihood: Likelihood | None) -> Format:
     """Return the format of a column after more cells; a category that is new is the least frequent one."""
-    if format.seen is None:
+    there = cells[~np.isnan(cells)]
+    if format.seen is not None:
+        return replace(format, seen=[*format.seen, *np.setdiff1d(there, format.seen).astype(int).tolist()])
+    if format.categories is not None or likelihood is None or not len(there):
         return format
-    new = np.setdiff1d(cells[~np.isnan(cells)], format.seen).astype(int)
-    return replace(format, seen=[*format.seen, *new.tolist()])
+    limits = format.limits and (min(format.limits[0], float(there.min())), max(format.limits[1], float(there.max())))
+    frequent = _frequent_still(format, cells, weight) if isinstance(likelihood, NormalMixture) else None
+    return replace(format, limits=limits, frequent=frequent)
+
+
+def _frequent_still(format: Format, cells: np.ndarray, weight: np.ndarray) -> list[tuple[float, float]] | None:
+    """Return the numbers that occur again and again after more cells: old ones that enough cells do not deny, and new ones."""
+    numbers, counts = _counted(cells, as_repetitions(weight))
+    kept = {}
+    for number, distance in format.frequent or []:
+        have, near = (_near(np.array([number]), reach, numbers, counts)[0] for reach in (0.0, distance))
+        if near < _FEWEST_OF_TWO or have >= _ALONE * near:
+            kept[number] = distance
+    found = dict(_frequent(numbers, counts, fewest=_FEWEST_OF_TWO) or [])
+    return [*{**found, **kept}.items()] or None
 
 
 def _among_seen(cells: np.ndarray, format: Format) -> np.ndarray:
@@ -322,7 +372,13 @@ def _levels_of_polars(series) -> list:
 
 
 def _learn_column(
-    name, series: pd.Series, dtype: str, likelihood: Likelihood | None, numbers: Likelihood, is_condition: bool
+    name,
+    series: pd.Series,
+    dtype: str,
+    weight: np.ndarray,
+    likelihood: Likelihood | None,
+    numbers: Likelihood,
+    is_condition: bool,
 ) -> tuple[Format, Likelihood]:
     """Return the format of a column, and its likelihood, chosen or suggested by its type."""
     if likelihood is not None:
@@ -331,7 +387,7 @@ def _learn_column(
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _of_categories(_coded(name, series, dtype), is_condition)
     if is_number(series):
-        two = _two_values(series)
+        two = _two_values(series, weight)
         return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
     if series.dtype.kind in "mM":
         raise ValueError(_refusal(name, dtype))
@@ -415,11 +471,12 @@ def numbers_of(series: pd.Series, name) -> np.ndarray:
     return values
 
 
-def _two_values(series: pd.Series) -> list | None:
+def _two_values(series: pd.Series, weight: np.ndarray) -> list | None:
     """Return the two numbers of a column that has no others and enough cells to tell."""
     values = numbers_of(series, series.name)
-    values = values[~np.isnan(values)]
-    if len(values) < _FEWEST_OF_TWO:
+    there = ~np.isnan(values)
+    values = values[there]
+    if weight[there].sum() < _FEWEST_OF_TWO:
         return None
     low, high = float(values.min()), float(values.max())
     return [low, high] if low < high and bool(((values == low) | (values == high)).all()) else None

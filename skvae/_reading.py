@@ -6,7 +6,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, with_conditions
+from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, rows_where, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
@@ -18,17 +18,20 @@ from skvae.likelihoods import Gaussian, Likelihood, Mixed
 class TableReader:
     """How an estimator reads its tables: those of the training data, and later ones in the same way."""
 
-    def _cells(self, X):
-        """Return the cells of new rows as an array of numbers, read as those of the training data were."""
+    def _cells(self, X, counts=None):
+        """Return the cells of new rows as an array of numbers, read as those of the training data were.
+
+        Categories that are unknown are missing in rows that do not count, if `counts` tells of every row whether it does.
+        """
         X, form = array_or_frame(X), self._fitted.codec.form
         if form is None or (not is_frame(X) and not form.has_categories):
             return self._numbers(X, reset=False)
         _refuse_sparse(X, "a model of columns with categories")
-        return form.cells(self._checked_table(X, reset=False))
+        return form.cells(self._checked_table(X, reset=False), counts)
 
-    def _cells_for_more(self, X):
+    def _cells_for_more(self, X, weight):
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
-        cells = self._cells(X)
+        cells = self._cells(X, None if weight is None else weight > 0)
         self._check_same_conditions(array_or_frame(X))
         return cells
 
@@ -86,8 +89,11 @@ class TableReader:
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
         return X
 
-    def _learnt_cells(self, X):
-        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers."""
+    def _learnt_cells(self, X, weight):
+        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers.
+
+        The form is that of the rows whose weight is not zero.
+        """
         X, likelihood = array_or_frame(X), resolve("likelihood", self.likelihood)
         if not (is_frame(X) or _reads_any_cells(likelihood)):
             X = self._numbers(X, reset=True)
@@ -96,9 +102,11 @@ class TableReader:
         _refuse_sparse(X, f"likelihood={likelihood!r}")
         X = self._checked_table(X, reset=True)
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
-        chosen, conditions = likelihoods_of(X, likelihood), conditions_of(X, self.condition_on)
-        form, likelihoods = Form.learn(X, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions)
-        return form.cells(X), form, with_conditions(likelihoods, conditions)
+        counts = None if weight is None else weight > 0
+        rows, weight = (X, None) if counts is None else (rows_where(X, counts), weight[counts])
+        chosen, conditions = likelihoods_of(rows, likelihood), conditions_of(rows, self.condition_on)
+        form, likelihoods = Form.learn(rows, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions, weight)
+        return form.cells(X, counts), form, with_conditions(likelihoods, conditions)
 
 
 def array_or_frame(X):

@@ -8,7 +8,8 @@ import torch
 
 from skvae._model import Model, Pieces
 from skvae._settings import from_spec, to_spec
-from skvae._table import TableCodec
+from skvae._stream import StreamedTable
+from skvae._table import Table, TableCodec
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, PerColumn
 
@@ -48,6 +49,15 @@ class Fitted:
         likelihood = self.model.likelihood
         kinds = likelihood.of_columns() if isinstance(likelihood, PerColumn) else []
         return np.sort(self.codec.order[[j for j, kind in enumerate(kinds) if isinstance(kind, Given)]])
+
+    def having_seen(self, table: Table | StreamedTable) -> "Fitted":
+        """Return the state that knows which values the rows of a table have, besides those of its own training rows."""
+        form, likelihood = self.codec.form, self.model.likelihood
+        if form is None:
+            return self
+        kinds = likelihood.of_columns() if isinstance(likelihood, PerColumn) else [likelihood] * self.codec.n_columns
+        likelihoods = dict(zip(self.codec.order.tolist(), kinds, strict=True))
+        return replace(self, codec=replace(self.codec, form=form.having_seen(table.columns(), likelihoods)))
 
     def tolerating_holes(self) -> "Fitted":
         """Return the state for rows with missing cells; one that has seen none in training gets the same parameters."""

@@ -111,6 +111,13 @@ class StreamedTable:
         """Tell whether the model will miss a cell."""
         return bool((self.statistics.missing[codec.order] > 0).any())
 
+    def columns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield cells of every column in a sample of the distinct rows, with their weights, and its limits, which weigh 0."""
+        held, found = self.survey.held, self.statistics
+        weight = np.concatenate([held.weight, [0.0, 0.0]])
+        for j in range(self.n_features):
+            yield np.concatenate([held.X[:, j], [found.low[j], found.high[j]]]), weight
+
     @cached_property
     def survey(self) -> Survey:
         """The pass over all rows."""

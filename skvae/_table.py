@@ -282,8 +282,9 @@ class TableCodec:
             spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
             for name in ("clips", "is_density", "is_whole")
         )
-        has_holes = bool((statistics.missing[order] > 0).any())
-        per_cell = len(groups) > 1 or has_holes or any(group.likelihood.reads_missing for group in groups)
+        has_holes = bool((statistics.missing[order] > 0).any()) or any(group.likelihood.reads_missing for group in groups)
+        may_have_holes = has_holes or (form is not None and form.has_varying_categories)  # where categories are new
+        per_cell = len(groups) > 1 or may_have_holes
         return cls(
             schema, loc, scale, order, low.astype(float), high.astype(float), clips, is_density, is_whole, per_cell, form
         )
@@ -326,6 +327,15 @@ class TableCodec:
             return X.have_holes(self.order)
         missing = np.any(np.isnan(X), axis=0)
         return np.any(np.isnan(X[:, self.order[missing[self.order]]]), axis=1)
+
+    def has_new_category(self, X: Cells, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Tell of the cells that the model sees whether their category is in some rows, but not in others.  # (n, d)"""
+        formats = [] if self.form is None else self.form.formats
+        new = np.zeros((len(rows), self.n_columns), dtype=bool)
+        for at, j in enumerate(self.order):
+            if formats and formats[j].categories is not None:
+                new[:, at] = ~np.isin(X[rows, j], pd.unique(X[others, j]))
+        return new
 
     def of_columns(self, values: np.ndarray) -> np.ndarray:
         """Return values (..., n_columns) of the model's columns as values of all, zero for those it does not see."""
@@ -495,7 +505,18 @@ class Table:
 
     def has_holes(self, codec: TableCodec) -> bool:
         """Tell whether the model will miss a cell."""
-        return bool(codec.has_holes(self.X).any())
+        return bool(codec.has_holes(self.X)[self.rows].any())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all cells are missing."""
+        a_row = self.X[self.rows[:1]]  # which spares a look at the others
+        return bool(np.isnan(a_row).all() and np.isnan(self.X[self.rows]).all())
+
+    def columns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the cells of every column in the distinct rows, and their weights."""
+        for j in range(self.n_features):
+            yield self.X[self.rows, j], self.weight
 
 
 @dataclass(frozen=True, eq=False)

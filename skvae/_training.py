@@ -147,9 +147,14 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     trains = np.ones(n, dtype=bool)
     trains[validation.numpy()] = False
     train = replace(data, rows=rows[trains], weight=_mean_one(data.weight, torch.from_numpy(trains)))
+    watched = data.take(validation) if n_validation else data.head(watched_rows(codec.n_columns))
+    if n_validation and codec.per_cell:
+        new = codec.has_new_category(table.X, rows[validation.numpy()], rows[trains])
+        # Training makes it less and less probable, without a limit, whatever else it learns about the row.
+        watched.x.masked_fill_(torch.from_numpy(new).to(device), torch.nan)
     return Split(
         train.encoded() if len(train) * train.n_columns * dtype.itemsize <= room_for_data(device) else train,
-        data.take(validation) if n_validation else data.head(watched_rows(codec.n_columns)),
+        watched,
         float(weight[trains].sum()),
         data_hash,
     )

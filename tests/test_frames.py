@@ -14,6 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 import skvae
 from skvae import VAETransformer
 from skvae._frames import Form
+from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Ordinal, Poisson
 from skvae.objectives import ELBO
 from skvae.priors import MixtureOfNormals, StandardNormal
@@ -177,6 +178,98 @@ def test_training_goes_on_with_the_same_categories():
     vae.partial_fit(X.iloc[:20])
     with pytest.raises(ValueError, match="'text' has 1 categories that it did not have in fit: \\['new'\\]"):
         vae.partial_fit(X.assign(text="new"))
+
+
+def rising(n=600):
+    """Return rows in the order of a number, which has a fixed value where it is small."""
+    x = np.sort(np.random.default_rng(0).uniform(0, 100, n))
+    return pd.DataFrame({"x": x, "spent": np.where(x < 50, 0.0, x), "side": np.where(np.arange(n) % 3, "a", "b")})
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("how", ["fit", "partial_fit", "source"])
+def test_the_range_of_a_column_is_that_of_all_rows_so_far(how):
+    X = rising().drop(columns="side")
+    vae = quick(likelihood="laplace", warm_start=True, max_iter=20).fit(X[:150])
+    for _ in range(1 if how == "fit" else 20):
+        getattr(vae, how.replace("source", "partial_fit"))(ArraySource(X.to_numpy()) if how == "source" else X)
+    drawn = vae.sample(2_000, random_state=0)
+    assert drawn["x"].max() > X["x"][149] + 1
+    assert vae._fitted.codec.form.formats[0].limits == (X["x"].min(), X["x"].max())
+    vae.partial_fit(X[300:310])
+    assert vae._fitted.codec.form.formats[0].limits == (X["x"].min(), X["x"].max())
+
+
+def test_numbers_that_occur_again_and_again_are_those_of_all_rows_so_far():
+    X = rising()
+    vae = quick().partial_fit(X[400:])
+    frequent = lambda: [number for number, _ in vae._fitted.codec.form.formats[1].frequent or []]  # noqa: E731
+    assert frequent() == []
+    vae.partial_fit(X[:400])
+    assert frequent() == [0.0]
+    vae.partial_fit(X[500:])
+    assert frequent() == [0.0]  # which no cell denies
+    vae.partial_fit(X[:100].assign(spent=np.linspace(-1, 1, 100)))
+    assert frequent() == []
+
+
+# --- rows of weight zero and others ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [("real", 1e6), ("text", "ZZZ"), ("two", 7), ("ordered", np.nan), ("object", None), ("maybe", pd.NA)],
+    ids=lambda odd: odd[0],
+)
+@pytest.mark.parametrize("start", ["fit", "partial_fit"])
+def test_a_row_of_weight_zero_has_no_influence(odd, start):
+    X = frame(holes=False)
+    more = pd.concat([X.head(1), X], ignore_index=True)
+    more.loc[0, odd[0]] = odd[1]
+    weight = np.r_[0.0, np.ones(N)]
+    one, other = (getattr(quick(), start)(*rows) for rows in ((X,), (more, None, weight)))
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+    assert one._fitted.model.likelihood == other._fitted.model.likelihood
+    assert one._fitted.codec.form.formats[0] == other._fitted.codec.form.formats[0]
+    for vae, *rows in ((one, X), (other, more, None, weight)):
+        vae.partial_fit(*rows)
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+    assert one.sample(300, random_state=0).equals(other.sample(300, random_state=0))
+
+
+def test_a_row_of_weight_zero_in_polars_has_no_influence():
+    X = polars_frame()
+    more = pl.concat([X, X.head(1).with_columns(pl.lit("ZZZ").alias("text"), pl.lit(1e6).alias("real"))])
+    one, other = quick().fit(X), quick().fit(more, sample_weight=np.r_[np.ones(N), 0.0])
+    assert np.array_equal(one._fitted.params, other._fitted.params)
+    assert one._fitted.codec.form == other._fitted.codec.form
+
+
+def test_cells_of_rows_of_weight_zero_must_be_readable():
+    X = frame()[["real", "text"]]
+    weight = np.r_[0.0, np.ones(N - 1)]
+    with pytest.raises(ValueError, match="'real' contains infinity"):
+        quick().fit(X.assign(real=np.where(weight > 0, X["real"], np.inf)), sample_weight=weight)
+    with pytest.raises(ValueError, match="contains NaN alone"):
+        quick().fit(X.head(1).reindex(X.index), sample_weight=weight)
+
+
+def test_forms_count_weights_as_repetitions():
+    rng = np.random.default_rng(0)
+    X = rising(90).assign(few=rng.integers(3, size=90), kind=rng.choice(list("abc"), size=90))
+    X["kind"] = pd.Categorical(X["kind"], categories=list("dcba"))
+    weight = rng.integers(4, size=90)
+    repeated = X.iloc[np.repeat(np.arange(90), weight)]
+    one, other = quick().fit(X, sample_weight=weight), quick().fit(repeated)
+    assert one._fitted.codec.form == other._fitted.codec.form
+    assert one._fitted.codec.form.formats[1].frequent
+
+
+def test_shares_of_rows_are_still_rows():
+    X = frame()[["two", "real"]]
+    assert quick().fit(X, sample_weight=np.full(N, 1 / N)).schema_[0].kind == "bernoulli"
+    few = X.head(4).assign(two=[0, 1, 0, 1])
+    assert [quick().fit(few, sample_weight=np.full(4, w)).schema_[0].kind for w in (0.5, 3)] == ["gaussian", "bernoulli"]
 
 
 # --- frames of polars ------------------------------------------------------------------------------------------------
@@ -410,6 +503,31 @@ def test_new_categories_are_refused_or_missing(fitted):
 def test_columns_that_nothing_reads_are_named(column, match):
     with pytest.raises(ValueError, match=match):
         quick().fit(frame()[["real"]].assign(bad=column))
+
+
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "ordinal"])
+def test_a_category_that_training_rows_lack_does_not_end_the_training(kind):
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=300)
+    X = pd.DataFrame({"u": u, "w": 2 * u + 0.3 * rng.normal(size=300), "c": rng.choice(list("abc"), size=300)})
+    name = [f"{i:03d}" for i in range(300)]
+    odd = {
+        "categorical": name, "bernoulli": np.where(np.arange(300) < 299, "a", "b"),
+        "ordinal": pd.Categorical(name, categories=name, ordered=True),
+    }  # fmt: skip
+    vae = VAETransformer(random_state=0, max_iter=300).fit(X.assign(id=odd[kind]))
+    assert vae.schema_[-1].kind == kind and vae.active_units_ > 0
+    assert vae.sample(3_000, random_state=0)[["u", "w"]].corr().iloc[0, 1] > 0.95
+
+
+def test_categories_alone_are_judged_by_those_of_training_rows():
+    rng = np.random.default_rng(0)
+    a = rng.integers(3, size=600)
+    X = pd.DataFrame({"a": a, "b": a, "id": np.arange(600)}).astype(str)
+    vae = quick(max_iter=60).fit(X)
+    assert vae.active_units_ > 0
+    drawn = vae.sample(1_000, random_state=0)
+    assert (drawn["a"] == drawn["b"]).mean() > 0.9
 
 
 def identified(n_levels, n_more=3000):
