@@ -1,18 +1,30 @@
 """Frames and arrays of any cells to arrays of numbers, with codes for categories and NaN for what is missing, and back."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from skvae._formats import (
+    Format,
+    check_can_be_written,
+    dense_type,
+    filled_polars,
+    filled_series,
+    name_of_type,
+    polars,
+    values_of,
+    written,
+)
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Mixed, NormalMixture, Ordinal
 from skvae.likelihoods._mixed import Given
 
 _MOST_LEVELS = 1000  # of a column of categories that nobody asked for: beyond, the decoder would be all about it
 _FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
+_DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")  # as pandas calls what cells are
 _NEAR = 0.03  # standard deviations within which likelihoods cannot tell numbers apart: three of their narrowest modes
 _FREQUENT = 0.01  # share of the cells from which on a number is one that occurs again and again,
 _ALONE = 0.9  # and share of the cells near it that have it
@@ -26,24 +38,6 @@ def is_frame(X) -> bool:
 
 def _is_polars(X) -> bool:
     return type(X).__module__.split(".")[0] == "polars" and hasattr(X, "schema")
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one column comes and goes: its name, its type, and its categories if it has any."""
-
-    name: Any
-    dtype: str  # as pandas or polars writes it
-    categories: list | None = None  # of codes 0, 1, ...; None for numbers
-    ordered: bool = False
-    limits: tuple[float, float] | None = None  # of numbers, in the training data
-    seen: list[int] | None = None  # codes of the categories that training rows have, the most frequent first; None for all
-    frequent: list[tuple[float, float]] | None = None  # numbers that occur again and again, and how near others never come
-
-    @property
-    def n_levels(self) -> int:
-        """Number of categories that training rows have; 0 for numbers."""
-        return len(self.categories or ()) if self.seen is None else len(self.seen)
 
 
 @dataclass(frozen=True)
@@ -94,6 +88,7 @@ class Form:
             found = [NormalMixture() if one is default else one for one in found]
         told = zip(form.formats, found, columns, strict=True)
         formats = [_with_frequent(one, likelihood, column[1], weight) for one, likelihood, column in told]
+        check_can_be_written(formats, container)
         return replace(form, formats=formats), found
 
     def cells(self, X, counts: np.ndarray | None = None) -> np.ndarray:
@@ -104,7 +99,7 @@ class Form:
         if not is_frame(X) and self.container != "array":
             X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
         told = zip(columns_of(X), self.formats, strict=True)
-        columns = [self._cells_of(series, format, counts) for (_, series, _), format in told]
+        columns = [self.cells_of(series, format, counts) for (_, series, _), format in told]
         single = all(column.dtype == np.float32 for column in columns)
         out = np.empty((len(X), len(columns)), dtype=np.float32 if single else np.float64)
         for j, column in enumerate(columns):
@@ -123,32 +118,28 @@ class Form:
         out = np.full((len(X), len(names)), np.nan)
         for j, format in enumerate(self.formats):
             if format.name in columns:
-                out[:, j] = self._cells_of(columns[format.name], format)
+                out[:, j] = self.cells_of(columns[format.name], format)
         return out
 
-    def _cells_of(self, series: pd.Series, format: Format, counts: np.ndarray | None = None) -> np.ndarray:
+    def cells_of(self, series: pd.Series, format: Format, counts: np.ndarray | None = None) -> np.ndarray:
+        """Return the cells of one column as numbers."""
         if format.categories is None:
             return numbers_of(series, format.name)
         codes = _codes(series, format.categories)
         missing = series.isna().to_numpy(dtype=bool)
         unknown = (codes < 0) & ~missing & (True if counts is None else counts)
         if unknown.any() and self.handle_unknown == "error":
-            values = pd.unique(series[unknown]).tolist()
-            raise ValueError(
-                f"Column {format.name!r} has {len(values)} categories that it did not have in fit: {values[:5]}. Known are "
-                f"{format.categories[:10]}. Correct or remove them, or read them as missing with likelihood="
-                "Mixed(handle_unknown='missing')."
-            )
+            raise ValueError(_unknown_categories(format, pd.unique(series[unknown]).tolist()))
         return np.where(codes < 0, np.nan, codes.astype(np.float64))
 
     def table(self, cells: np.ndarray, like=None):
         """Return numbers as a table of this form, with the index of the frame `like` if there is one."""
+        columns = [written(cells[:, j], format, self.container) for j, format in enumerate(self.formats)]
         if self.container == "polars":
-            columns = [_polars_column(cells[:, j], format) for j, format in enumerate(self.formats)]
-            return _polars("DataFrame")(columns)
+            return polars("DataFrame")(columns)
         if self.container == "array":
-            return np.column_stack([np.asarray(_values(cells[:, j], f), dtype=f.dtype) for j, f in enumerate(self.formats)])
-        frame = pd.DataFrame({j: _pandas_column(cells[:, j], format) for j, format in enumerate(self.formats)})
+            return np.column_stack(columns)
+        frame = pd.DataFrame(dict(enumerate(columns)))
         frame.columns = pd.Index([format.name for format in self.formats])
         return frame.set_axis(like.index, axis=0) if isinstance(like, pd.DataFrame) else frame
 
@@ -196,6 +187,22 @@ class Form:
     def unpack(cls, packed: dict) -> "Form":
         """Rebuild a form from what `pack` returned."""
         return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
+
+
+def _unknown_categories(format: Format, values: list) -> str:
+    """Return the message about categories that are new, with the way out for numbers of which fit had only two."""
+    known = format.categories or []
+    if len(known) == 2 and all(type(category) is float for category in known):
+        return (
+            f"Column {format.name!r} had no numbers but {known[0]:g} and {known[1]:g} in fit, so that it was taken for a flag, "
+            f"and now has others: {values[:5]}. If it is none, name its likelihood, so that it does not depend on the rows: "
+            f"likelihood=Mixed({{{format.name!r}: 'normal_mixture'}}), or 'poisson' for counts; or declare all its levels with "
+            "the type category. To read other numbers as missing, use Mixed(handle_unknown='missing')."
+        )
+    return (
+        f"Column {format.name!r} has {len(values)} categories that it did not have in fit: {values[:5]}. Known are "
+        f"{known[:10]}. Correct or remove them, or read them as missing with likelihood=Mixed(handle_unknown='missing')."
+    )
 
 
 def as_repetitions(weight: np.ndarray) -> np.ndarray:
@@ -337,8 +344,8 @@ def _selected(columns, X, names: list, who: str = "Mixed") -> list:
 def columns_of(X) -> list[tuple[Any, pd.Series, str]]:
     """Return name, cells as a series of pandas, and type of every column."""
     if isinstance(X, pd.DataFrame):
-        columns = [(name, _dense(X.iloc[:, j])) for j, name in enumerate(X.columns)]
-        return [(name, series, str(series.dtype)) for name, series in columns]
+        columns = [(name, X.iloc[:, j]) for j, name in enumerate(X.columns)]
+        return [(name, _dense(series), name_of_type(series.dtype)) for name, series in columns]
     if _is_polars(X):
         return [(series.name, _series_of_polars(series), str(series.dtype)) for series in X.get_columns()]
     return [(j, pd.Series(X[:, j]), str(X.dtype)) for j in range(X.shape[1])]
@@ -356,19 +363,13 @@ def _series_of_polars(series) -> pd.Series:
         return pd.Series(series.to_list(), dtype=object)
     if not series.dtype.is_numeric():
         raise ValueError(_refusal(series.name, str(series.dtype)))
-    return pd.Series(series.cast(_polars("Float32" if kind == "Float32" else "Float64")).to_numpy())
-
-
-def _polars(name: str):
-    import polars as pl
-
-    return getattr(pl, name)
+    return pd.Series(series.cast(polars("Float32" if kind == "Float32" else "Float64")).to_numpy())
 
 
 def _levels_of_polars(series) -> list:
     if str(series.dtype).startswith("Enum"):
         return series.dtype.categories.to_list()
-    return sorted(series.drop_nulls().unique().cast(_polars("String")).to_list())
+    return sorted(series.drop_nulls().unique().cast(polars("String")).to_list())
 
 
 def _learn_column(
@@ -384,13 +385,12 @@ def _learn_column(
     if likelihood is not None:
         coded = likelihood.reads_codes or (isinstance(likelihood, Bernoulli) and not is_number(series))
         return (_coded(name, series, dtype) if coded else _numeric(name, series, dtype, likelihood)), likelihood
+    _refuse_unreadable(name, series, dtype)
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _of_categories(_coded(name, series, dtype), is_condition)
     if is_number(series):
         two = _two_values(series, weight)
         return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
-    if series.dtype.kind in "mM":
-        raise ValueError(_refusal(name, dtype))
     if series.isna().all():
         return Format(name, dtype, [None]), Bernoulli()
     return _of_categories(_coded(name, series, dtype), is_condition)
@@ -412,11 +412,26 @@ def _of_categories(format: Format, is_condition: bool) -> tuple[Format, Likeliho
     return format, Ordinal() if format.ordered else Categorical()
 
 
-def _refusal(name, dtype: str) -> str:
-    return (
-        f"Column {name!r} has type {dtype}, which no likelihood reads. Turn it into numbers, such as the days since a date, or "
-        "leave it out."
-    )
+def _refuse_unreadable(name, series: pd.Series, dtype: str) -> None:
+    """Refuse dates, durations and complex numbers, also as categories or in a column of type object."""
+    cells = series.cat.categories if isinstance(series.dtype, pd.CategoricalDtype) else series
+    if isinstance(cells.dtype, pd.ArrowDtype) and not is_number(cells):
+        cells = cells.dropna()[:1].astype(object)
+    kind = pd.api.types.infer_dtype(cells, skipna=True)
+    if cells.dtype.kind in "mMc" or (kind in (*_DATES, "complex") and not cells.isna().all()):
+        raise ValueError(_refusal(name, dtype, kind, cells))
+
+
+def _refusal(name, dtype: str, kind: str = "", cells=()) -> str:
+    """Return the message that refuses a column, with what to do about cells of its kind."""
+    example = next((cell for cell in cells if pd.api.types.is_list_like(cell) or not pd.isna(cell)), None)
+    what = f"{dtype}, with cells of type {type(example).__name__}" if dtype in ("object", "category") else dtype
+    advice = "Turn it into columns of numbers or texts"
+    if kind in _DATES or dtype in ("Date", "Time") or dtype.startswith(("Datetime", "Duration")):
+        advice = "Turn it into numbers, such as the days since a date, or into texts if its values recur"
+    if kind == "complex":
+        advice = "Turn it into two columns, its real and its imaginary part"
+    return f"Column {name!r} has type {what}, which no likelihood reads. {advice}, or leave it out."
 
 
 def _numeric(name, series: pd.Series, dtype: str, likelihood: Likelihood) -> Format:
@@ -433,11 +448,14 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
     ordered = False
     if isinstance(series.dtype, pd.CategoricalDtype):
         categories, ordered = series.cat.categories.tolist(), bool(series.cat.ordered)
-        dtype = f"category[{series.cat.categories.dtype}]" if dtype == "category" else dtype
-    elif dtype in _FLAGS:
+        dtype = f"category[{name_of_type(series.cat.categories.dtype)}]" if dtype == "category" else dtype
+    elif dense_type(dtype) in _FLAGS:
         categories = [False, True]
     else:
-        values = pd.unique(series.dropna()).tolist()
+        try:
+            values = pd.unique(series.dropna()).tolist()
+        except (TypeError, NotImplementedError):  # lists and the like, of which none is told from another
+            raise ValueError(_refusal(name, dtype, cells=series)) from None
         try:
             categories = sorted(values)
         except TypeError:
@@ -449,7 +467,8 @@ def is_number(series: pd.Series) -> bool:
     """Tell whether the cells are numbers, also in a column of type object; flags are none."""
     if series.dtype == object:
         return pd.api.types.infer_dtype(series, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
-    return pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_bool_dtype(series.dtype)
+    is_real = pd.api.types.is_numeric_dtype(series.dtype) and series.dtype.kind != "c"
+    return is_real and not pd.api.types.is_bool_dtype(series.dtype)
 
 
 def numbers_of(series: pd.Series, name) -> np.ndarray:
@@ -457,9 +476,12 @@ def numbers_of(series: pd.Series, name) -> np.ndarray:
     if series.dtype in (np.float32, np.float64):
         values = series.to_numpy()
     elif is_number(series) or pd.api.types.is_bool_dtype(series.dtype) or series.isna().all():
-        values = pd.to_numeric(series).to_numpy(dtype=np.float64, na_value=np.nan)
+        found = pd.to_numeric(series) if series.dtype == object else series
+        values = found.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
-        values = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
+        found = pd.to_numeric(series, errors="coerce")
+        is_none = series.dtype.kind in "mM" or found.dtype.kind == "c"  # dates and complex numbers, of which that makes some
+        values = np.full(len(series), np.nan) if is_none else np.asarray(found, dtype=np.float64)
         bad = series[np.isnan(values) & ~series.isna().to_numpy(dtype=bool)]
         if len(bad):
             raise ValueError(
@@ -493,90 +515,36 @@ def _codes(series: pd.Series, categories: list) -> np.ndarray:
     return pd.Index(categories, dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object))
 
 
-def _pandas_column(cells: np.ndarray, format: Format):
-    """Return numbers as a column of pandas in its type."""
-    missing = np.isnan(cells)
-    if format.dtype.startswith("category["):
-        dtype = pd.CategoricalDtype(pd.Index(format.categories, dtype=format.dtype[9:-1]), format.ordered)
-        return pd.Categorical.from_codes(np.where(missing, -1, np.nan_to_num(_clipped(cells, format))).astype(int), dtype=dtype)
-    values = _values(cells, format)
-    if format.dtype == "object":
-        return pd.Series(np.where(missing, np.nan, values), dtype=object)
-    if missing.any() and re.fullmatch(r"u?int\d+|bool", format.dtype):
-        return pd.array(values)  # which has a place for holes, as the type of the training data has not
-    if missing.any() and values.dtype.kind != "f":
-        values = np.where(missing, np.array(None), values)
-    return pd.array(values, dtype=pd.api.types.pandas_dtype(format.dtype))
-
-
-def _clipped(cells: np.ndarray, format: Format) -> np.ndarray:
-    """Return codes of categories that exist."""
-    assert format.categories is not None
-    return np.clip(np.rint(cells), 0, len(format.categories) - 1)
-
-
-def _values(cells: np.ndarray, format: Format) -> np.ndarray:
-    """Return numbers as the values of a column, None for categories that are missing."""
-    if format.categories is None:
-        return _whole(cells, format.dtype) if re.match(r"u?int", format.dtype.lower()) else cells
-    missing = np.isnan(cells)
-    categories = np.empty(len(format.categories), dtype=object)
-    categories[:] = format.categories
-    values = categories[np.nan_to_num(_clipped(cells, format)).astype(int)]
-    values[missing] = None
-    are_numbers = re.match(r"u?int|float", format.dtype.lower())
-    return values.astype(np.float64) if are_numbers and not missing.all() else values
-
-
-def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
-    """Return numbers rounded to whole ones that the type can hold."""
-    match = re.match(r"(u?)int(\d+)", dtype.lower())
-    assert match is not None
-    limits = np.iinfo(f"{match[1]}int{match[2]}")
-    return np.clip(np.rint(cells), float(limits.min), np.nextafter(float(limits.max), 0))
-
-
-def _polars_column(cells: np.ndarray, format: Format):
-    """Return numbers as a column of polars in its type."""
-    kind, whole = format.dtype.split("(")[0], format.dtype.startswith(("Int", "UInt"))
-    values = zip(np.isnan(cells), _values(cells, format).tolist())
-    dtype = _polars("Enum")(format.categories) if kind == "Enum" else _polars(kind)
-    listed = [None if gone else int(value) if whole else value for gone, value in values]
-    return _polars("Series")(format.name, listed, dtype=dtype)
-
-
 def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
-    """Return a copy of a table, its type and that of its columns kept, in which cells are filled from numbers where `holes`."""
+    """Return a copy of a table, its type kept, in which cells are filled from numbers where `holes`.
+
+    A column keeps its type too, unless that cannot hold the values, or says nothing about them because no cell was there.
+    """
     formats = [Format(j, "float64") for j in range(cells.shape[1])] if form is None else form.formats
-    values = {j: _values(cells[holes[:, j], j], formats[j]) for j in np.flatnonzero(holes.any(axis=0))}
+    values = {int(j): values_of(cells[holes[:, j], j], formats[j]) for j in np.flatnonzero(holes.any(axis=0))}
+    columns, like = columns_of(X) if is_frame(X) else [], "polars" if _is_polars(X) else "pandas"
+
+    def anew(j):
+        """Return a filled column in the type of the training data, if these were a frame of the same kind."""
+        known = numbers_of(columns[j][1], columns[j][0]) if form is None else form.cells_of(columns[j][1], formats[j])
+        column = np.where(holes[:, j], cells[:, j], known)
+        if form is not None and form.container == like:
+            return written(column, formats[j], like)
+        return values_of(column, formats[j]).tolist()
+
     if isinstance(X, pd.DataFrame):
         out = X.copy()
         for j, some in values.items():
-            out.isetitem(j, _filled_series(X.iloc[:, j], holes[:, j], some))
+            out.isetitem(j, filled_series(X.iloc[:, j], holes[:, j], some, partial(anew, j)))
         return out
     if _is_polars(X):
-        return X.with_columns([_filled_polars(X.to_series(int(j)), holes[:, j], some) for j, some in values.items()])
+        return X.with_columns(
+            [filled_polars(X.to_series(j), holes[:, j], some, partial(anew, j)) for j, some in values.items()]
+        )
     out = np.array(X)
     for j, some in values.items():
         out[holes[:, j], j] = some
     return out
-
-
-def _filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray) -> pd.Series:
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        series = series.cat.add_categories([v for v in pd.unique(values) if v not in series.cat.categories])
-    elif pd.api.types.is_integer_dtype(series.dtype):
-        values = np.rint(values.astype(np.float64))
-    out = series.copy()
-    out.iloc[np.flatnonzero(holes)] = pd.array(values.tolist(), dtype=series.dtype)
-    return out
-
-
-def _filled_polars(series, holes: np.ndarray, values: np.ndarray):
-    cells = series.to_list()
-    for i, value in zip(np.flatnonzero(holes), values.tolist()):
-        cells[i] = round(value) if series.dtype.is_integer() else value
-    return type(series)(series.name, cells, dtype=series.dtype)
 
 
 def labelled(numbers: np.ndarray, like):

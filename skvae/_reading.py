@@ -14,6 +14,12 @@ from skvae._table import array_of_tensor, explain_columns
 from skvae.data import Source
 from skvae.likelihoods import Gaussian, Likelihood, Mixed
 
+_OTHER_TABLES = {  # and what to pass instead
+    "polars.LazyFrame": "X.collect()",
+    "pyarrow.Table": "X.to_pandas(), or polars.from_arrow(X)",
+    "pyarrow.RecordBatch": "X.to_pandas(), or polars.from_arrow(X)",
+}
+
 
 class TableReader:
     """How an estimator reads its tables: those of the training data, and later ones in the same way."""
@@ -110,7 +116,7 @@ class TableReader:
 
 
 def array_or_frame(X):
-    """Return a table as a frame or an array of whatever cells; refuse sources."""
+    """Return a table as a frame or an array of whatever cells; refuse sources, and tables of other libraries."""
     if isinstance(X, torch.Tensor):
         X = array_of_tensor(X)
     if isinstance(X, Source):
@@ -118,6 +124,9 @@ def array_or_frame(X):
             f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "
             "parts, the arrays that the source's stream(block) yields."
         )
+    kind = f"{type(X).__module__.partition('.')[0]}.{type(X).__name__}"
+    if kind in _OTHER_TABLES:
+        raise TypeError(f"X is a {kind}; frames of pandas or polars and arrays are accepted. Pass {_OTHER_TABLES[kind]}.")
     return X
 
 

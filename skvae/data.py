@@ -127,6 +127,11 @@ class ArraySource(Source):
     """
 
     def __init__(self, X):
+        if not (hasattr(X, "shape") and hasattr(X, "dtype")):
+            raise TypeError(
+                f"An ArraySource takes an array, which has a shape and a dtype, got a {type(X).__name__}. Fit a frame itself, "
+                "whose columns may be of any kind, or pass its numbers, X.to_numpy()."
+            )
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"An ArraySource needs a table with rows and columns, got an array of shape {tuple(X.shape)}.")
         if np.dtype(X.dtype).kind not in "fiub":

@@ -21,6 +21,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import safetensors
 import safetensors.numpy
 import sklearn
@@ -127,6 +128,7 @@ def check_can_be_saved(estimator: BaseEstimator) -> None:
 def _to_bytes(estimator: BaseEstimator, attributes: dict[str, Any]) -> bytes:
     tensors: dict[str, np.ndarray] = {}
     parameters = _encode_parameters(estimator, tensors)
+    _check_categories(attributes["_fitted"])
     kept = {k: v for k, v in attributes.items() if k not in parameters and k not in _LEFT_OUT}
     manifest = {
         "format": FORMAT,
@@ -158,6 +160,20 @@ def _encode_parameters(estimator: Any, tensors: dict[str, np.ndarray]) -> dict[s
     return {k: _encode(v, k, tensors) for k, v in estimator.get_params(deep=False).items()}
 
 
+def _check_categories(fitted: Fitted) -> None:
+    """Raise a TypeError that names the first column with a category that cannot be stored without code."""
+    for format in fitted.codec.form.formats if fitted.codec.form else ():
+        for category in format.categories or ():
+            try:
+                _encode(category, "", {})
+            except TypeError:
+                raise TypeError(
+                    f"Column {format.name!r} has categories of type {type(category).__name__}, and saving without code is not "
+                    f"possible for that. Turn them into texts before fit, such as X[{format.name!r}].astype(str), or use "
+                    "joblib.dump(estimator, path), whose files run code when they are loaded."
+                ) from None
+
+
 def _plain_output_config(attributes: dict[str, Any]) -> str | None:
     chosen = attributes.get("_sklearn_output_config", {}).get("transform")
     return chosen if isinstance(chosen, str) and chosen in _OUTPUTS else None
@@ -187,6 +203,13 @@ def _encode(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
         return float(value) if math.isfinite(value) else {"~float": str(float(value))}
     if isinstance(value, torch.device):
         return str(value)
+    if isinstance(value, pd.Interval):
+        return {"~interval": [*(_encode(end, path, tensors) for end in (value.left, value.right)), value.closed]}
+    if isinstance(value, pd.Timestamp):
+        moment = value if value.tz is None else value.tz_convert("UTC").tz_localize(None)
+        return {"~timestamp": [moment.isoformat(), None if value.tz is None else str(value.tz)]}
+    if isinstance(value, pd.Timedelta):
+        return {"~timedelta": value.isoformat()}
     raise TypeError(
         f"{path!r} holds {_described(value)}, and saving without code is not possible for that. Set it to a plain value or to "
         "one of skvae's own settings objects, or use joblib.dump(estimator, path), whose files run code when they are loaded."
@@ -425,6 +448,12 @@ def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
         return tensors.pop(content).tolist()
     if tag == "~array":
         return tensors.pop(content)
+    if tag == "~interval":
+        return pd.Interval(*(_decode(end, tensors) for end in content[:2]), closed=content[2])
+    if tag == "~timestamp":
+        return pd.Timestamp(content[0]) if content[1] is None else pd.Timestamp(content[0], tz="UTC").tz_convert(content[1])
+    if tag == "~timedelta":
+        return pd.Timedelta(content)
     if tag == "~strings" and all(isinstance(v, str) for v in content):
         return np.array(content, dtype=object)
     raise SkvaeFileError(f"its manifest has an unknown entry {tag!r}")

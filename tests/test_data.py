@@ -215,6 +215,8 @@ def test_blocks_of_an_array_are_its_rows(shape):
 def test_what_is_no_table_of_numbers_is_refused():
     with pytest.raises(ValueError, match=r"rows and columns, got an array of shape \(3,\)"):
         ArraySource(np.zeros(3))
+    with pytest.raises(TypeError, match=r"takes an array, .*got a DataFrame. Fit a frame itself.*X.to_numpy\(\)"):
+        ArraySource(pd.DataFrame({"a": [1.0]}))
     with pytest.raises(ValueError, match="needs numbers, got an array of <U1"):
         ArraySource(np.array([["a"]]))
 

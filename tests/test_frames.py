@@ -1,8 +1,11 @@
 """Frames in and out: types, categories, holes, unknown values, and the messages about columns that cannot be read."""
 
+from datetime import time
+
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.compose import make_column_selector
@@ -22,6 +25,7 @@ from skvae.priors import MixtureOfNormals, StandardNormal
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 N = 60
 LEVELS = ["low", "middle", "high"]
+MOMENTS = pd.Series(pd.date_range("2024-03-01", periods=N))
 
 
 def frame(n=N, seed=0, holes=True):
@@ -64,6 +68,10 @@ def polars_frame(n=N, seed=0):
     return pl.DataFrame(columns).with_columns(
         pl.when(pl.int_range(n) % 7 == 0).then(None).otherwise(pl.col(c)).alias(c) for c in ("real", "whole", "text", "enum")
     )
+
+
+def of_arrow(values, kind):
+    return pd.array(values, dtype=pd.ArrowDtype(kind))
 
 
 def quick(**params):
@@ -151,15 +159,13 @@ def test_rows_with_holes_can_be_repeated_or_weighted():
 
 
 def test_what_is_stored_reads_tables_as_before(fitted, tmp_path):
-    X = frame().drop(columns="binned")
+    X = frame()
     vae = quick().fit(X)
     vae.save(tmp_path / "model.skvae")
     again = skvae.load(tmp_path / "model.skvae")
     assert again.schema_ == vae.schema_
     assert np.array_equal(again.score_samples(X), vae.score_samples(X))
     assert_like(again.sample(3, random_state=0), X)
-    with pytest.raises(TypeError, match="object of type Interval"):  # intervals are objects of pandas
-        fitted.save(tmp_path / "model.skvae")
 
 
 def test_searches_and_pipelines_take_tables():
@@ -498,11 +504,23 @@ def test_new_categories_are_refused_or_missing(fitted):
         (pd.date_range("2020", periods=N), r"'bad' has type datetime64\[.*\], which no likelihood reads"),
         (np.arange(N).astype("timedelta64[s]"), r"'bad' has type timedelta64\[.*\], which no likelihood reads"),
         (np.where(np.arange(N) == 3, np.inf, 1.0), "'bad' contains infinity"),
+        (pd.Series(MOMENTS.dt.date, dtype=object), "'bad' has type object, with cells of type date, .*days since a date"),
+        (MOMENTS.dt.tz_localize("UTC").astype(object), "with cells of type Timestamp, .*days since a date"),
+        (pd.Series(list(MOMENTS.dt.to_pydatetime()), dtype=object), "with cells of type .*days since a date"),
+        (MOMENTS.dt.to_period("D"), r"'bad' has type period\[D\], which no likelihood reads.*days since a date"),
+        (MOMENTS.astype("category"), "'bad' has type category, with cells of type Timestamp, .*days since a date"),
+        (MOMENTS.dt.to_period("M").astype("category"), "with cells of type Period, .*days since a date"),
+        (of_arrow(MOMENTS.dt.date, pa.date32()), r"'bad' has type date32\[day\]\[pyarrow\], .*days since a date"),
+        (of_arrow([time(i % 24) for i in range(N)], pa.time64("us")), "'bad' has type time64.*days since a date"),
+        (np.arange(N) * 1j, "'bad' has type complex128, .* its real and its imaginary part"),
+        (pd.Series([1j, 2j] * (N // 2), dtype=object), "with cells of type complex, .* its real and its imaginary part"),
+        (pd.Series([[i] for i in range(N)]), "'bad' has type object, with cells of type list, .* columns of numbers or texts"),
+        (of_arrow([[i] for i in range(N)], pa.list_(pa.int64())), "'bad' has type list.* columns of numbers or texts"),
     ],
 )
 def test_columns_that_nothing_reads_are_named(column, match):
     with pytest.raises(ValueError, match=match):
-        quick().fit(frame()[["real"]].assign(bad=column))
+        quick().fit(pd.DataFrame({"real": frame()["real"].to_numpy(), "bad": column}))
 
 
 @pytest.mark.parametrize("kind", ["categorical", "bernoulli", "ordinal"])
@@ -528,6 +546,37 @@ def test_categories_alone_are_judged_by_those_of_training_rows():
     assert vae.active_units_ > 0
     drawn = vae.sample(1_000, random_state=0)
     assert (drawn["a"] == drawn["b"]).mean() > 0.9
+
+
+@pytest.mark.parametrize("bad", [np.arange(N) * 1j, MOMENTS.to_numpy(), pd.Series([1j] * N, dtype=object).to_numpy()])
+def test_columns_of_numbers_stay_so(bad, fitted):
+    with pytest.raises(ValueError, match="Column 'real' cannot be read as numbers"):
+        fitted.transform(frame().assign(real=bad))
+    with pytest.raises(ValueError, match="Column 'real' cannot be read as numbers"):
+        quick(likelihood="gaussian").fit(pd.DataFrame({"real": bad, "x": np.arange(N)}))
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        (polars_frame().lazy(), r"X is a polars.LazyFrame; .* Pass X.collect\(\)"),
+        (polars_frame().to_arrow(), r"X is a pyarrow.Table; .* Pass X.to_pandas\(\), or polars.from_arrow\(X\)"),
+    ],
+)
+def test_tables_of_other_libraries_are_refused_with_what_to_pass(table, match, fitted):
+    for method in (quick().fit, quick().partial_fit, fitted.transform, fitted.score_samples, fitted.impute):
+        with pytest.raises(TypeError, match=match):
+            method(table)
+
+
+def test_a_column_with_two_numbers_in_a_part_of_the_data_can_be_named():
+    X = pd.DataFrame({"real": np.arange(120.0), "q": [0.0] * 70 + [1.0] * 46 + [2.0] * 4})
+    message = r"'q' had no numbers but 0 and 1 in fit, .*taken for a flag, .*others: \[2.0\].*Mixed\({'q': 'normal_mixture'}\)"
+    with pytest.raises(ValueError, match=message):
+        quick().fit(X[:100]).score(X)
+    for column in (X, X.astype({"q": pd.CategoricalDtype([0.0, 1.0, 2.0])})):
+        likelihood = Mixed({"q": "normal_mixture"}) if column is X else "auto"
+        assert np.isfinite(quick(likelihood=likelihood).fit(column[:100]).score(column))
 
 
 def identified(n_levels, n_more=3000):

@@ -1,0 +1,125 @@
+"""Types of columns: texts that stand for them, columns made of numbers, holes filled, and files."""
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from test_frames import MOMENTS, N, assert_like, frame, of_arrow, polars_frame, quick
+
+import skvae
+from skvae import _formats
+from skvae.likelihoods import Mixed
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def rarer_columns(n=N):
+    """Return columns of types that are read in ways of their own."""
+    rng = np.random.default_rng(0)
+    whole, text = rng.integers(9, size=n), rng.choice(list("abc"), size=n).tolist()
+    return {
+        "decimal": of_arrow([Decimal(int(v)) / 4 for v in whole], pa.decimal128(10, 2)),
+        "encoded": of_arrow(text, pa.dictionary(pa.int32(), pa.string())), "half": of_arrow(whole.astype("f2"), pa.float16()),
+        "arrow_text": of_arrow(text, pa.string()), "python_text": pd.array(text, dtype="string[python]"),
+        "category_of_arrow": pd.Series(of_arrow(text, pa.string())).astype("category"),
+        "sparse": pd.arrays.SparseArray(whole), "sparse_real": pd.arrays.SparseArray(np.where(whole > 4, whole / 3, np.nan)),
+        "sparse_flag": pd.arrays.SparseArray(whole > 4), "interval": pd.Series(pd.cut(whole, 3)).astype("interval"),
+        "pairs": pd.Series([(v, 1) for v in text], dtype=object), "mixture": pd.Series([1, "a", 2.5] * (n // 3), dtype=object),
+    }  # fmt: skip
+
+
+def widened(dtype):
+    """Return the type of a column of such a type whose cells may be missing."""
+    return {"odd": object if isinstance(dtype, pd.SparseDtype) and dtype.subtype.kind != "f" else dtype}
+
+
+@pytest.mark.parametrize("name", rarer_columns())
+def test_types_come_back_exactly(name, tmp_path):
+    X = pd.DataFrame({"real": frame()["real"].to_numpy(), "odd": rarer_columns()[name]})
+    vae = quick().fit(X)
+    vae.save(tmp_path / "model.skvae")
+    for model in (vae, skvae.load(tmp_path / "model.skvae")):
+        for found in (model.sample(20, random_state=0), model.reconstruct(X), model.impute(X.assign(odd=np.nan))):
+            assert_like(found, X)
+            assert not found["odd"].isna().any()
+    found = vae.impute(
+        X.assign(real=np.nan, odd=X["odd"].astype(object).where(np.arange(N) > 5)).astype(widened(X["odd"].dtype))
+    )
+    assert not found.isna().any(axis=None)
+    there = X["odd"].notna().to_numpy() & (np.arange(N) > 5)
+    assert found["odd"].astype(object)[there].tolist() == X["odd"].astype(object)[there].tolist()
+
+
+@pytest.mark.parametrize("dtype", [pl.Decimal(10, 2), pl.Decimal(None, 1), pl.Int128, pl.UInt8])
+def test_types_of_polars_come_back_exactly(dtype):
+    X = pl.DataFrame({"real": frame(holes=False)["real"].to_list(), "odd": pl.Series(np.arange(N) % 7).cast(dtype)})
+    vae = quick().fit(X)
+    holes = X.with_columns(pl.when(pl.int_range(N) < 5).then(None).otherwise(pl.col("odd")).alias("odd"))
+    for found in (vae.sample(20, random_state=0), vae.reconstruct(X), vae.impute(holes)):
+        assert found.schema == X.schema and not found["odd"].is_null().any()
+    assert vae.impute(holes)["odd"][5:].equals(X["odd"][5:])
+
+
+def test_decimal_numbers_stay_within_their_digits():
+    X = pd.DataFrame({"price": of_arrow([Decimal(v) / 100 for v in range(9900, 10000)], pa.decimal128(4, 2))})
+    vae = quick().fit(X)
+    assert_like(vae.inverse_transform([[1e6, 1e6], [-1e6, 0.0]]), X)
+
+
+def test_empty_columns_are_filled_in_the_type_of_the_training_data():
+    X = frame()
+    fitted = quick().fit(X)
+    for empty in (X.assign(**dict.fromkeys(X.columns, np.nan)), X.assign(text=None, flag=np.nan, whole=pd.NA, ordered=np.nan)):
+        assert_like(fitted.impute(empty), X)
+        assert_like(next(iter(fitted.multiple_impute(empty, 2, random_state=0))), X)
+        assert fitted.impute(empty).index.equals(X.index)
+
+
+@pytest.mark.parametrize("dtype", [pl.Null, pl.Float64])
+def test_empty_columns_of_polars_are_filled_in_the_type_of_the_training_data(dtype):
+    X = polars_frame()
+    found = quick().fit(X).impute(X.with_columns(pl.lit(None, dtype=dtype).alias(name) for name in X.columns[:-1]))
+    assert found.schema == X.schema and not found.null_count().to_numpy().any()
+
+
+def test_types_that_cannot_hold_what_is_filled_in_give_way():
+    X = pd.DataFrame({"a": np.arange(N) * 50.0, "b": pd.array(np.arange(N) * 50, dtype="Int64")})
+    holes = pd.DataFrame({"a": [2500.0, 0.0], "b": pd.array([None, 50], dtype="Int8")})
+    vae = quick(max_iter=100).fit(X)
+    found = vae.impute(holes)
+    assert found.dtypes.equals(X.dtypes) and found["b"][0] > 1000 and found["b"][1] == 50
+    found = vae.impute(pl.DataFrame({"a": [2500.0, 0.0], "b": pl.Series([None, None], dtype=pl.Null)}))
+    assert found["b"].dtype == pl.Float64 and found["b"][0] > 1000
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [MOMENTS, MOMENTS.dt.tz_localize("Europe/Berlin"), MOMENTS - MOMENTS[0]],
+    ids=["dates", "dates of a zone", "durations"],
+)
+def test_bins_of_time_are_levels_and_can_be_stored(moments, tmp_path):
+    at = pd.Categorical(moments.dt.floor("30D"))
+    X = pd.DataFrame({"real": frame()["real"].to_numpy(), "when": pd.cut(moments, 3), "at": at})
+    vae = quick(likelihood=Mixed({"at": "categorical"})).fit(X)
+    vae.save(tmp_path / "model.skvae")
+    again = skvae.load(tmp_path / "model.skvae")
+    assert [column.kind for column in again.schema_[1:]] == ["ordinal", "categorical"] and again.schema_ == vae.schema_
+    assert np.array_equal(again.score_samples(X), vae.score_samples(X))
+    assert_like(again.sample(30, random_state=0), X)
+    assert again.sample(30, random_state=0).equals(vae.sample(30, random_state=0))
+
+
+def test_columns_with_categories_that_cannot_be_stored_are_named(tmp_path):
+    vae = quick().fit(frame()[["real"]].assign(blob=[b"a", b"b", b"c"] * (N // 3)))
+    with pytest.raises(TypeError, match="Column 'blob' has categories of type bytes.*astype"):
+        vae.save(tmp_path / "model.skvae")
+
+
+def test_types_that_cannot_be_written_are_refused(monkeypatch):
+    kind = pa.dictionary(pa.int32(), pa.struct([("a", pa.int64())]))
+    monkeypatch.setattr(_formats, "type_of_name", lambda name: kind.no_such_thing)
+    with pytest.raises(ValueError, match="Column 'real' has type float64, of which skvae cannot make a column.*'float'"):
+        quick().fit(frame()[["real"]])
