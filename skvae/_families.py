@@ -21,7 +21,8 @@ from torch.special import digamma, gammainc, gammaincc, gammaln, log_ndtr
 
 EULER = 0.5772156649015329  # Euler's constant
 _LOG_2PI = math.log(2 * math.pi)
-_N_NEWTON = 5  # from the starts below: all digits for concentrations from 0.1 on
+_N_NEWTON = 5  # from the starts below: all digits for concentrations from 1e-4 on, nine of them for large ones
+_NEAR_ZERO = -40.0  # log z below which the first term of the series is exact in float64
 
 
 class Support(NamedTuple):
@@ -473,8 +474,8 @@ class Beta(Family):
     n_noise = 2
 
     def draw(self, noise, *params):
-        one, rest = (gamma_quantile(eps, a) for eps, a in zip(noise.chunk(2, -1), params))
-        return inside_unit(one / (one + rest))
+        log_one, log_rest = (log_gamma_quantile(eps, a) for eps, a in zip(noise.chunk(2, -1), params))
+        return inside_unit((log_one - log_rest).sigmoid().to(noise.dtype))
 
     def log_prob(self, z, *params):
         a, b = params
@@ -517,31 +518,43 @@ def _within(inside: Tensor, value: Tensor) -> Tensor:
 
 def gamma_quantile(noise: Tensor, concentration: Tensor) -> Tensor:
     """Return the quantile Phi(noise) of gamma distributions of rate 1, differentiable in the concentration."""
-    return _GammaQuantile.apply(noise, concentration)
+    z = log_gamma_quantile(noise, concentration).exp().to(noise.dtype)
+    return z.clamp(min=torch.finfo(noise.dtype).tiny)
 
 
-class _GammaQuantile(torch.autograd.Function):
-    """z with F(z, a) = Phi(noise); dz/da = -(dF/da) / (dF/dz)."""
+def log_gamma_quantile(noise: Tensor, concentration: Tensor) -> Tensor:
+    """Return the logarithm of `gamma_quantile`, in float64, which holds it however small the concentration."""
+    return _LogGammaQuantile.apply(noise.double(), concentration.double())
+
+
+class _LogGammaQuantile(torch.autograd.Function):
+    """log z with F(z, a) = Phi(noise); d log z / da = -(dF/da) / (dF/d log z)."""
 
     @staticmethod
     def forward(ctx, noise, concentration):
-        eps, a = torch.broadcast_tensors(noise.double(), concentration.double())
+        eps, a = torch.broadcast_tensors(noise, concentration)
         log_z = _log_gamma_quantile(eps, a)
         ctx.save_for_backward(eps, a, log_z)
-        ctx.shape, ctx.dtype = concentration.shape, noise.dtype
-        return log_z.exp().to(noise.dtype).clamp(min=torch.finfo(noise.dtype).tiny)
+        ctx.shape = concentration.shape
+        return log_z
 
     @staticmethod
     def backward(ctx, slope):
         eps, a, log_z = ctx.saved_tensors
-        z, log_density = log_z.exp(), (a - 1) * log_z - log_z.exp() - gammaln(a)
+        z, log_density = log_z.exp(), a * log_z - log_z.exp() - gammaln(a)  # of log z
         step = 1e-4 * a.clamp(max=1.0) + 1e-5 * a
         below = eps < 0  # differences of the smaller tail keep their digits
         by_a = torch.where(
             below, gammainc(a + step, z) - gammainc(a - step, z), gammaincc(a - step, z) - gammaincc(a + step, z)
         ) / (2 * step)
-        total = (slope.double() * -by_a * (-log_density).exp()).to(ctx.dtype)
-        return None, total.sum_to_size(ctx.shape)
+        near_zero = (digamma(a + 1) - log_z) / a  # the derivative of `_log_quantile_near_zero`
+        by_a = torch.where(log_z < _NEAR_ZERO, near_zero, -by_a * (-log_density).exp())
+        return None, (slope * by_a).sum_to_size(ctx.shape)
+
+
+def _log_quantile_near_zero(eps: Tensor, a: Tensor) -> Tensor:
+    """Return the limit of log z for small z, where F(z, a) is z ** a / gamma(a + 1); its relative error is that of 1 - z."""
+    return (log_ndtr(eps) + gammaln(a + 1)) / a
 
 
 def _log_gamma_quantile(eps: Tensor, a: Tensor) -> Tensor:
@@ -549,12 +562,15 @@ def _log_gamma_quantile(eps: Tensor, a: Tensor) -> Tensor:
     below = eps < 0
     log_tail = log_ndtr(-eps.abs())
     cube = 1 - 1 / (9 * a) + eps / (3 * a.sqrt())  # Wilson & Hilferty, 1931
-    small = (log_ndtr(eps) + gammaln(a + 1)) / a  # where z is near 0
-    log_z = torch.where(cube > 0.3, a.log() + 3 * cube.clamp(min=0.3).log(), small.clamp(max=0.0))
+    small = _log_quantile_near_zero(eps, a)
+    is_sparse = a < 0.1
+    far = (a.log() - log_ndtr(-eps)).clamp(min=1e-3).log()  # of a sparse one, 1 - F(z, a) is about a exp(-z)
+    near = torch.where(is_sparse & (far > 0), far, small.clamp(max=0.0))
+    log_z = torch.where((cube > 0.3) & ~is_sparse, a.log() + 3 * cube.clamp(min=0.3).log(), near)
     for _ in range(_N_NEWTON):
         z = log_z.exp()
         tail = torch.where(below, gammainc(a, z), gammaincc(a, z)).clamp(min=1e-300)
         log_density = a * log_z - z - gammaln(a)  # of log z
         move = (tail.log() - log_tail) * (tail.log() - log_density).exp()
         log_z = log_z + torch.where(below, -move, move).clamp(-2.0, 2.0)
-    return log_z
+    return torch.where(small < _NEAR_ZERO, small, log_z)

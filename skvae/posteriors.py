@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skvae import _families as families
 from skvae._families import Family, Support
-from skvae._settings import Interval, Settings, register
+from skvae._settings import Interval, Settings, belongs_with, register
 from skvae.priors import Dirichlet as DirichletPrior
 from skvae.priors import FamilyPrior, Prior, StandardNormal, dirichlet_draw, dirichlet_kl, dirichlet_log_prob
 
@@ -56,6 +56,11 @@ class Posterior(Settings):
         """Return KL(q(z|x) || p(z)) in nats, one value per component; None where there is no closed form."""
         return None
 
+    def _knows_kl_to(self, prior: Prior, kind: type[Prior]) -> bool:
+        """Tell whether a closed form for priors of this kind holds: neither side has a density of its own."""
+        own = all(belongs_with(self, "kl", basis) for basis in ("log_prob", "sample"))
+        return own and type(prior).log_prob is kind.log_prob
+
 
 class Normal(Posterior):
     """Normal posterior with diagonal covariance: z = mean + scale * noise.
@@ -96,7 +101,7 @@ class Normal(Posterior):
 
     def kl(self, q: Tensor, prior: Prior) -> Tensor | None:
         """Return the KL of appendix B for a standard normal prior."""
-        if not isinstance(prior, StandardNormal):
+        if not self._knows_kl_to(prior, StandardNormal):
             return None
         mean, log_scale = self._split(q)
         return 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
@@ -149,7 +154,7 @@ class FullNormal(Posterior):
 
     def kl(self, q, prior):
         """Return the KL to a standard normal prior; of each component given those before it."""
-        if not isinstance(prior, StandardNormal):
+        if not self._knows_kl_to(prior, StandardNormal):
             return None
         mean, log_diagonal, factor = self._split(q)
         return 0.5 * (mean.square() + factor.square().sum(-1) - 1) - log_diagonal
@@ -191,9 +196,9 @@ class FamilyPosterior(Posterior):
 
     def kl(self, q, prior):
         """Return the KL to a standard normal prior, or to a prior of the same family, where it has a closed form."""
-        if isinstance(prior, StandardNormal):
+        if self._knows_kl_to(prior, StandardNormal):
             return self.family().kl_to_normal(*self.member(q))
-        if isinstance(prior, FamilyPrior) and prior.family() == self.family():
+        if self._knows_kl_to(prior, FamilyPrior) and prior.family() == self.family():
             return self.family().kl_within(self.member(q), prior.member(q))
         return None
 
@@ -352,7 +357,7 @@ class Dirichlet(Posterior):
         return dirichlet_log_prob(z, self._concentration(q))
 
     def kl(self, q, prior):
-        if not isinstance(prior, DirichletPrior):
+        if not self._knows_kl_to(prior, DirichletPrior):
             return None
         a = self._concentration(q)
         return dirichlet_kl(a, torch.full_like(a, prior.concentration))

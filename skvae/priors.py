@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skvae import _families as families
@@ -440,28 +441,30 @@ class Dirichlet(Prior):
 
 
 def dirichlet_draw(noise: Tensor, concentration: Tensor) -> Tensor:
-    """Return gamma variables, divided by their sum.  # (..., k)"""
-    gammas = families.gamma_quantile(noise, concentration)
-    return families.inside_unit(gammas / gammas.sum(-1, keepdim=True))
+    """Return gamma variables divided by their sum, by logarithms, as no float holds gammas of small shape.  # (..., k)"""
+    shares = families.log_gamma_quantile(noise, concentration).softmax(-1)
+    return shares.to(noise.dtype).clamp(min=torch.finfo(noise.dtype).tiny)
 
 
 def dirichlet_log_prob(z: Tensor, concentration: Tensor) -> Tensor:
     """Return the log density of shares, of each component given those before it, zero for the last one.  # (..., k)
 
-    Each takes a beta-distributed part of what those before it have left.
+    Each takes a beta-distributed part of what those before it have left. Both the part and the rest of it are quotients of
+    sums of shares: one less the part would have no digits where the part is close to one.
     """
-    left = _sum_of_rest(z)  # of the components from each on
-    part = families.inside_unit(z / left)[..., :-1]
+    z = z.clamp(min=torch.finfo(z.dtype).tiny)
+    log_left = F.pad(_sum_of_rest(z)[..., 1:].log(), (1, 0))  # of the components from each on; of all of them, it is 1
     rest = _sum_of_rest(concentration)[..., 1:]
-    values = families.Beta().log_prob(part, concentration[..., :-1], rest) - left[..., :-1].log()
-    return torch.nn.functional.pad(values, (0, 1))
+    first, before, after = concentration[..., :-1], log_left[..., :-1], log_left[..., 1:]
+    values = (first - 1) * z[..., :-1].log() + (rest - 1) * after - (first + rest - 1) * before
+    return F.pad(values - families.log_beta(first, rest), (0, 1))
 
 
 def dirichlet_kl(q: Tensor, p: Tensor) -> Tensor:
     """Return KL(q || p) of Dirichlet distributions, of each component given those before it.  # (..., k)"""
     (q_rest, p_rest) = (_sum_of_rest(a)[..., 1:] for a in (q, p))
     kl = families.Beta().kl_within((q[..., :-1], q_rest), (p[..., :-1], p_rest))
-    return torch.nn.functional.pad(kl, (0, 1))
+    return F.pad(kl, (0, 1))
 
 
 def _sum_of_rest(values: Tensor) -> Tensor:
@@ -559,7 +562,7 @@ class _Modes:
     def __init__(self, params: dict[str, Tensor]):
         rest = -params["logit"].shape[-2] % _VECTOR
         logit, self.mean, log_scale = (
-            torch.nn.functional.pad(params[name].double(), (0, 0, 0, rest), value=value)
+            F.pad(params[name].double(), (0, 0, 0, rest), value=value)
             for name, value in (("logit", -math.inf), ("mean", 0.0), ("log_scale", 0.0))
         )
         low, high = _LOG_SCALES

@@ -1,12 +1,16 @@
 """Posterior families against torch's distributions and against Monte Carlo."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from conftest import PAIRS
+from conftest import PAIRS, table_for
 from torch import distributions
 
-from skvae import posteriors, priors
+from skvae import VAETransformer, posteriors, priors
 from skvae._random import generator, normal
+from skvae.likelihoods import Gaussian
 from skvae.posteriors import Dirichlet, FullNormal, Normal, check_pair
 from skvae.priors import Prior, StandardNormal
 
@@ -116,6 +120,103 @@ def test_closed_kl_matches_monte_carlo(family, prior):
     draws = (family.log_prob(q, z) - prior.log_prob({}, z)).sum(-1)
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - family.kl(q, prior).sum(-1)).abs() < 4.5 * error + 1e-9).all()
+
+
+class ShiftedNormal(StandardNormal):
+    """N(3, 0.5**2), said by the two methods that must be given."""
+
+    def log_prob(self, params, z):
+        return distributions.Normal(3.0, 0.5).log_prob(z)
+
+    def sample(self, params, shape, stream, dtype):
+        return 3 + 0.5 * normal(shape, stream, dtype)
+
+
+class ShiftedLaplace(priors.Laplace):
+    """A density of its own under the name of a family."""
+
+    def log_prob(self, params, z):
+        return distributions.Laplace(3.0, 0.5).log_prob(z)
+
+
+class FlatDirichlet(priors.Dirichlet):
+    """Uniform on the simplex, whatever the parameter."""
+
+    def log_prob(self, params, z):
+        return super().log_prob(params, z) * 0
+
+
+class NoisyNormal(Normal):
+    """Normal by name, with Laplace noise."""
+
+    def sample(self, q, noise):
+        mean, scale = q.chunk(2, -1)
+        return posteriors.Laplace().sample(torch.cat([mean, scale], -1), noise)
+
+    def log_prob(self, q, z):
+        return posteriors.Laplace().log_prob(q, z)
+
+
+class NoisyGamma(posteriors.Gamma):
+    """A gamma by name, with other draws."""
+
+    def sample(self, q, noise):
+        return super().sample(q, noise) * 2
+
+    def log_prob(self, q, z):
+        return super().log_prob(q, z / 2) - math.log(2)
+
+
+class KnowingNormal(NoisyNormal):
+    """Its own closed form belongs to its own density."""
+
+    def kl(self, q, prior):
+        return posteriors.Laplace().kl(q, prior)
+
+
+class WideGamma(posteriors.Gamma):
+    """Its parameters differ, and the formula reads them."""
+
+    def member(self, q):
+        concentration, rate = super().member(q)
+        return concentration, rate / 2
+
+
+@pytest.mark.parametrize(
+    "family, prior",
+    [
+        (Normal(), ShiftedNormal()), (FullNormal(), ShiftedNormal()), (posteriors.Laplace(), ShiftedNormal()),
+        (posteriors.Laplace(), ShiftedLaplace()), (Dirichlet(), FlatDirichlet()), (NoisyNormal(), StandardNormal()),
+        (NoisyGamma(), priors.Gamma()), (NoisyGamma(), StandardNormal()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_subclass_with_a_density_of_its_own_has_not_the_closed_kl_of_its_parent(family, prior):
+    assert family.kl(outputs_of(family), prior) is None
+
+
+@pytest.mark.parametrize("family, prior", [(KnowingNormal(), StandardNormal()), (WideGamma(), priors.Gamma(2.0))], ids=repr)
+def test_a_subclass_keeps_a_closed_kl_that_belongs_to_it(family, prior):
+    q = outputs_of(family)
+    z = draws_of(family, q, 100_000)
+    draws = (family.log_prob(q, z) - prior.log_prob({}, z)).sum(-1)
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - family.kl(q, prior).sum(-1)).abs() < 4.5 * error + 1e-9).all()
+
+
+def test_a_prior_of_ones_own_trains_as_the_same_prior_from_scratch():
+    class Scratch(Prior):
+        """The same as `ShiftedNormal`, of no family."""
+
+        log_prob, sample = ShiftedNormal.log_prob, ShiftedNormal.sample
+
+    X = table_for(Gaussian())
+    one, other = (
+        VAETransformer(2, prior=prior, learning_rate="cosine", max_iter=20, random_state=0).fit(X)
+        for prior in (ShiftedNormal(), Scratch())
+    )
+    np.testing.assert_array_equal(one.transform(X), other.transform(X))
+    assert one.score(X) == other.score(X)
 
 
 def test_most_pairs_of_the_same_name_have_a_closed_kl():

@@ -1,10 +1,13 @@
 """Priors against torch's distributions, and their draws against their densities."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
+from scipy import special, stats
 from torch import distributions
 
 from skvae import priors
@@ -47,6 +50,41 @@ def test_draws_have_the_density(prior):
     half = z[:, 0].median()  # the mass below the median of one set of draws, by the other and by the density
     assert abs(float((other[:, 0] < half).double().mean()) - 0.5) < 0.01
     assert prior.log_prob({}, z).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("concentration", [0.01, 0.02, 0.3])
+@pytest.mark.parametrize("k", [2, 5])
+def test_sparse_dirichlet_draws_have_beta_marginals(k, concentration, dtype):
+    z = priors.Dirichlet(concentration).sample({}, (20_000, k), generator(0), dtype)
+    assert z.dtype == dtype
+    torch.testing.assert_close(z.sum(-1), torch.ones(20_000, dtype=dtype))
+    marginal = stats.beta(concentration, (k - 1) * concentration)
+    for low, high in ((0.01, 0.4), (0.4, 0.6), (0.6, 0.99)):
+        p = np.diff(marginal.cdf([low, high])).item()
+        for share in z.mT.numpy():
+            assert abs(np.mean((low < share) & (share < high)) - p) < 5 * np.sqrt(p / 20_000)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (F64, 1e-13)])
+@pytest.mark.parametrize("concentration", [0.03, 1.0, 2.0, 7.5])
+def test_dirichlet_density_keeps_its_digits_at_the_corners_in_any_order(concentration, dtype, tolerance):
+    """The sum of (a - 1) log z and a constant, of which a part of all but 1e-12 leaves digits in any float."""
+    for shares in ([1 - 3e-12, 1e-12, 2e-12], [1e-30, 1 - 1e-6, 1e-6], [0.2, 0.5, 0.3]):
+        exact = (concentration - 1) * np.log(shares).sum() + special.gammaln(3 * concentration)
+        exact -= 3 * special.gammaln(concentration)
+        for order in itertools.permutations(shares):
+            z = torch.tensor(order, dtype=F64).to(dtype)
+            value = float(priors.Dirichlet(concentration).log_prob({}, z).sum())
+            assert value == pytest.approx(exact, rel=tolerance, abs=tolerance)
+
+
+def test_dirichlet_density_of_each_component_is_that_given_those_before_it():
+    a, z = 0.7, torch.tensor([0.2, 0.5, 0.3], dtype=F64)
+    values = priors.Dirichlet(a).log_prob({}, z)
+    assert float(values[0]) == pytest.approx(stats.beta(a, 2 * a).logpdf(0.2))
+    assert float(values[1]) == pytest.approx(stats.beta(a, a).logpdf(0.5 / 0.8) - math.log(0.8))
+    assert float(values[2]) == 0
 
 
 def test_rows_of_mixtures_have_the_sums_of_components():
