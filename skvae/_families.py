@@ -49,8 +49,20 @@ class Family:
     #: possible values
     support = Support()
 
+    #: whether every member reaches all of it
+    fills_support = True
+
     #: numbers of noise that a draw takes
     n_noise = 1
+
+    #: as which power of |z| minus the log density grows: 0 for a logarithm or none, infinite for an exponential
+    growth = 0.0
+
+    #: below which power of |z| every member has a mean of it
+    n_moments = math.inf
+
+    #: whether every member has a mean of exp(-t z) for all t > 0
+    has_exponential_moments = True
 
     def __eq__(self, other):
         return type(self) is type(other) and vars(self) == vars(other)
@@ -142,6 +154,8 @@ class LocationScale(Family):
 class Laplace(LocationScale):
     """The double exponential distribution."""
 
+    growth = 1.0
+    has_exponential_moments = False
     standard_std = math.sqrt(2)
     standard_entropy = 1 + math.log(2)
 
@@ -159,6 +173,8 @@ class Laplace(LocationScale):
 class Logistic(LocationScale):
     """The logistic distribution."""
 
+    growth = 1.0
+    has_exponential_moments = False
     standard_std = math.pi / math.sqrt(3)
     standard_entropy = 2.0
 
@@ -173,10 +189,11 @@ class Logistic(LocationScale):
 class StudentT(LocationScale):
     """Student's t with a given number of degrees of freedom: a normal over the root of a gamma."""
 
+    has_exponential_moments = False
     n_noise = 2
 
     def __init__(self, df: float):
-        self.df = df
+        self.df = self.n_moments = df
         self.standard_std = math.sqrt(df / (df - 2)) if df > 2 else math.inf
         half, more = (torch.tensor(x / 2, dtype=torch.float64, device="cpu") for x in (df, df + 1))
         log_beta = float(gammaln(half) - gammaln(more)) + 0.5 * math.log(math.pi)
@@ -198,6 +215,7 @@ class StudentT(LocationScale):
 class Uniform(LocationScale):
     """The uniform distribution on loc - scale ... loc + scale."""
 
+    fills_support = False
     standard_std = 1 / math.sqrt(3)
     standard_entropy = math.log(2)
 
@@ -212,6 +230,7 @@ class Uniform(LocationScale):
 class Triangular(LocationScale):
     """The symmetric triangular distribution on loc - scale ... loc + scale."""
 
+    fills_support = False
     standard_std = 1 / math.sqrt(6)
     standard_entropy = 0.5
 
@@ -226,6 +245,8 @@ class Triangular(LocationScale):
 class Cauchy(LocationScale):
     """The Cauchy distribution, which has no moments: its `mean` is the median, its `std` infinite."""
 
+    n_moments = 1.0
+    has_exponential_moments = False
     standard_std = math.inf
     standard_entropy = math.log(4 * math.pi)
 
@@ -245,6 +266,7 @@ class Cauchy(LocationScale):
 class Gumbel(LocationScale):
     """The Gumbel distribution, of maxima."""
 
+    growth = math.inf
     standard_mean = EULER
     standard_std = math.pi / math.sqrt(6)
     standard_entropy = 1 + EULER
@@ -266,6 +288,7 @@ class Gumbel(LocationScale):
 class Exponential(Family):
     """The exponential distribution."""
 
+    growth = 1.0
     parameters = {"scale": "positive"}
     support = Support(0.0, math.inf)
 
@@ -291,6 +314,7 @@ class Exponential(Family):
 class Rayleigh(Family):
     """The Rayleigh distribution, of the length of a normal vector in the plane."""
 
+    growth = 2.0
     parameters = {"scale": "positive"}
     support = Support(0.0, math.inf)
 
@@ -412,6 +436,7 @@ class LogNormal(Family):
 class Gamma(Family):
     """The gamma distribution."""
 
+    growth = 1.0
     parameters = {"concentration": "positive", "rate": "positive"}
     support = Support(0.0, math.inf)
 
@@ -440,6 +465,7 @@ class Gamma(Family):
 class ChiSquared(Family):
     """The chi-squared distribution, a gamma distribution of rate 1/2."""
 
+    growth = 1.0
     parameters = {"df": "positive"}
     support = Support(0.0, math.inf)
     _gamma = Gamma()

@@ -18,6 +18,7 @@ from skvae._model import Model, Params
 from skvae._random import RowStreams, generator, normal
 from skvae._settings import Interval, Settings, StrOptions, register
 from skvae.objectives import IWAE, log_weights
+from skvae.posteriors import refuse_discrete
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _N_BANDWIDTHS = 10
@@ -100,7 +101,9 @@ class Path:
     """Densities on the geometric way from one of known integral, at level 0, to p(x, z), at level 1, for some rows."""
 
     def __init__(self, start: str, model: Model, params: Params, batch: Batch):
-        refuse_simplex(model.support, "Hamiltonian Monte Carlo", "Use importance weighting, score_method='iwae'.")
+        who, remedy = "Hamiltonian Monte Carlo", "Use importance weighting, score_method='iwae'."
+        refuse_simplex(model.support, who, remedy)
+        refuse_discrete(model.posterior, who, remedy)
         self.model, self.params = model, params
         self.log_joint = log_joint_of(model, params, batch)
         self.q = model.encode(params, batch)

@@ -16,6 +16,7 @@ from skvae._random import generator, matched_normal, normal
 from skvae._reading import array_or_frame
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
+from skvae.posteriors import covers
 
 __all__ = [
     "AnnealedImportance", "Bracket", "Estimate", "LogLikelihood", "MarginalLikelihood", "MutualInformation", "PooledEstimate",
@@ -276,7 +277,8 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
         Number of rows to make, two or more.
 
     method : {"ais"} or AnnealedImportance, default="ais"
-        How to anneal, both ways.
+        How to anneal, both ways. Where the posterior cannot reach all latents that the prior allows, such as a uniform or gamma
+        posterior under a normal prior, it must be `AnnealedImportance(start="prior")`.
 
     random_state : int, RandomState instance or None, default=None
         Where rows and chains come from; None gives the same ones for every call, a function of the model's seed.
@@ -309,6 +311,11 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     if model.n_given:
         raise ValueError("A bracket needs rows drawn from the model, and a model with condition_on draws none by itself.")
+    if method.start == "posterior" and not covers(model.posterior, model.prior):
+        raise ValueError(
+            f"The way back ends at q(z|x), but the posterior {model.posterior!r} cannot reach all latents of the prior "
+            f"{model.prior!r} that rows are made of. Go by the prior: method=AnnealedImportance(start='prior')."
+        )
     stream = generator(seed, "bracket", device=device)
     z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
     with torch.no_grad():
@@ -326,6 +333,11 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
 
 def kl_per_component(estimator, X):
     r"""Return the mean over rows of :math:`\mathrm{KL}(q(z_j \mid x) \,\|\, p(z_j))`, how many nats each component carries.
+
+    Where components depend on each other under the prior or the posterior (mixtures, VampPrior, `"full_normal"`, Dirichlet),
+    each value is the KL of a component given those before it, the mean over :math:`q(z \mid x)` of
+    :math:`\log q(z_j \mid z_{<j}, x) - \log p(z_j \mid z_{<j})`. The values then still add up to the KL of all components, but
+    which of them carries what depends on their order.
 
     Parameters
     ----------

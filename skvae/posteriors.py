@@ -28,6 +28,18 @@ class Posterior(Settings):
     #: where q(z|x) may be
     support = Support()
 
+    #: whether q(z|x) of every row reaches all of it
+    fills_support: bool = True
+
+    #: whether draws are separate values, through which no gradient passes; only `WakeSleep` trains these
+    is_discrete: bool = False
+
+    #: below which power of |z| there is a mean of it, whatever the encoder says
+    n_moments: float = math.inf
+
+    #: whether there is a mean of exp(-t z) for all t > 0, whatever the encoder says
+    has_exponential_moments: bool = True
+
     def n_noise(self, n_components: int) -> int:
         """Return how many standard normal numbers per row a draw takes."""
         return n_components
@@ -171,6 +183,18 @@ class FamilyPosterior(Posterior):
     def support(self):
         return self.family().support
 
+    @property
+    def fills_support(self):
+        return self.family().fills_support
+
+    @property
+    def n_moments(self):
+        return self.family().n_moments
+
+    @property
+    def has_exponential_moments(self):
+        return self.family().has_exponential_moments
+
     def n_outputs(self, n_components):
         return len(self.family().parameters) * n_components
 
@@ -231,7 +255,7 @@ class StudentT(FamilyPosterior):
     Parameters
     ----------
     df : float, default=5.0
-        Degrees of freedom.
+        Degrees of freedom. With 2 or fewer there is no variance, and what is said of the :class:`Cauchy` posterior holds.
     """
 
     _parameter_constraints = {"df": [Interval(Real, 0, None, closed="neither")]}
@@ -258,7 +282,11 @@ class Triangular(FamilyPosterior):
 
 
 class Cauchy(FamilyPosterior):
-    """Cauchy posterior, with median and scale from the encoder; `transform` returns the median, as there is no mean."""
+    """Cauchy posterior, with median and scale from the encoder; `transform` returns the median, as there is no mean.
+
+    Nor has the squared error of a decoder that goes on growing with z, as the default one does: its ELBO is minus infinity, and
+    what an average over draws reports falls with their number. Train and score it by the importance-weighted bound, `"iwae"`.
+    """
 
     def family(self):
         return families.Cauchy()
@@ -294,6 +322,8 @@ class Weibull(FamilyPosterior):
 
 class Pareto(FamilyPosterior):
     """Pareto posterior of latents above 1, with the shape from the encoder, which stays above 1 so that there is a mean."""
+
+    n_moments = 1 + math.exp(LOG_CONCENTRATION_RANGE[0])
 
     def family(self):
         return families.Pareto()
@@ -363,16 +393,54 @@ class Dirichlet(Posterior):
         return dirichlet_kl(a, torch.full_like(a, prior.concentration))
 
 
+def covers(posterior: Posterior, prior: Prior) -> bool:
+    """Tell whether q(z|x) of every row reaches all latents that the prior allows."""
+    return posterior.fills_support and (prior.support is None or posterior.support.holds(prior.support))
+
+
 def check_pair(posterior: Posterior, prior: Prior, n_components: int) -> None:
-    """Refuse a posterior that reaches latents which the prior excludes: the KL between them would be infinite."""
-    if prior.support is not None and not prior.support.holds(posterior.support):
-        raise ValueError(
-            f"The posterior {posterior!r} gives latents {posterior.support}, but the prior {prior!r} allows only latents "
-            f"{prior.support}: their KL is infinite. Choose a prior that reaches as far as the posterior, such as the one "
-            "of the same name."
-        )
+    """Refuse pairs whose KL is infinite, or is so for some of what the encoder can say, so that no draws would tell."""
+    _check_reach(posterior, prior)
+    _check_moments(posterior, prior)
     if posterior.support.sums_to_one and n_components < 2:
         raise ValueError("Latents that sum to one need n_components of at least 2: a single one would be constant.")
+
+
+def _check_reach(posterior: Posterior, prior: Prior) -> None:
+    """Refuse a posterior that reaches latents which the prior excludes."""
+    if posterior.fills_support if prior.support is None else prior.support.holds(posterior.support):
+        return
+    where = "" if posterior.fills_support else ", in an interval of its own for every row"
+    allowed = f"latents {prior.support}" if prior.support else "latents in the intervals of its pseudo-inputs"
+    remedy = "the one of the same name" if posterior.fills_support else "prior='normal'"
+    raise ValueError(
+        f"The posterior {posterior!r} gives latents {posterior.support}{where}, but the prior {prior!r} allows only {allowed}: "
+        f"their KL is infinite. Choose a prior that reaches as far as the posterior, such as {remedy}."
+    )
+
+
+def _check_moments(posterior: Posterior, prior: Prior) -> None:
+    """Refuse a posterior under which -log p(z) has no mean, where both are known to have the tails of their class."""
+    if not (belongs_with(prior, "growth", "log_prob") and belongs_with(posterior, "n_moments", "sample")):
+        return
+    falls_exponentially = prior.growth == math.inf and posterior.support.low == -math.inf
+    if falls_exponentially and not posterior.has_exponential_moments:
+        missing = "exp(-z)"
+    elif not falls_exponentially and math.isfinite(prior.growth) and prior.growth >= posterior.n_moments:
+        missing = f"|z|**{prior.growth:g}"
+    else:
+        return
+    raise ValueError(
+        f"-log p(z) of the prior {prior!r} grows like {missing}, and the posterior {posterior!r} has no mean of that, at least "
+        "for some of what the encoder may say: their KL is infinite. Choose a prior with heavier tails, such as the one of the "
+        "same name, or a posterior with lighter ones."
+    )
+
+
+def refuse_discrete(posterior: Posterior, who: str, remedy: str) -> None:
+    """Refuse latents between which there is nothing, for those who follow gradients through or along them."""
+    if posterior.is_discrete:
+        raise ValueError(f"{who} follows gradients of latents, and those of {posterior!r} are discrete. {remedy}")
 
 
 register(

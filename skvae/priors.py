@@ -26,6 +26,9 @@ class Prior(Settings):
     #: where p(z) > 0; None for a prior that follows the posterior
     support: Support | None = Support()
 
+    #: as which power of |z| -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
+    growth: float = 0.0
+
     def shapes(self, n_components: int, n_inputs: int) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the parameters that are learnt with the model."""
         return {}
@@ -73,6 +76,8 @@ class Prior(Settings):
 class StandardNormal(Prior):
     """The standard normal distribution N(0, I), the prior of the paper."""
 
+    growth = 2.0
+
     def log_prob(self, params, z):
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 
@@ -97,6 +102,10 @@ class FamilyPrior(Prior):
     @property
     def support(self):
         return self.family().support
+
+    @property
+    def growth(self):
+        return self.family().growth
 
     def log_prob(self, params, z):
         return self.family().log_prob(z, *self.member(z))
@@ -314,6 +323,10 @@ class Weibull(FamilyPrior):
         self.scale = scale
         self.concentration = concentration
 
+    @property
+    def growth(self):
+        return self.concentration
+
     def family(self):
         return families.Weibull()
 
@@ -358,7 +371,8 @@ class Gamma(FamilyPrior):
     Parameters
     ----------
     concentration : float, default=1.0
-        Shape: the mean is `concentration / rate`.
+        Shape: the mean is `concentration / rate`. Below 0.1, part of the mass is at numbers that float32 does not have: 1.3 %
+        of it at 0.05, 42 % at 0.01. Draws that belong there become the smallest number there is; `dtype="float64"` has more.
 
     rate : float, default=1.0
         Inverse of the scale.
@@ -398,7 +412,8 @@ class Beta(FamilyPrior):
     Parameters
     ----------
     concentration1 : float, default=1.0
-        Pulls towards 1; the mean is `concentration1 / (concentration1 + concentration0)`.
+        Pulls towards 1; the mean is `concentration1 / (concentration1 + concentration0)`. Numbers close to 1 have few digits:
+        for sparse shares, well below 0.5, prefer :class:`Dirichlet` latents, which keep the small share beside the large one.
 
     concentration0 : float, default=1.0
         Pulls towards 0.
@@ -498,6 +513,7 @@ class MixtureOfNormals(Prior):
     """
 
     _parameter_constraints = {"n_modes": [Interval(Integral, 1, None, closed="left")]}
+    growth = 2.0
 
     def __init__(self, n_modes=10):
         self.n_modes = n_modes

@@ -14,7 +14,8 @@ from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
 from skvae._settings import Interval, StrOptions, register
 from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
-from skvae.objectives import ELBO, IWAE, Objective
+from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective
+from skvae.posteriors import covers, refuse_discrete
 
 __all__ = ["AEVB", "Arrangement", "GradientSolver", "MonteCarloEM", "Problem", "Solver", "SolverState", "WakeSleep"]
 
@@ -53,6 +54,8 @@ class AEVB(GradientSolver):
         return Arrangement(wide, kernels.aligned_layout(wide), [kernels.positions(model, wide) for model in models])
 
     def fresh_slots(self, problem, params):
+        if isinstance(problem.objective, (ELBO, IWAE, InfoVAE, BetaTCVAE)):  # another may ask for no gradient of draws
+            refuse_discrete(problem.model.posterior, f"AEVB with {problem.objective!r}", "Use solver='wake-sleep'.")
         slots = super().fresh_slots(problem, params)
         return {**slots, "n_weight_draws": _counter()} if problem.model.decoder.is_uncertain else slots
 
@@ -105,7 +108,7 @@ class _Competitor(GradientSolver):
     """Base of the solvers that raise no objective but follow gradients of their own, one model at a time."""
 
     def check(self, objective: Objective) -> None:
-        if not (isinstance(objective, ELBO) and objective == ELBO(kl=objective.kl)):
+        if objective != ELBO():
             raise ValueError(
                 f"solver={self!r} follows gradients of its own, so it needs objective='elbo'. "
                 f"Got objective={objective!r}. Use solver='aevb' to raise another objective."
@@ -114,7 +117,17 @@ class _Competitor(GradientSolver):
     def fresh_slots(self, problem, params):
         if problem.model.decoder.is_uncertain:
             raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
+        self._check_reach(problem.model)
         return super().fresh_slots(problem, params)
+
+    def _check_reach(self, model: Model) -> None:
+        """Refuse a posterior with log q(z|x) of minus infinity where p(z) > 0: the encoder cannot learn from such latents."""
+        if not covers(model.posterior, model.prior):
+            raise ValueError(
+                f"solver={self!r} fits the encoder to latents of the model, but the posterior {model.posterior!r} cannot reach "
+                f"all of those that the prior {model.prior!r} allows: log q(z|x) is minus infinity there. Choose a posterior "
+                "that reaches as far as the prior, or use solver='aevb'."
+            )
 
 
 class WakeSleep(_Competitor):
@@ -183,9 +196,21 @@ class WakeSleep(_Competitor):
         return self.n_samples
 
     def fresh_slots(self, problem, params):
-        if problem.model.n_given:
-            raise ValueError(f"solver={self!r} dreams whole rows, without conditions. Use solver='aevb' with condition_on.")
+        if problem.model.n_given and self.encoder_phase != "wake":
+            raise ValueError(
+                f"solver={self!r} dreams whole rows, without conditions. With condition_on use encoder_phase='wake', which has "
+                "no dreams, or solver='aevb'."
+            )
         return {**super().fresh_slots(problem, params), "n_dreams": _counter()}
+
+    def _check_reach(self, model):
+        if self.encoder_phase != "wake":
+            super()._check_reach(model)
+        elif not model.posterior.fills_support:
+            raise ValueError(
+                f"solver={self!r} fits the encoder to draws of its own, which log q(z|x) of the posterior {model.posterior!r} "
+                "cannot do: it grows as the interval closes on them. Choose a posterior without edges, or use solver='aevb'."
+            )
 
     def step(self, state, batch, noise, measured=True):
         n = batch.x.shape[1]
@@ -314,6 +339,7 @@ class MonteCarloEM(_Competitor):
 
     def fresh_slots(self, problem, params):
         hmc.refuse_simplex(problem.model.support, "Monte Carlo EM", "Use solver='aevb' or 'wake-sleep'.")
+        refuse_discrete(problem.model.posterior, "Monte Carlo EM", "Use solver='wake-sleep'.")
         return {
             **super().fresh_slots(problem, params),
             "chains": params.new_zeros((problem.n_rows, problem.model.n_components)),

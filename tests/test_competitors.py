@@ -76,16 +76,34 @@ def test_names_with_a_dash_are_listed_where_another_is_refused():
         vae("wake_sleep").fit(X)
 
 
-@pytest.mark.parametrize("objective", ["iwae", ELBO(beta=2), ELBO(warmup=3), ELBO(n_samples=5), IWAE(3)], ids=repr)
+@pytest.mark.parametrize(
+    "objective",
+    ["iwae", ELBO(beta=2), ELBO(warmup=3), ELBO(n_samples=5), ELBO(kl="analytic"), ELBO(kl="monte_carlo"), IWAE(3)],
+    ids=repr,
+)
 @competitors
 def test_an_objective_that_would_be_ignored_is_refused(solver, objective):
     with pytest.raises(ValueError, match="needs objective='elbo'.*Use solver='aevb' to raise another objective"):
         vae(solver, objective=objective).fit(X)
 
 
-@competitors
-def test_the_estimator_of_the_judging_bound_is_free(solver):
-    assert np.isfinite(vae(solver, objective=ELBO(kl="monte_carlo")).fit(X).score(X))
+@pytest.mark.parametrize(
+    "posterior, prior",
+    [("uniform", "normal"), ("triangular", "laplace"), ("gamma", "normal"), ("beta", "normal"), ("pareto", "gamma")],
+)
+@pytest.mark.parametrize("solver", [WakeSleep(), WakeSleep(3, encoder_phase="both"), MonteCarloEM()], ids=repr)
+def test_an_encoder_that_cannot_reach_the_latents_of_the_prior_is_refused(solver, posterior, prior):
+    with pytest.raises(ValueError, match="cannot reach all of those that the prior"):
+        vae(solver, posterior=posterior, prior=prior).fit(X)
+
+
+def test_an_encoder_that_learns_from_its_own_draws_need_not_reach_all_latents():
+    solver = WakeSleep(8, encoder_phase="wake")
+    settings = {"learning_rate": "cosine", "learning_rate_init": 0.01, "posterior": "gamma", "init": "random"}
+    begun, ended = (vae(solver, max_iter=n, **settings, score_method="iwae").fit(X).score(X) for n in (1, 150))
+    assert ended > begun + 0.2
+    with pytest.raises(ValueError, match="as the interval closes"):
+        vae(solver, posterior="uniform").fit(X)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])

@@ -14,6 +14,7 @@ from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae.evaluation import bracket
 from skvae.likelihoods import Gaussian, Mixed
+from skvae.solvers import WakeSleep
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -50,6 +51,21 @@ def test_a_linear_model_given_a_column_is_regression():
     variance = residual[:2000].var()
     exact = -0.5 * (residual**2 / variance + np.log(2 * np.pi * variance))
     assert abs(vae.score(X[2000:]) - exact[2000:].mean()) < 0.02
+    np.testing.assert_allclose(vae.inverse_transform([[0.0]], given={0: 1.5})[0, 1], 1.5 * slope + intercept, atol=0.05)
+
+
+def test_reweighted_wake_sleep_without_dreams_finds_the_same_regression():
+    X = linear_regression()
+    solver = WakeSleep(5, encoder_phase="wake", averaging=0.99)
+    settings = {"init": "random", "learning_rate": "cosine", "learning_rate_init": 0.02, "max_iter": 60, "random_state": 0}
+    vae = VAETransformer(1, condition_on=[0], hidden_layer_sizes=(), likelihood=Gaussian(), solver=solver, **settings).fit(
+        X[:2000]
+    )
+    slope, intercept = np.polyfit(X[:2000, 0], X[:2000, 1], 1)
+    variance = np.var(X[:2000, 1] - slope * X[:2000, 0] - intercept)
+    residual = X[2000:, 1] - slope * X[2000:, 0] - intercept
+    exact = -0.5 * (residual**2 / variance + np.log(2 * np.pi * variance))
+    assert abs(vae.set_params(score_method="iwae").score(X[2000:]) - exact.mean()) < 0.02
     np.testing.assert_allclose(vae.inverse_transform([[0.0]], given={0: 1.5})[0, 1], 1.5 * slope + intercept, atol=0.05)
 
 

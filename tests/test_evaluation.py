@@ -328,3 +328,11 @@ def test_imputations_that_cannot_be_pooled_are_refused(arguments, message):
         rubin(*arguments)
     with pytest.raises(ValueError, match="complete_degrees_of_freedom"):
         rubin([1.0, 2.0], [1.0, 1.0], complete_degrees_of_freedom=0)
+
+
+@pytest.mark.parametrize("posterior", ["uniform", "triangular", "beta", "gamma"])
+def test_a_bracket_from_a_posterior_that_misses_latents_is_refused_with_the_way_that_works(posterior):
+    vae = VAETransformer(2, posterior=posterior, prior="normal", max_iter=20, random_state=0).fit(load_iris().data)
+    with pytest.raises(ValueError, match=r"cannot reach all latents.*AnnealedImportance\(start='prior'\)"):
+        bracket(vae, n_rows=10)
+    assert abs(bracket(vae, n_rows=10, method=AnnealedImportance(200, start="prior")).gap.value) < 0.2

@@ -11,7 +11,7 @@ from torch import distributions
 from skvae import VAETransformer, posteriors, priors
 from skvae._random import generator, normal
 from skvae.likelihoods import Gaussian
-from skvae.posteriors import Dirichlet, FullNormal, Normal, check_pair
+from skvae.posteriors import Dirichlet, FullNormal, Normal, check_pair, covers
 from skvae.priors import Prior, StandardNormal
 
 
@@ -299,6 +299,82 @@ def test_gradients_of_draws_are_right(family):
 def test_impossible_pairs_are_refused_with_the_reason(posterior, prior):
     with pytest.raises(ValueError, match="their KL is infinite"):
         check_pair(posterior, prior, 3)
+
+
+@pytest.mark.parametrize("posterior", [posteriors.Uniform(), posteriors.Triangular()], ids=repr)
+@pytest.mark.parametrize("prior", [priors.Uniform(), priors.Triangular(), priors.VampPrior()], ids=repr)
+def test_intervals_that_move_are_refused_under_priors_within_bounds_with_a_way_out(posterior, prior):
+    with pytest.raises(ValueError, match="an interval of its own for every row.*such as prior='normal'"):
+        check_pair(posterior, prior, 3)
+
+
+def tail_integral(posterior, q, prior, end):
+    """Return minus the integral of q log p over z from the median to one far end, by quantiles that crowd there."""
+    log_tail = torch.linspace(math.log(0.5), end, 400_001, dtype=F64)
+    noise = torch.special.ndtri(log_tail.exp())[:, None]  # of the lower tail; the upper one is its mirror
+    both = []
+    for z in (posterior.sample(q, noise), posterior.sample(q, -noise)):
+        both.append(-torch.trapezoid(prior.log_prob({}, z)[:, 0] * log_tail.exp(), log_tail))
+    return max(float(side.abs()) for side in both)
+
+
+NO_MOMENTS = [
+    (posteriors.Cauchy(), priors.StandardNormal(), 0.0), (posteriors.Cauchy(), priors.MixtureOfNormals(3), 0.0),
+    (posteriors.Cauchy(), priors.Laplace(), 0.0), (posteriors.Cauchy(), priors.Logistic(), 0.0),
+    (posteriors.Cauchy(), priors.Gumbel(), 0.0), (posteriors.Laplace(), priors.Gumbel(), 0.5),
+    (posteriors.Logistic(), priors.Gumbel(), 0.5), (posteriors.Pareto(), priors.StandardNormal(), -0.5),
+    (posteriors.Pareto(), priors.Rayleigh(), -0.5), (posteriors.Pareto(), priors.Weibull(1.0, 1.5), -1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "posterior, prior",
+    [
+        *(pair[:2] for pair in NO_MOMENTS), (posteriors.StudentT(2.0), priors.StandardNormal()),
+        (posteriors.StudentT(1.0), priors.Laplace()), (posteriors.StudentT(30.0), priors.Gumbel()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_tails_too_heavy_for_the_prior_are_refused(posterior, prior):
+    with pytest.raises(ValueError, match="has no mean of that.*their KL is infinite"):
+        check_pair(posterior, prior, 3)
+
+
+@pytest.mark.parametrize("posterior, prior, output", [case for case in NO_MOMENTS if not case[1].shapes(1, 1)], ids=repr)
+def test_what_is_refused_for_its_tails_has_an_infinite_kl(posterior, prior, output):
+    """The integral over quantiles down to 1e-30 and to 1e-60 of the tails goes on growing."""
+    q = torch.full((1, posterior.n_outputs(1)), output, dtype=F64)
+    q[:, 0] = output if posterior.n_outputs(1) == 1 else 0.0
+    near, far = (tail_integral(posterior, q, prior, end) for end in (-69, -138))
+    assert far == math.inf or far > 1.5 * near
+
+
+@pytest.mark.parametrize(
+    "posterior, prior",
+    [
+        (posteriors.StudentT(2.1), priors.StandardNormal()), (posteriors.StudentT(1.1), priors.Laplace()),
+        (posteriors.StudentT(0.5), priors.Cauchy()), (posteriors.Cauchy(), priors.StudentT(30.0)),
+        (posteriors.Pareto(), priors.Exponential()), (posteriors.Pareto(), priors.Weibull(1.0, 1.2)),
+        (posteriors.Pareto(), priors.LogNormal()), (posteriors.Gumbel(), priors.Gumbel()),
+        (posteriors.Gamma(), priors.Gumbel()), (posteriors.Normal(), priors.Gumbel()),
+        (posteriors.LogNormal(), priors.Rayleigh()), (posteriors.Weibull(), priors.Weibull(1.0, 5.0)),
+        (posteriors.Cauchy(), priors.VampPrior()), (posteriors.Cauchy(), ShiftedNormal()),
+        (posteriors.Pareto(), priors.Gumbel()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_tails_that_the_prior_can_bear_pass(posterior, prior):
+    check_pair(posterior, prior, 3)
+
+
+def test_who_covers_whom():
+    assert covers(Normal(), StandardNormal())
+    assert covers(Normal(), priors.Gamma())
+    assert covers(posteriors.Gamma(), priors.VampPrior())
+    assert covers(posteriors.Beta(), priors.Uniform())
+    assert not covers(posteriors.Uniform(), priors.Uniform())
+    assert not covers(posteriors.Gamma(), StandardNormal())
+    assert not covers(posteriors.Beta(), priors.Gamma())
 
 
 def test_one_share_is_refused():
