@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy import stats
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import VAETransformer
+from skvae import VAETransformer, priors
 from skvae.displays import (
     LatentSpaceDisplay,
     ManifoldDisplay,
@@ -189,9 +189,9 @@ def test_latent_space_draws_chosen_components(vae, ax):
     np.testing.assert_array_equal(display.scatters_[0].get_offsets(), vae.transform(IRIS.data)[:, [2, 0]])
 
 
-@pytest.mark.parametrize("components", [(0,), (0, 3), (-1, 0), (0, 1, 2)])
+@pytest.mark.parametrize("components", [(0,), (0, 3), (-1, 0), (0, 1, 2), (0, 0), (0, 1.5)])
 def test_latent_space_refuses_components_that_are_not_there(vae, components, ax):
-    with pytest.raises(ValueError, match="two numbers from 0 to 2"):
+    with pytest.raises(ValueError, match="two different numbers from 0 to 2"):
         LatentSpaceDisplay.from_estimator(vae, IRIS.data, components=components, ax=ax)
 
 
@@ -332,7 +332,7 @@ def cell(picture, i, j, shape=(8, 8)):
 def test_manifold_shows_the_decoded_quantiles_of_the_prior(digits, ax):
     vae, _, _ = digits
     display = ManifoldDisplay.from_estimator(vae, image_shape=(8, 8), n_steps=5, components=(0, 1), ax=ax)
-    np.testing.assert_allclose(display.places, norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9]))
+    np.testing.assert_allclose(display.places, stats.norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9]))
     picture = ax.images[0].get_array()
     assert picture.shape == (44, 44)
     for row, column in ((0, 0), (0, 4), (3, 1)):  # the second component grows upwards, and rows are counted from above
@@ -349,6 +349,85 @@ def test_ticks_of_the_manifold_stand_in_the_middle_of_images_with_their_latents(
             at = tick.get_loc()
             assert at % 9 == 3.5
             assert tick.label1.get_text() == f"{display.places[int(n_before(at))]:.1f}"
+
+
+PRIORS = [
+    ("gamma", priors.Gamma(2.0, 1.5), stats.gamma(2.0, scale=1 / 1.5)),
+    ("beta", priors.Beta(0.7, 2.0), stats.beta(0.7, 2.0)),
+    ("student_t", priors.StudentT(4.0, 0.5, 2.0), stats.t(4.0, 0.5, 2.0)),
+    ("pareto", priors.Pareto(2.5), stats.pareto(2.5)),
+    ("laplace", priors.Laplace(1.0, 2.0), stats.laplace(1.0, 2.0)),
+    ("gumbel", priors.Gumbel(1.0, 2.0), stats.gumbel_r(1.0, 2.0)),
+    ("beta", priors.Triangular(), stats.triang(0.5)),
+    ("log_normal", priors.LogNormal(0.2, 0.9), stats.lognorm(0.9, scale=np.exp(0.2))),
+]
+
+
+@pytest.mark.parametrize("posterior, prior, oracle", PRIORS, ids=lambda value: repr(value)[:12])
+def test_manifold_takes_quantiles_of_other_priors_and_their_median(posterior, prior, oracle, ax):
+    model = fitted(IRIS.data, n_components=3, max_iter=2, posterior=posterior, prior=prior)
+    display = ManifoldDisplay.from_estimator(model, image_shape=(2, 2), n_steps=5, components=(2, 0), ax=ax)
+    np.testing.assert_allclose(display.places, oracle.ppf([0.1, 0.3, 0.5, 0.7, 0.9]), rtol=1e-9)
+    z = [[display.places[1], oracle.median(), display.places[4]]]
+    np.testing.assert_allclose(display.mean[1, 4], model.inverse_transform(z).iloc[0], rtol=1e-5)
+
+
+class OwnNormal(priors.StandardNormal):
+    """Another density than its parent's."""
+
+    def log_prob(self, params, z):
+        return super().log_prob(params, z - 3)
+
+    def sample(self, params, shape, stream, dtype):
+        return 3 + super().sample(params, shape, stream, dtype)
+
+
+@pytest.mark.parametrize(
+    "posterior, prior", [("normal", "mixture"), ("normal", "vamp"), ("dirichlet", "dirichlet"), ("normal", OwnNormal())]
+)
+def test_manifold_refuses_priors_without_known_quantiles(posterior, prior, ax):
+    model = fitted(IRIS.data, n_components=2, max_iter=2, posterior=posterior, prior=prior)
+    with pytest.raises(ValueError, match="knows no quantiles of the components of .*inverse_transform"):
+        ManifoldDisplay.from_estimator(model, image_shape=(2, 2), ax=ax)
+
+
+@pytest.mark.parametrize("n_steps", [0, -1, 2.5])
+def test_manifold_of_no_images_is_refused(vae, n_steps, ax):
+    with pytest.raises(ValueError, match="n_steps.*must be 1 or more"):
+        ManifoldDisplay.from_estimator(vae, image_shape=(2, 2), n_steps=n_steps, ax=ax)
+
+
+@pytest.fixture(scope="module")
+def coloured():
+    """A model of images of 2 x 2 pixels in three colours."""
+    X = np.random.default_rng(0).random((60, 12))
+    return fitted(X, n_components=2, max_iter=2), X
+
+
+@pytest.mark.parametrize("display", [ManifoldDisplay, SamplesDisplay, ReconstructionDisplay])
+def test_colours_are_drawn_side_by_side_from_the_lowest_number_to_the_highest(coloured, display, ax):
+    model, X = coloured
+    if display is ReconstructionDisplay:
+        drawn = display.from_estimator(model, X, image_shape=(2, 2, 3), ax=ax)
+        first, numbers = drawn.original[0], np.stack([drawn.original[:10], drawn.reconstruction[:10]])
+    else:
+        size = {"n_steps": 4} if display is ManifoldDisplay else {"n_samples": 7}
+        drawn = display.from_estimator(model, image_shape=(2, 2, 3), ax=ax, **size)
+        numbers = drawn.mean if display is ManifoldDisplay else drawn.samples
+        first = drawn.mean[-1, 0] if display is ManifoldDisplay else drawn.samples[0]
+    picture = np.asarray(ax.images[0].get_array())
+    assert picture.ndim == 3 and picture.shape[2] == 3
+    expected = (first - numbers.min()) / (numbers.max() - numbers.min())
+    np.testing.assert_allclose(picture[:2, :2].ravel(), expected, atol=1e-6)
+    assert (picture[:2, 2] == 1).all()  # the gap
+
+
+def test_limits_of_colours_can_be_given_and_one_channel_is_grey(coloured, ax):
+    model, _ = coloured
+    display = SamplesDisplay.from_estimator(model, image_shape=(2, 2, 3), random_state=0, ax=ax, vmin=-1.0, vmax=3.0)
+    np.testing.assert_allclose(ax.images[0].get_array()[:2, :2].ravel(), (display.samples[0] + 1) / 4, atol=1e-6)
+    SamplesDisplay.from_estimator(model, image_shape=(3, 4, 1), random_state=0, ax=ax)
+    assert ax.images[1].get_array().ndim == 2
 
 
 def test_manifold_of_many_components_follows_two_and_leaves_the_others_at_zero(vae, ax):

@@ -114,6 +114,45 @@ def test_layers_that_mix_rows_or_draw_noise_are_refused(layer):
         build_module(lambda n_in, n_out: nn.Sequential(nn.Linear(n_in, 8), layer, nn.Linear(8, n_out)), 3, 2, 0)
 
 
+class Pair(nn.Module):
+    """Gives two tensors."""
+
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    "factory, match",
+    [
+        (lambda n_in, n_out: nn.Linear(n_in, n_out + 1), r"gives of shape \(2, 3\).*n_in=3 .* n_out=2"),
+        (lambda n_in, n_out: nn.Linear(n_in + 1, n_out), r"cannot read a row: .*n_in=3 .* n_out=2"),
+        (lambda n_in, n_out: nn.Sequential(nn.Linear(n_in, n_out), nn.Flatten(0)), r"gives of shape \(4,\)"),
+        (lambda n_in, n_out: Pair(), "gives a tuple"),
+    ],
+)
+def test_a_module_of_other_sizes_is_refused_with_both(factory, match):
+    with pytest.raises(ValueError, match=match):
+        build_module(factory, 3, 2, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_looking_at_the_sizes_changes_nothing(dtype):
+    def noisy(n_in, n_out):
+        return nn.Sequential(nn.Linear(n_in, n_out, dtype=dtype), Noise())
+
+    before = torch.random.get_rng_state()
+    module = build_module(noisy, 3, 2, 0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(p.grad is None for p in module.parameters())
+
+
+class Noise(nn.Module):
+    """Draws from torch's global stream."""
+
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
 def test_a_factory_that_makes_no_module_is_refused():
     with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, got int"):
         build_module(lambda n_in, n_out: 3, 3, 2, 0)

@@ -1,5 +1,8 @@
 """What displays have in common: axes, colours, images in a grid, and checks."""
 
+import math
+from numbers import Integral
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -11,16 +14,24 @@ MANY_COLOURS = (
 
 
 def draw_images(ax, images, **kwargs):
-    """Draw images of shape (n_rows, n_columns, height, width) as one picture with a gap of one pixel between them."""
-    n_rows, n_columns, height, width = images.shape
-    canvas = np.full((n_rows * (height + 1) - 1, n_columns * (width + 1) - 1), np.nan)
+    """Draw images of shape (n_rows, n_columns, height, width[, 3]) as one picture with a gap of one pixel between them."""
+    n_rows, n_columns, height, width, *channels = images.shape
+    canvas = np.full((n_rows * (height + 1) - 1, n_columns * (width + 1) - 1, *channels), np.nan)
     for i in range(n_rows):
         for j in range(n_columns):
             canvas[i * (height + 1) :, j * (width + 1) :][:height, :width] = images[i, j]
+    if channels == [3]:
+        canvas = _as_colours(canvas, kwargs.pop("vmin", None), kwargs.pop("vmax", None))
     ax.imshow(canvas, **{"cmap": "gray_r", "interpolation": "nearest", **kwargs})
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
+
+
+def _as_colours(canvas, low, high):
+    """Return colours from 0 to 1, by the lowest and the highest number of all as shades of grey are; the gaps are white."""
+    low, high = np.nanmin(canvas) if low is None else low, np.nanmax(canvas) if high is None else high
+    return np.nan_to_num(np.clip((canvas - low) / (high - low if high > low else 1), 0, 1), nan=1.0)
 
 
 def new_axes(ax, who, size=None):
@@ -52,13 +63,22 @@ def two_components(estimator, components, who):
     if components is None:
         return tuple(int(i) for i in np.argsort(-estimator.kl_per_component_, kind="stable")[:2])
     components = tuple(components)
-    if len(components) != 2 or not all(0 <= i < n for i in components):
-        raise ValueError(f"components must be two numbers from 0 to {n - 1}, got {components!r}.")
+    if len(set(components)) != 2 or len(components) != 2 or not all(isinstance(i, Integral) and 0 <= i < n for i in components):
+        raise ValueError(f"components must be two different numbers from 0 to {n - 1}, got {components!r}.")
     return components
 
 
 def check_image_shape(image_shape, n_columns):
-    """Refuse a shape that does not hold a row."""
+    """Refuse a shape that does not hold a row, or of which there is no picture."""
     shape = tuple(image_shape)
-    if len(shape) != 2 or shape[0] * shape[1] != n_columns:
-        raise ValueError(f"image_shape must be (height, width) with height * width = {n_columns} columns, got {image_shape!r}.")
+    if not (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)) or math.prod(shape) != n_columns:
+        raise ValueError(
+            "image_shape must be (height, width), or (height, width, channels) with 1 channel or 3 for red, green and blue, "
+            f"of which the product is {n_columns} columns, got {image_shape!r}."
+        )
+
+
+def as_images(rows, image_shape):
+    """Return rows (..., n_columns) as images of shape (..., height, width), or (..., height, width, 3) in colours."""
+    grey = len(image_shape) == 2 or image_shape[2] == 1
+    return rows.reshape(*rows.shape[:-1], *(image_shape[:2] if grey else image_shape))

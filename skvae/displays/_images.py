@@ -1,9 +1,14 @@
 """Images that a model makes: the manifold that two components span, and samples."""
 
-import numpy as np
-from scipy.special import ndtri
+from numbers import Integral
 
-from skvae.displays._drawing import check_estimator, check_image_shape, draw_images, new_axes, two_components
+import numpy as np
+import torch
+from scipy.special import betaincinv, ndtri, stdtrit
+
+from skvae import _families as families
+from skvae.displays._drawing import as_images, check_estimator, check_image_shape, draw_images, new_axes, two_components
+from skvae.priors import FamilyPrior, StandardNormal
 
 _INCHES_PER_IMAGE = 0.36
 _MAX_TICKS = 7
@@ -13,8 +18,9 @@ class ManifoldDisplay:
     """Manifold: the images that the decoder makes of evenly probable places in two latent components.
 
     The unit square is cut into cells of equal size, and the middle of each is taken to the latent space by the inverse of the
-    normal distribution function, so that under a standard normal prior every image stands for the same share of all. Make one
-    with :meth:`from_estimator`; all parameters are kept as attributes.
+    prior's distribution function, so that every image stands for the same share of all. It needs a prior under which components
+    are independent: the standard normal one, or one of a family such as gamma. Make one with :meth:`from_estimator`; all
+    parameters are kept as attributes.
 
     Parameters
     ----------
@@ -27,8 +33,8 @@ class ManifoldDisplay:
     components : tuple of two int
         Numbers of the components to the right and upwards.
 
-    image_shape : tuple of two int
-        Height and width of an image.
+    image_shape : tuple of int
+        Height and width of an image, and the number of channels, 1 or 3, if it has any.
 
     Attributes
     ----------
@@ -76,15 +82,15 @@ class ManifoldDisplay:
         estimator : VAETransformer
             A fitted estimator with at least two components.
 
-        image_shape : tuple of two int
-            Height and width of an image.
+        image_shape : tuple of int
+            Height and width of an image; or height, width and 3 for colours, the channels of a pixel side by side in a row.
 
         n_steps : int, default=20
             Number of images in each direction.
 
         components : tuple of two int, default=None
-            Which components to follow, the others staying at 0; None takes the two that carry most nats
-            (`kl_per_component_`).
+            Which components to follow, the others staying at the median of the prior; None takes the two that carry most
+            nats (`kl_per_component_`).
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a new figure.
@@ -100,8 +106,11 @@ class ManifoldDisplay:
         check_estimator(estimator, cls.__name__)
         check_image_shape(image_shape, estimator.n_features_in_)
         components = two_components(estimator, components, cls.__name__)
-        places = ndtri((np.arange(n_steps) + 0.5) / n_steps)
-        z = np.zeros((n_steps, n_steps, estimator.n_components_))
+        if not isinstance(n_steps, Integral) or n_steps < 1:
+            raise ValueError(f"n_steps, the number of images in each direction, must be 1 or more, got {n_steps!r}.")
+        prior = estimator._fitted.model.prior
+        places = _quantiles(prior, (np.arange(n_steps) + 0.5) / n_steps)
+        z = np.full((n_steps, n_steps, estimator.n_components_), _quantiles(prior, np.array([0.5])))
         z[..., components[0]], z[..., components[1]] = np.meshgrid(places, places)
         mean = np.asarray(estimator.inverse_transform(z.reshape(n_steps**2, -1))).reshape(n_steps, n_steps, -1)
         return cls(mean=mean, places=places, components=components, image_shape=image_shape).plot(ax, **kwargs)
@@ -124,8 +133,8 @@ class ManifoldDisplay:
         """
         n = len(self.places)
         ax = new_axes(ax, type(self).__name__, (1 + _INCHES_PER_IMAGE * n,) * 2)
-        draw_images(ax, self.mean[::-1].reshape(n, n, *self.image_shape), **kwargs)
-        height, width = self.image_shape
+        draw_images(ax, as_images(self.mean[::-1], self.image_shape), **kwargs)
+        height, width = self.image_shape[:2]
         shown = np.arange(n)[:: -(-n // _MAX_TICKS)]
         labels = [f"{place:.1f}" for place in self.places[shown]]
         ax.set_xticks(shown * (width + 1) + (width - 1) / 2, labels)
@@ -133,6 +142,30 @@ class ManifoldDisplay:
         ax.set(xlabel=f"component {self.components[0]}", ylabel=f"component {self.components[1]}")
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _quantiles(prior, u):
+    """Return the quantiles u of every component of a prior under which they are independent and alike."""
+    if type(prior).log_prob is StandardNormal.log_prob:
+        return ndtri(u)
+    if type(prior).log_prob is FamilyPrior.log_prob:
+        return _quantiles_of_family(prior, u)
+    raise ValueError(
+        f"ManifoldDisplay sets images at places that are equally probable under the prior, and knows no quantiles of the "
+        f"components of {prior!r}, or they depend on each other. Draw a SamplesDisplay, or decode places of your own by "
+        "inverse_transform."
+    )
+
+
+def _quantiles_of_family(prior, u):
+    """Return the quantiles u of a family; a draw that takes one number of noise is the quantile of its probability."""
+    family = prior.family()
+    if isinstance(family, families.StudentT):
+        return prior.loc + prior.scale * stdtrit(family.df, u)
+    if isinstance(family, families.Beta):
+        return betaincinv(prior.concentration1, prior.concentration0, u)
+    noise = torch.from_numpy(ndtri(u))
+    return family.draw(noise, *prior.member(noise)).numpy()
 
 
 class SamplesDisplay:
@@ -145,8 +178,8 @@ class SamplesDisplay:
     samples : ndarray of shape (n_samples, n_features)
         The images.
 
-    image_shape : tuple of two int
-        Height and width of an image.
+    image_shape : tuple of int
+        Height and width of an image, and the number of channels, 1 or 3, if it has any.
 
     Attributes
     ----------
@@ -191,8 +224,8 @@ class SamplesDisplay:
         estimator : VAETransformer
             A fitted estimator.
 
-        image_shape : tuple of two int
-            Height and width of an image.
+        image_shape : tuple of int
+            Height and width of an image; or height, width and 3 for colours, the channels of a pixel side by side in a row.
 
         n_samples : int, default=40
             Number of images.
@@ -243,6 +276,6 @@ class SamplesDisplay:
         grid = np.full((n_rows * n_columns, self.samples.shape[1]), np.nan)  # the last places may stay empty
         grid[: len(self.samples)] = self.samples
         ax = new_axes(ax, type(self).__name__, (2 * _INCHES_PER_IMAGE * n_columns, 2 * _INCHES_PER_IMAGE * n_rows))
-        draw_images(ax, grid.reshape(n_rows, n_columns, *self.image_shape), **kwargs)
+        draw_images(ax, as_images(grid.reshape(n_rows, n_columns, -1), self.image_shape), **kwargs)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skvae.displays._drawing import FEW_COLOURS, check_estimator, check_image_shape, draw_images, new_axes
+from skvae.displays._drawing import FEW_COLOURS, as_images, check_estimator, check_image_shape, draw_images, new_axes
 
 _MAX_BARS = 30
 _MAX_IMAGES = 10
@@ -24,8 +24,8 @@ class ReconstructionDisplay:
     feature_names : sequence of str
         Names of the columns.
 
-    image_shape : tuple of two int, default=None
-        Height and width, where rows are images.
+    image_shape : tuple of int, default=None
+        Height and width, and the number of channels, 1 or 3, if there are any, where rows are images.
 
     Attributes
     ----------
@@ -81,9 +81,9 @@ class ReconstructionDisplay:
         X : array-like of shape (n_samples, n_features)
             The rows.
 
-        image_shape : tuple of two int, default=None
-            Height and width, where rows are images: the first ten are drawn above their reconstructions. None draws a bar per
-            column, the share of its variance that the reconstruction explains.
+        image_shape : tuple of int, default=None
+            Height and width, or height, width and 3 for colours, where rows are images: the first ten are drawn above their
+            reconstructions. None draws a bar per column, the share of its variance that the reconstruction explains.
 
         column : str or int, default=None
             Name or number of a column: draws its values against their reconstructions.
@@ -160,7 +160,7 @@ class ReconstructionDisplay:
     def _draw_images(self, ax, kwargs):
         """Draw a row of images above the row of their reconstructions."""
         n = min(len(self.original), _MAX_IMAGES)
-        images = np.stack([self.original[:n], self.reconstruction[:n]]).reshape(2, n, *self.image_shape)
+        images = as_images(np.stack([self.original[:n], self.reconstruction[:n]]), self.image_shape)
         draw_images(ax, images, **kwargs)
         height = self.image_shape[0]
         ax.set_yticks([height / 2 - 0.5, height * 1.5 + 0.5], ["original", "reconstruction"])

@@ -38,6 +38,13 @@ def build_module(factory: Callable, n_in: int, n_out: int, seed: int) -> torch.n
     with _FORKED_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derived_seed(seed, "module"))
         module = factory(n_in, n_out)
+        _check_module(module, factory)
+        _check_sizes(module.eval(), factory, n_in, n_out)
+    return module
+
+
+def _check_module(module, factory: Callable) -> None:
+    """Refuse what is no module, or has layers that mix rows."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(
             f"The factory {factory!r} must return a torch.nn.Module, got {type(module).__name__}. "
@@ -53,7 +60,23 @@ def build_module(factory: Callable, n_in: int, n_out: int, seed: int) -> torch.n
             f"The module made by {factory!r} has layers that mix rows or draw their own noise: {', '.join(refused[:5])}. "
             "Every row must be mapped by itself and the same way each time; use LayerNorm, or leave them out."
         )
-    return module.eval()
+
+
+def _check_sizes(module: torch.nn.Module, factory: Callable, n_in: int, n_out: int) -> None:
+    """Refuse a module that does not map rows of n_in numbers to rows of n_out, by the map of two rows."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device="cpu"))
+    expected = (
+        f"must map rows of n_in={n_in} numbers to rows of n_out={n_out}, as torch.nn.Linear(n_in, n_out) does; these sizes are "
+        "the arguments that the factory is called with."
+    )
+    try:
+        with torch.no_grad():
+            out = module(torch.zeros((2, n_in), dtype=like.dtype, device=like.device))
+    except RuntimeError as error:
+        raise ValueError(f"The module made by {factory!r} cannot read a row: {error}. It {expected}") from error
+    if not isinstance(out, torch.Tensor) or out.shape != (2, n_out):
+        given = f"of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
+        raise ValueError(f"The module made by {factory!r} gives {given} for an input of shape {(2, n_in)}. It {expected}")
 
 
 class _BoundModule(Network):
