@@ -124,9 +124,9 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     "factory, match",
     [
-        (lambda n_in, n_out: nn.Linear(n_in, n_out + 1), r"gives of shape \(2, 3\).*n_in=3 .* n_out=2"),
+        (lambda n_in, n_out: nn.Linear(n_in, n_out + 1), r"gives a tensor of shape \(2, 3\).*n_in=3 .* n_out=2"),
         (lambda n_in, n_out: nn.Linear(n_in + 1, n_out), r"cannot read a row: .*n_in=3 .* n_out=2"),
-        (lambda n_in, n_out: nn.Sequential(nn.Linear(n_in, n_out), nn.Flatten(0)), r"gives of shape \(4,\)"),
+        (lambda n_in, n_out: nn.Sequential(nn.Linear(n_in, n_out), nn.Flatten(0)), r"gives a tensor of shape \(4,\)"),
         (lambda n_in, n_out: Pair(), "gives a tuple"),
     ],
 )

@@ -75,7 +75,7 @@ def _check_sizes(module: torch.nn.Module, factory: Callable, n_in: int, n_out: i
     except RuntimeError as error:
         raise ValueError(f"The module made by {factory!r} cannot read a row: {error}. It {expected}") from error
     if not isinstance(out, torch.Tensor) or out.shape != (2, n_out):
-        given = f"of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
+        given = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
         raise ValueError(f"The module made by {factory!r} gives {given} for an input of shape {(2, n_in)}. It {expected}")
 
 
