@@ -188,7 +188,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Whether the objective stopped rising before the budget was spent.
 
     kl_per_component_ : ndarray of shape (`n_components_`,)
-        Mean over the training rows of the KL between posterior and prior: how many nats each component carries about a row.
+        Mean over the training rows of the KL between posterior and prior: how many nats each component carries about a row, of
+        components that depend on each other given those before it.
 
     active_units_ : int
         Number of components whose posterior mean varies over the rows, with a variance above 0.01.
