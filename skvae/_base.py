@@ -698,6 +698,10 @@ class EncodedRows:
             self.codec.encode(self.X, dtype=self.dtype)  # complains of as many columns as it can
             raise
 
+    def take(self, rows):
+        """Return the chosen rows."""
+        return EncodedRows(self.codec, self.X[rows.cpu().numpy()], self.dtype, self.device, self.present)
+
 
 def resolve_score_method(method):
     """Return the validated settings object of a `score_method`; a name stands for one with its usual number of draws."""

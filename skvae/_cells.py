@@ -99,14 +99,7 @@ class CellsMixin:
         known = self._known_cells(given)
         self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
-        n_few = int((ess < _FEW).sum())
-        if n_few:
-            warnings.warn(
-                f"For {n_few} of {len(ess)} row(s) fewer than {_FEW} of the {n_draws} draws count (at least {ess.min():.1f}): "
-                "what is given is rare under the model. Raise n_draws, give less, or train on rows with holes like these.",
-                UserWarning,
-                stacklevel=3,
-            )
+        _warn_of_few(ess, n_draws, 4)
         table = self._fitted.codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
         return (table, ess) if return_ess else table
 
@@ -140,6 +133,11 @@ class CellsMixin:
             A table of the kind of X, in which the other cells are untouched. Numbers are rounded in columns of whole numbers.
             A column that was wholly missing in training stays as it is.
 
+        Warns
+        -----
+        UserWarning
+            Fewer than ten draws count for a row: what is known of it is rare under the model.
+
         See Also
         --------
         multiple_impute : Several draws, to tell how sure an analysis of the filled table is.
@@ -165,15 +163,16 @@ class CellsMixin:
         if method not in ("mean", "draw"):
             raise ValueError(f"method must be 'mean' or 'draw', got {method!r}.")
         if method == "draw":
-            return self.multiple_impute(X, 1, n_draws=n_draws, random_state=random_state)[0]
+            return self._imputations(X, 1, n_draws, random_state)[0]
         n_draws = _checked_n_draws(n_draws)
 
         def means(known):
             fitted, params, rows = self._tolerant(known)
-            expected = conditional.expectations(fitted.model, params, rows, Proposal(n_draws, fitted.model.seed))
+            expected, sizes = conditional.expectations(fitted.model, params, rows, Proposal(n_draws, fitted.model.seed))
             cells = fitted.codec.decode(fitted.model.likelihood.point(expected), np.float64)
             whole = fitted.codec.order[fitted.codec.is_whole]
             cells[:, whole] = np.rint(cells[:, whole])
+            _warn_of_few(sizes.cpu().numpy(), n_draws, 5)
             return cells[None]
 
         return self._completed(X, 1, means)[0]
@@ -204,6 +203,11 @@ class CellsMixin:
         tables : list of ndarray or DataFrame of shape (n_samples, n_features)
             Tables of the kind of X, which differ where X has holes.
 
+        Warns
+        -----
+        UserWarning
+            Fewer than ten draws count for a row: its imputations differ too little.
+
         References
         ----------
         Rubin, *Multiple Imputation for Nonresponse in Surveys*, 1987.
@@ -224,8 +228,17 @@ class CellsMixin:
         check_is_fitted(self)
         if not isinstance(n_imputations, Integral) or n_imputations < 1:
             raise ValueError(f"n_imputations must be a whole number of at least 1, got {n_imputations!r}.")
-        draw = lambda known: self._drawn(known, int(n_imputations), n_draws, seed_of(random_state), noise=True)[0]  # noqa: E731
-        return self._completed(X, int(n_imputations), draw)
+        return self._imputations(X, int(n_imputations), n_draws, random_state)
+
+    def _imputations(self, X, n_imputations, n_draws, random_state):
+        """Return tables like X whose holes are filled by draws."""
+
+        def drawn(known):
+            cells, sizes = self._drawn(known, n_imputations, n_draws, seed_of(random_state), noise=True)
+            _warn_of_few(sizes, n_draws, 6)
+            return cells
+
+        return self._completed(X, n_imputations, drawn)
 
     def score_cells(self, X, *, n_draws=300):
         r"""Return the share of every cell in the score of its row: which cells make a row odd.
@@ -271,8 +284,9 @@ class CellsMixin:
         X = array_or_frame(X)
         scores, cells = self._scores(X), self._cells(X)
         fitted, params, rows = self._tolerant(cells)
-        proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, by_cell=True, adapts=False)
-        fit = conditional.leave_one_out(fitted.model, params, rows, proposal).cpu().numpy() + self._log_widths(fitted)
+        proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, by_cell=True)
+        fit, _ = conditional.leave_one_out(fitted.model, params, rows, proposal)
+        fit = fit.cpu().numpy() + self._log_widths(fitted)
         fit[:, np.isin(fitted.codec.order, fitted.conditions)] = np.nan
         n_known = np.maximum((~np.isnan(fit)).sum(axis=1), 1)
         shares = np.full(cells.shape, np.nan)
@@ -321,6 +335,11 @@ class CellsMixin:
             categories and flags have no interval, so their cells are missing. After a fit on a frame, ends outside the range
             that a column had in training are moved to its edge.
 
+        Warns
+        -----
+        UserWarning
+            Fewer than ten draws count for a row: the interval of one of its cells, at least, is unsure.
+
         Examples
         --------
         >>> import numpy as np
@@ -342,9 +361,12 @@ class CellsMixin:
         seed = fitted.model.seed if random_state is None else seed_of(random_state)
         proposal = Proposal(_checked_n_draws(n_draws), seed, by_cell=True)
         levels = ((1 - coverage) / 2, (1 + coverage) / 2)
-        ends = conditional.quantiles(fitted.model, params, rows, proposal, levels)  # (n, 2, d)
+        ends, sizes = conditional.quantiles(fitted.model, params, rows, proposal, levels)  # (n, 2, d)
+        has_ends = _have_order(fitted)
+        if has_ends.any():
+            _warn_of_few(sizes.cpu().numpy()[:, has_ends].min(axis=1), n_draws, 3)
         cells = fitted.codec.within_limits(fitted.codec.decode(ends, np.float64))
-        cells[..., fitted.codec.order[_have_no_order(fitted)]] = np.nan
+        cells[..., fitted.codec.order[~has_ends]] = np.nan
         return tuple(fitted.codec.table(cells[:, side], X) for side in (0, 1))
 
     # --- cells in, cells out ---------------------------------------------------------------------------------------------
@@ -435,9 +457,21 @@ def _row_of(given, n_columns):
     return row
 
 
-def _have_no_order(fitted):
-    """Tell of each column that the model sees whether its cells are categories or flags, which have no order."""
-    return np.array([isinstance(one, (Categorical, Bernoulli)) for one in fitted.model.likelihood.of_columns()])
+def _warn_of_few(sizes, n_draws, stacklevel):
+    """Warn of rows of which few draws count."""
+    n_few = int((sizes < _FEW).sum())
+    if n_few:
+        warnings.warn(
+            f"For {n_few} of {len(sizes)} row(s) fewer than {_FEW} of the {n_draws} draws count (at least {sizes.min():.1f}): "
+            "what is given in them is rare under the model. Raise n_draws, give less, or train on rows with holes like these.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _have_order(fitted):
+    """Tell of each column that the model sees whether its cells are neither categories nor flags, which have no order."""
+    return np.array([not isinstance(one, (Categorical, Bernoulli)) for one in fitted.model.likelihood.of_columns()])
 
 
 def _checked_n_draws(n_draws):

@@ -11,6 +11,7 @@ from skvae._batch import Batch
 from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._model import Model, Params
+from skvae._modes import climb
 from skvae._random import generator, matched_normal, normal, uniform
 
 _MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
@@ -18,6 +19,9 @@ _MOST_STAGES = 10  # in which latents are drawn, each closer to where the weight
 _FEWEST_PER_STAGE = 25
 _COUNTED = 0.1  # share of the latents that count, at least, when the next stage is fitted to them
 _INFLATION = 1.2  # of the fitted variance, because a proposal had better be too wide
+_WANTED = 0.25  # share of the latents that count, below which those of a row are drawn again, from modes
+_CLIMBS, _STEPS = 3, 8  # to the modes of a row
+_STEPS_WITHOUT = 2  # to a mode of a row without some cells, of which q(z|x) or the prior mostly shows the place
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -25,11 +29,17 @@ class Component(NamedTuple):
     """Draws of a density of latents, one density per row."""
 
     z: Tensor  # (s, n, k)
-    log_density: Callable[[Tensor], Tensor]  # (..., n, k) -> (..., n)
+    log_density: Callable[[Tensor], Tensor] | None  # (..., n, k) -> (..., n); None for the prior, whose density is known
 
-    def log_mass(self, z: Tensor) -> Tensor:
+    def log_mass(self, z: Tensor, log_prior: Tensor) -> Tensor:
         """Return the log of how many of the draws there are per unit of volume at z.  # (..., n) in double precision"""
-        return self.log_density(z).double() + math.log(len(self.z))
+        log_density = log_prior if self.log_density is None else self.log_density(z).double()
+        return log_density + math.log(len(self.z))
+
+
+def _log_mass(components: Sequence[Component], z: Tensor, log_prior: Tensor) -> Tensor:
+    """Return the log of how many draws of all components there are per unit of volume at z.  # (s, n) in double precision"""
+    return torch.stack([component.log_mass(z, log_prior) for component in components]).logsumexp(0)
 
 
 class Pool:
@@ -42,8 +52,7 @@ class Pool:
     def __init__(self, model: Model, params: Params, batch: Batch, components: Sequence[Component]):
         self._model, self._params, self._batch = model, params, batch
         self._components: list[Component] = []
-        self._log_masses: list[Tensor] = []
-        self.z, self.eta, self.log_px, self._log_prior = (torch.empty(0, device=batch.device) for _ in range(4))
+        self.z, self.eta, self.log_px, self._log_prior, self._log_mass = (torch.empty(0, device=batch.device) for _ in range(5))
         self.add(components)
 
     def add(self, components: Sequence[Component]) -> None:
@@ -52,30 +61,44 @@ class Pool:
         eta = self._model.decode(self._params, z, self._batch.x)
         log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
         log_prior = self._model.log_pz(self._params, z).double()
-        masses = [component.log_mass(z) for component in (*self._components, *components)]
+        log_mass = _log_mass([*self._components, *components], z, log_prior)
         if self._components:
-            before = [*self._log_masses, *(component.log_mass(self.z) for component in components)]
-            masses = [torch.cat(both) for both in zip(before, masses, strict=True)]
+            before = torch.logaddexp(self._log_mass, _log_mass(components, self.z, self._log_prior))
+            log_mass, log_prior = torch.cat([before, log_mass]), torch.cat([self._log_prior, log_prior])
             z, eta, log_px = torch.cat([self.z, z]), torch.cat([self.eta, eta]), torch.cat([self.log_px, log_px])
-            log_prior = torch.cat([self._log_prior, log_prior])
-        self.z, self.eta, self.log_px, self._log_prior, self._log_masses = z, eta, log_px, log_prior, masses
+        self.z, self.eta, self.log_px, self._log_prior, self._log_mass = z, eta, log_px, log_prior, log_mass
         self._components += components
+
+    @property
+    def log_joint(self) -> Tensor:
+        """The logs of p(x, z) at all latents, in double precision.  # (s, n)"""
+        return self.log_px.sum(-1).double() + self._log_prior
 
     @property
     def log_w(self) -> Tensor:
         """The log weights of all latents, in double precision.  # (s, n)"""
-        log_r = torch.stack(self._log_masses).logsumexp(0) - math.log(len(self.z))
-        return (self.log_px.sum(-1).double() + self._log_prior - log_r).clamp(min=-1e30)
+        return (self.log_joint - self._log_mass + math.log(len(self.z))).clamp(min=-1e30)
 
     def log_w_without(self) -> Tensor:
         """Return the log weights under which latents belong to p(z|x_-j), the cells but one, for every cell.  # (s, n, d)"""
-        own = torch.where(self._batch.x.isnan(), 0.0, self.log_px.double())
-        return self.log_w[..., None] - own
+        return self.log_w[..., None] - self._log_px_of_known()
+
+    def log_joint_without(self) -> Tensor:
+        """Return the log densities of latents with the cells of rows, and with those but a group of columns.  # (v, s, n)"""
+        own = torch.stack([group.sum(-1) for group in _groups(self._log_px_of_known())])
+        return torch.cat([self.log_joint[None], self.log_joint - own])
+
+    def _log_px_of_known(self) -> Tensor:
+        return torch.where(self._batch.x.isnan(), 0.0, self.log_px.double())
 
     @property
     def effective_sample_size(self) -> Tensor:
         """As how many draws of p(z|x) the latents count.  # (n,)"""
-        return 1 / self.log_w.softmax(0).square().sum(0)
+        return _size(self.log_w)
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the latents at some places of every row.  # (m, n) -> (m, n, k)"""
+        return self.z.gather(0, places[..., None].expand(-1, -1, self.z.shape[-1]))
 
 
 class Proposal(NamedTuple):
@@ -85,28 +108,48 @@ class Proposal(NamedTuple):
     in rows with holes, where training has seen few of them, and in rows with a wrong cell, so that where cells are to be judged
     q(z|x) without each of them in turn has its part. Those of each later stage come from normal distributions that are fitted,
     row by row, to the weighted latents of the stages before (adaptive multiple importance sampling: Cornuet, Marin, Mira &
-    Robert, 2012), as long as latents may be anywhere.
+    Robert, 2012). Where that takes too long to find p(z|x), the second stage comes from its modes, to which the best latents of
+    the first are led.
     """
 
     n_draws: int
     seed: int
-    by_cell: bool = False  # whether cells are to be judged, each given the others
+    by_cell: bool = False  # whether cells are to be judged, each given the others; the second stage then comes from modes
     adapts: bool = True  # whether there are later stages
     is_common: bool = True  # whether all rows have the same random numbers, so that a row does not depend on its neighbours
     from_prior: float = 0.25  # share of the first stage
+    climbs: bool = False  # whether the second stage comes from modes
 
     def pool(self, model: Model, params: Params, batch: Batch, start: int) -> Pool:
         """Return the weighted latents of the rows of a tile that starts at row `start`."""
-        stream = generator(self.seed, "cells", *(() if self.is_common else (start,)), device=batch.device)
-        adapts = self.adapts and model.support == Support()
-        n_stages = min(_MOST_STAGES, max(1, self.n_draws // _FEWEST_PER_STAGE)) if adapts else 1
-        first, *later = _parts(self.n_draws, n_stages)
+        stream = self.stream(start, device=batch.device)
+        first, *later = self._stages() if self.may_adapt(model) else [self.n_draws]
         pool = Pool(model, params, batch, list(self._first(model, params, batch, first, stream)))
+        if later and (self.climbs or self.by_cell):
+            pool.add(self._at_modes(model, params, batch, later.pop(0), pool, stream))
         for n in later:
             log_w = _mean_of_cells(pool.log_w_without()) if self.by_cell else pool.log_w
-            noise = self._noise(n, len(batch), model.n_components, stream, torch.float64)
-            pool.add([_fitted(pool.z, log_w, noise)])
+            pool.add([_fitted(pool.z, log_w, self._noise(n, len(batch), model.n_components, stream, torch.float64))])
         return pool
+
+    def may_adapt(self, model: Model) -> bool:
+        """Tell whether there are later stages: not where latents have limits, as normals have none."""
+        return self.adapts and model.support == Support()
+
+    def _stages(self) -> list[int]:
+        """Return how many latents there are in each stage; where cells are judged, half of them come from modes."""
+        if self.by_cell:
+            return [self.n_draws // 4, self.n_draws // 2, self.n_draws - self.n_draws // 4 - self.n_draws // 2]
+        return _parts(self.n_draws, min(_MOST_STAGES, max(1 + self.climbs, self.n_draws // _FEWEST_PER_STAGE)))
+
+    def stream(self, start: int, *place: str, device: torch.device) -> torch.Generator:
+        """Return random numbers of all rows, or of the tile that starts at row `start`."""
+        own = () if self.is_common else (start,)
+        return generator(self.seed, "cells", *own, *place, *(("climbing",) if self.climbs else ()), device=device)
+
+    def sizes(self, pool: Pool) -> Tensor:
+        """Return as how many draws the latents count for a row, or for each cell that is judged.  # (n, 1 or d)"""
+        return _size(pool.log_w_without()) if self.by_cell else pool.effective_sample_size[:, None]
 
     def _first(self, model: Model, params: Params, batch: Batch, n: int, stream: torch.Generator) -> Iterator[Component]:
         """Yield the components of the first stage."""
@@ -114,7 +157,7 @@ class Proposal(NamedTuple):
         if n_prior:
             shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
             z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
-            yield Component(z, lambda z: model.log_pz(params, z))
+            yield Component(z, None)
         variants = _without_each(batch) if self.by_cell else batch
         q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
         for of, part in zip(q, _parts(n - n_prior, len(q))):
@@ -122,6 +165,21 @@ class Proposal(NamedTuple):
                 noise = self._noise(part, len(batch), model.n_noise, stream, q.dtype)
                 z = model.posterior.sample(of, noise)
                 yield Component(z, lambda z, of=of: model.posterior.log_prob(of, z).sum(-1))  # type: ignore[misc]
+
+    def _at_modes(
+        self, model: Model, params: Params, batch: Batch, n: int, pool: Pool, stream: torch.Generator
+    ) -> list[Component]:
+        """Return draws of normal approximations at the modes to which the best latents of a pool lead."""
+        if self.by_cell:
+            places = pool.log_joint_without().argmax(1)  # (v, n)
+            modes = climb(model, params, _without_each(batch), pool.at(places).flatten(0, 1)[None], _STEPS_WITHOUT)
+        else:
+            places = pool.log_joint.topk(min(_CLIMBS, len(pool.z)), 0).indices
+            modes = climb(model, params, batch, pool.at(places), _STEPS)
+        mean, covariance = (of.flatten(0, 1).unflatten(0, places.shape) for of in (modes.z + modes.step, modes.covariance))
+        parts = _parts(n, len(mean))
+        noise = [self._noise(part, len(batch), model.n_components, stream, torch.float64) for part in parts if part]
+        return [_normal(*of, batch.dtype) for of in zip(mean, covariance, noise)]
 
     def _noise(self, n: int, n_rows: int, n_noise: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
         if self.is_common:
@@ -136,9 +194,18 @@ def _parts(total: int, n: int) -> list[int]:
 
 def _without_each(batch: Batch) -> Batch:
     """Return the rows, and after them the rows without the cells of each group of columns."""
-    columns = torch.arange(batch.n_columns, device=batch.device)
-    groups = columns.tensor_split(min(batch.n_columns, _MOST_GROUPS))
+    groups = _groups(torch.arange(batch.n_columns, device=batch.device))
     return Batch(torch.cat([batch.x, *(batch.x.index_fill(-1, group, torch.nan) for group in groups)]))
+
+
+def _groups(cells: Tensor) -> tuple[Tensor, ...]:
+    """Cut the columns of cells (..., d) into groups, of one column each unless there are many."""
+    return cells.tensor_split(min(cells.shape[-1], _MOST_GROUPS), -1)
+
+
+def _size(log_w: Tensor) -> Tensor:
+    """Return the effective sample size of weights: as how many draws they count.  # (s, ...) -> (...)"""
+    return 1 / log_w.softmax(0).square().sum(0)
 
 
 def _mean_of_cells(log_w: Tensor) -> Tensor:
@@ -157,23 +224,30 @@ def _fitted(z: Tensor, log_w: Tensor, noise: Tensor) -> Component:
     trust = (
         1 / (1 + k * share.square().sum(0))[:, None, None]
     )  # in correlations, the less the fewer latents count per component
-    own = torch.eye(k, dtype=at.dtype, device=z.device)
-    factor = torch.linalg.cholesky(_INFLATION * torch.where(own > 0, covariance, trust * covariance) + 1e-9 * own)
+    own = torch.eye(k, dtype=torch.bool, device=z.device)
+    return _normal(mean, torch.where(own, covariance, trust * covariance), noise, z.dtype)
+
+
+def _normal(mean: Tensor, covariance: Tensor, noise: Tensor, dtype: torch.dtype) -> Component:
+    """Return draws of a normal distribution for every row, somewhat wider than its covariance says."""
+    k = mean.shape[-1]
+    own = torch.eye(k, dtype=mean.dtype, device=mean.device)
+    factor = torch.linalg.cholesky(_INFLATION * covariance + 1e-9 * own)
     log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * _HALF_LOG_2PI
 
     def log_density(z: Tensor) -> Tensor:
         white = torch.linalg.solve_triangular(factor, (z.double() - mean).movedim(0, -1), upper=False)  # (n, k, s)
         return -0.5 * white.square().sum(1).mT - log_volume
 
-    drawn = mean + (factor @ noise.expand(-1, z.shape[1], -1).movedim(0, -1)).movedim(-1, 0)
-    return Component(drawn.to(z.dtype), log_density)
+    drawn = mean + (factor @ noise.expand(-1, len(mean), -1).movedim(0, -1)).movedim(-1, 0)
+    return Component(drawn.to(dtype), log_density)
 
 
 def _exponent(log_w: Tensor, size: float) -> Tensor:
     """Return the largest exponents up to one that leave weights of this effective sample size.  # (s, n) -> (n,)"""
 
     def has_size(log_exponent: Tensor) -> Tensor:
-        return 1 / (log_w * log_exponent.exp()).softmax(0).square().sum(0) >= size
+        return _size(log_w * log_exponent.exp()) >= size
 
     low, high = torch.full_like(log_w[0], -20.0), torch.zeros_like(log_w[0])
     whole = has_size(high)
@@ -184,29 +258,56 @@ def _exponent(log_w: Tensor, size: float) -> Tensor:
     return torch.where(whole, 1.0, low.exp())
 
 
-def expectations(model: Model, params: Params, rows: Rows, proposal: Proposal) -> Tensor:
-    """Return what `likelihood.expectation_of_missing` gives, averaged over p(z|x), in double precision.  # (n, n_expected)"""
+PoolValues = Callable[[Pool, Params, Batch, torch.Generator], Tensor]
 
-    def values(params: Params, batch: Batch, start: int) -> Tensor:
-        pool = proposal.pool(model, params, batch, start)
+
+def _by_pools(function: PoolValues, model: Model, params: Params, rows: Rows, proposal: Proposal) -> tuple[Tensor, Tensor]:
+    """Return what `function` makes of the pool of every row, (n, m), and what `proposal.sizes` tells, in double precision.
+
+    Rows of which few latents count have another pool, from modes, if the first one was not.
+    """
+    n_sizes = model.n_columns if proposal.by_cell else 1
+
+    def mapped(proposal: Proposal, rows: Rows) -> Tensor:
+        def values(params: Params, batch: Batch, start: int) -> Tensor:
+            pool = proposal.pool(model, params, batch, start)
+            found = function(pool, params, batch, proposal.stream(start, "values", device=batch.device))
+            return torch.cat([found.double(), proposal.sizes(pool)], -1)
+
+        return map_draws(values, model, params, rows, proposal.n_draws)
+
+    found = mapped(proposal, rows)
+    if not proposal.by_cell and proposal.may_adapt(model):
+        few = (found[:, -1] < _WANTED * proposal.n_draws).nonzero()[:, 0]
+        if len(few):
+            found = found.index_copy(0, few, mapped(proposal._replace(climbs=True), rows.take(few)))
+    return found[:, :-n_sizes], found[:, -n_sizes:]
+
+
+def expectations(model: Model, params: Params, rows: Rows, proposal: Proposal) -> tuple[Tensor, Tensor]:
+    """Return what `likelihood.expectation_of_missing` gives, averaged over p(z|x), and effective sample sizes.
+
+    Shapes (n, n_expected), (n,), in double precision.
+    """
+
+    def mean(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
         expected = model.likelihood.expectation_of_missing(params["likelihood"], pool.eta)
         return (pool.log_w.softmax(0)[..., None] * expected.double()).sum(0)
 
-    return map_draws(values, model, params, rows, proposal.n_draws)
+    expected, sizes = _by_pools(mean, model, params, rows, proposal)
+    return expected, sizes[:, 0]
 
 
 def draws(model: Model, params: Params, rows: Rows, proposal: Proposal, n_samples: int, noise: bool) -> tuple[Tensor, Tensor]:
     """Return rows drawn from p(x'|x), or means of p(x'|z) without noise, and the effective sample sizes.  # (n, m, d), (n,)"""
 
-    def values(params: Params, batch: Batch, start: int) -> Tensor:
-        pool = proposal.pool(model, params, batch, start)
-        stream = generator(proposal.seed, "cells", "resampled", start, device=batch.device)
+    def drawn(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
         eta = _resampled(pool, n_samples, stream)  # (m, n, n_outputs)
         x = _drawn(model, params, batch, eta, stream) if noise else model.likelihood.mean(params["likelihood"], eta)
-        return torch.cat([x.movedim(0, 1).flatten(1), pool.effective_sample_size[:, None].to(x.dtype)], -1)
+        return x.movedim(0, 1).flatten(1)
 
-    found = map_draws(values, model, params, rows, proposal.n_draws)
-    return found[:, :-1].unflatten(-1, (n_samples, -1)), found[:, -1]
+    x, sizes = _by_pools(drawn, model, params, rows, proposal)
+    return x.unflatten(-1, (n_samples, -1)), sizes[:, 0]
 
 
 def _drawn(model: Model, params: Params, batch: Batch, eta: Tensor, stream: torch.Generator) -> Tensor:
@@ -226,30 +327,32 @@ def _resampled(pool: Pool, n_samples: int, stream: torch.Generator) -> Tensor:
     return pool.eta.gather(0, chosen[..., None].expand(-1, -1, pool.eta.shape[-1]))
 
 
-def leave_one_out(model: Model, params: Params, rows: Rows, proposal: Proposal) -> Tensor:
-    """Return log p(x_j | x_-j), every cell given the others of its row, in double precision; NaN if missing.  # (n, d)
+def leave_one_out(model: Model, params: Params, rows: Rows, proposal: Proposal) -> tuple[Tensor, Tensor]:
+    """Return log p(x_j | x_-j), every cell given the others of its row, NaN if missing, and effective sample sizes.
 
-    By p(x_-j) = E_r[p(x, z) / (p(x_j|z) r(z))], from the same latents for all cells.
+    By p(x_-j) = E_r[p(x, z) / (p(x_j|z) r(z))], from the same latents for all cells. Shapes (n, d), in double precision.
     """
 
-    def values(params: Params, batch: Batch, start: int) -> Tensor:
-        pool = proposal.pool(model, params, batch, start)
-        log_p = pool.log_w.logsumexp(0)[:, None] - pool.log_w_without().logsumexp(0)
-        return torch.where(batch.x.isnan(), torch.nan, log_p)
+    def log_p(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
+        found = pool.log_w.logsumexp(0)[:, None] - pool.log_w_without().logsumexp(0)
+        return torch.where(batch.x.isnan(), torch.nan, found)
 
-    return map_draws(values, model, params, rows, proposal.n_draws)
+    return _by_pools(log_p, model, params, rows, proposal)
 
 
-def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, levels: Sequence[float]) -> Tensor:
-    """Return quantiles of p(x_j | x_-j), every cell, missing or not, given the others of its row.  # (n, len(levels), d)"""
+def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return quantiles of p(x_j | x_-j), every cell, missing or not, given the others of its row, and effective sample sizes.
 
-    def values(params: Params, batch: Batch, start: int) -> Tensor:
-        pool = proposal.pool(model, params, batch, start)
+    Shapes (n, len(levels), d), (n, d).
+    """
+
+    def ends(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
         rows = zip(pool.eta.split(1, 1), batch.x.split(1), strict=True)
         x = torch.cat([_sampled_row(model, params, Batch(row), eta, proposal) for eta, row in rows], 1)
-        return weighted_quantiles(x, pool.log_w_without(), levels).movedim(0, 1)
+        return weighted_quantiles(x, pool.log_w_without(), levels).movedim(0, 1).flatten(1)
 
-    return map_draws(values, model, params, rows, proposal.n_draws)
+    found, sizes = _by_pools(ends, model, params, rows, proposal)
+    return found.unflatten(-1, (len(levels), -1)), sizes
 
 
 def _sampled_row(model: Model, params: Params, row: Batch, eta: Tensor, proposal: Proposal) -> Tensor:

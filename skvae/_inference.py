@@ -43,6 +43,9 @@ class Rows(Protocol):
     def slice(self, start: int, stop: int) -> Batch:
         """Return rows `start` to `stop`, or to the end."""
 
+    def take(self, rows: Tensor) -> "Rows":
+        """Return the chosen rows."""
+
 
 def flops_of_call(model: Model) -> float:
     """Return about how many floating point operations it takes to encode and decode a thousand rows."""

@@ -316,7 +316,7 @@ def test_imputations_differ_only_in_holes_and_repeat_with_their_seed(mixed):
         assert_filled(table, holes)
     pd.testing.assert_frame_equal(one[0], two[0])
     assert not one[0].equals(one[1])
-    assert len(mixed.multiple_impute(holes, 30, n_draws=20, random_state=0)) == 30
+    assert len(mixed.multiple_impute(holes, 30, n_draws=60, random_state=0)) == 30
 
 
 def test_neither_output_settings_nor_pipelines_change_what_is_filled(linear):
@@ -385,6 +385,37 @@ def test_few_draws_that_count_are_told():
     vae = quick(2, hidden_layer_sizes=()).fit(linear_rows())
     with pytest.warns(UserWarning, match=r"For 1 of 1 row\(s\) fewer than 10 of the 5 draws count"):
         vae.sample(3, random_state=0, given={0: 0.0}, n_draws=5)
+
+
+@pytest.mark.filterwarnings("default:For . of . row")
+@pytest.mark.parametrize("method", ["impute", "multiple_impute", "predictive_interval"])
+def test_few_draws_that_count_are_told_where_holes_are_filled(linear, method):
+    X = with_holes(linear_rows(8, seed=3))
+    with pytest.warns(UserWarning, match=r"fewer than 10 of the 5 draws count") as told:
+        getattr(linear, method)(X, n_draws=5)
+    assert told[0].filename == __file__
+
+
+def test_holes_of_which_training_had_none_are_filled_by_the_exact_rule():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 6)) + 0.05 * rng.normal(size=(500, 6))
+    vae = VAETransformer(3, hidden_layer_sizes=(), random_state=0).fit(X[:400])
+    is_hole = rng.random((100, 6)) < 0.3
+    is_hole[is_hole.sum(axis=1) > 3] = False
+    holes = np.where(is_hole, np.nan, X[400:])
+    filled, drawn = vae.impute(holes), np.array(vae.multiple_impute(holes, 20, random_state=0))
+    low, high = vae.predictive_interval(holes)
+    errors, ratios, covers = [], [], []
+    for i in np.flatnonzero(is_hole.any(axis=1)):
+        m = is_hole[i]
+        mean, covariance = given(vae, X[400 + i], ~m)
+        scale = np.sqrt(np.diag(covariance))
+        errors.extend((filled[i, m] - mean) / scale)
+        ratios.extend(drawn[:, i, m].var(axis=0, ddof=1) / scale**2)
+        covers.extend(norm.cdf(high[i, m], mean, scale) - norm.cdf(low[i, m], mean, scale))
+    assert np.sqrt(np.mean(np.square(errors))) < 0.05
+    assert 0.85 < np.mean(ratios) < 1.1
+    assert 0.88 < np.mean(covers) < 0.91
 
 
 # --- intervals -----------------------------------------------------------------------------------------------------------

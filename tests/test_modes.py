@@ -1,0 +1,52 @@
+"""Modes of p(z|x), against the exact posteriors of linear models, and slopes of others."""
+
+import numpy as np
+import pytest
+import torch
+from test_conditional import CENTRE, LOADINGS, SCALE, linear_model, mixed_model, rows
+
+from skvae._batch import Batch
+from skvae._modes import climb
+from skvae.posteriors import Normal
+from skvae.priors import MixtureOfNormals, StandardNormal
+
+
+def exact_posterior(row):
+    """Return mean and covariance of p(z|x) under the linear model."""
+    known = ~np.isnan(row)
+    to_latents = LOADINGS[:, known] / SCALE[known] ** 2
+    covariance = np.linalg.inv(np.eye(2) + to_latents @ LOADINGS[:, known].T)
+    return covariance @ to_latents @ (row - CENTRE)[known], covariance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_step_leads_to_the_posterior_of_a_linear_model(dtype):
+    model, params = linear_model()
+    params = {piece: {key: value.to(dtype) for key, value in named.items()} for piece, named in params.items()}
+    X = rows()
+    found = climb(model, params, Batch(torch.tensor(X, dtype=dtype)), torch.full((1, len(X), 2), 5.0, dtype=dtype), 1)
+    for row, z, covariance in zip(X, found.z[0], found.covariance[0]):
+        mean, exact = exact_posterior(row)
+        np.testing.assert_allclose(z, mean, atol=0.02)
+        np.testing.assert_allclose(covariance, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(3)], ids=repr)
+def test_a_climb_ends_where_no_latent_nearby_is_more_probable(prior):
+    model, params, x = mixed_model(Normal(), prior)
+    found = climb(model, params, Batch(x), torch.zeros(2, len(x), 1, dtype=torch.float64), 30)
+
+    def log_joint(z):
+        return model.log_px(params, Batch(x), z) + model.log_pz(params, z)
+
+    for shift in (-0.1, 0.1):
+        assert (log_joint(found.z + shift) < found.value + 1e-3).all()
+    torch.testing.assert_close(found.value, log_joint(found.z))
+
+
+def test_a_climb_never_leads_down():
+    model, params, x = mixed_model(Normal(), StandardNormal(), seed=1)
+    start = torch.linspace(-3, 3, 12, dtype=torch.float64)[None, :, None]
+    before, after = (climb(model, params, Batch(x), start, n).value for n in (0, 3))
+    assert (after >= before).all()
+    assert (after > before).any()
