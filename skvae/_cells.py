@@ -433,16 +433,43 @@ class CellsMixin:
 
     def _given_cells(self, given, form):
         """Return the cells that a dict, a frame or an array gives."""
-        if not isinstance(given, dict):
-            return form.cells_of_some(given) if form is not None and is_frame(given) else self._cells(array_or_frame(given))
         if form is None:
-            return _row_of(given, self.n_features_in_)
-        known = form.cells_of_some(pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in given.items()}))
+            return _row_of(given, self.n_features_in_) if isinstance(given, dict) else self._cells(array_or_frame(given))
+        if not isinstance(given, dict):
+            given = array_or_frame(given)
+            known = form.cells_of_some(given) if is_frame(given) else self._cells(given)
+            return _possible(known, form)
+        several = [name for name, value in given.items() if not pd.api.types.is_scalar(value)]
+        if several:
+            raise ValueError(
+                f"given must have one value for each of its columns, got {given[several[0]]!r} for {several[0]!r}. Pass a "
+                "frame to complete several rows."
+            )
+        row = {name: pd.Series([value], dtype=object) for name, value in given.items()}
+        known = _possible(form.cells_of_some(pd.DataFrame(row, index=[0])), form)
         names = [format.name for format in form.formats]
         unread = {name: value for name, value in given.items() if np.isnan(known[0, names.index(name)])}
         if unread:
             raise ValueError(f"given has values that are missing or unknown to their columns: {unread}. Leave them out.")
         return known
+
+
+def _possible(known, form):
+    """Return given cells, those of categories that no training row had as missing ones; refuse what columns cannot hold."""
+    known = known.copy()
+    for cells, format in zip(known.T, form.formats, strict=True):
+        if format.categories is None and "int" in format.dtype.lower() and (np.rint(cells) != cells)[~np.isnan(cells)].any():
+            wrong = cells[~np.isnan(cells) & (np.rint(cells) != cells)][0]
+            raise ValueError(f"given has {wrong:g} for {format.name!r}, a column of whole numbers. Round it, or leave it out.")
+        if format.seen is not None:
+            is_new = ~np.isnan(cells) & ~np.isin(cells, format.seen)
+            if is_new.any() and form.handle_unknown == "error":
+                raise ValueError(
+                    f"given has {format.categories[int(cells[is_new][0])]!r} for {format.name!r}, a category that no row of "
+                    "the training data has, so the model cannot tell what goes with it. Leave it out of given."
+                )
+            cells[is_new] = np.nan
+    return known
 
 
 def _row_of(given, n_columns):

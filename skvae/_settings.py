@@ -53,7 +53,10 @@ def register(role: str, **named: type) -> None:
 
 def resolve(role: str, value: Any) -> Settings:
     """Return a validated settings object of our own for a name or a user's object."""
-    piece = REGISTRY[role][value]() if isinstance(value, str) else clone(value)
+    named = REGISTRY[role]
+    if isinstance(value, str) and value not in named:
+        raise ValueError(f"{value!r} is no {role} by name. Use one of {sorted(named)}, or an object that describes one.")
+    piece = named[value]() if isinstance(value, str) else clone(value)
     return piece.validate()
 
 

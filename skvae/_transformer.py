@@ -10,6 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._base import FARTHEST, BaseVAE
 from skvae._cells import CellsMixin
+from skvae._frames import is_frame
+from skvae.likelihoods import Categorical, Ordinal
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMixin, BaseVAE):
@@ -289,9 +291,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         Returns
         -------
-        X_between : ndarray of shape (n_samples, n_steps, n_features)
-            The means of p(x|z) on the way, in the units of the data. The first and the last are what `reconstruct` gives for
-            the rows themselves.
+        X_between : ndarray of shape (n_samples, n_steps, n_features) or DataFrame of shape (n_samples * n_steps, n_features)
+            The means of p(x|z) on the way, in the units of the data; the first and the last are what `reconstruct` gives for
+            the rows themselves. After a fit on a frame they are one, in its types, with the most probable of categories: first
+            the `n_steps` places of the first way, then those of the second, and so on.
         """
         if not isinstance(n_steps, Integral) or n_steps < 2:
             raise ValueError(f"n_steps must be a whole number of at least 2, the two ends, got {n_steps!r}.")
@@ -303,7 +306,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         z = torch.lerp(start[:, None], end[:, None], share)  # (n, n_steps, k)
         known = self._conditions_of(X_start)
         known = None if known is None else known.repeat(int(n_steps), axis=0)
-        return self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype), known).reshape(len(start), int(n_steps), -1)
+        table = self._fitted_table(self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype), known))
+        return table if is_frame(table) else table.reshape(len(start), int(n_steps), -1)
 
     def attribute_direction(self, X, y):
         """Return the direction of an attribute in the latent space: the way from the rows without it to those with it.
@@ -354,22 +358,34 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         keep_residual : bool, default=False
             Whether to add to each row the change of its reconstruction, so that details which the latent space has lost stay;
-            cells are kept within the limits of the likelihood. False returns the new reconstruction alone.
+            cells are kept within the limits of the likelihood. Categories, flags and ordered levels, with which there is no
+            arithmetic, stay unless their reconstruction changes, and then are the new one. False returns the new
+            reconstruction alone.
 
         Returns
         -------
-        X_edited : ndarray of shape (n_samples, n_features)
-            The rows after the change, in the units of the data. With a strength of 0, they are what `reconstruct` gives, or
-            the rows themselves where the residual is kept.
+        X_edited : ndarray or DataFrame of shape (n_samples, n_features)
+            The rows after the change, in the units of the data; after a fit on a frame, in its types. With a strength of 0,
+            they are what `reconstruct` gives, or the rows themselves where the residual is kept.
         """
         z, dtype = self._posterior_mean(X)
         step = torch.tensor(self._step(direction, strength, len(z)), dtype=z.dtype, device=z.device)
         known = self._conditions_of(X)
         edited = self._means(z + step, dtype, known)
         if keep_residual:
-            cells = np.asarray(self._cells(X)) + (edited - self._means(z, dtype, known))
-            edited = self._fitted.codec.within_support(cells, dtype)
+            edited = self._with_residual(np.asarray(self._cells(X)), self._means(z, dtype, known), edited)
         return self._fitted_table(edited, X)
+
+    def _with_residual(self, cells, before, after):
+        """Return cells changed as their reconstructions do: by the difference, or levels to the new one if it is another."""
+        fitted, *_ = self._ready(has_holes=True)  # in the form that knows a likelihood for each column
+        codec, likelihoods = fitted.codec, fitted.model.likelihood.of_columns()
+        has_levels = np.zeros(cells.shape[1], bool)
+        has_levels[codec.order] = [isinstance(likelihood, (Categorical, Ordinal)) for likelihood in likelihoods]
+        if codec.form is not None:
+            has_levels |= [format.categories is not None for format in codec.form.formats]
+        levels = np.where(np.rint(after) != np.rint(before), after, cells)
+        return np.where(has_levels, levels, codec.within_support(cells + (after - before), after.dtype)).astype(after.dtype)
 
     def _step(self, direction, strength, n_rows):
         """Return how far each row moves in the latent space, after a check of the shapes."""

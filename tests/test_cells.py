@@ -463,17 +463,34 @@ def test_scores_of_cells_of_a_frame_have_its_labels(mixed):
         ({"group": "alien"}, "'group' has 1 categories that it did not have in fit"),
         ({"group": None}, "missing or unknown"),
         ({"siblings": -1}, "the poisson likelihood does not accept"),
-        ({"siblings": 1.5}, "no whole numbers"),
+        ({"siblings": 1.5}, "a column of whole numbers"),
         ({"height": "tall"}, "'height' cannot be read as numbers"),
         ({"height": np.inf}, "infinity"),
         ({"planet": "mars"}, "'planet' has 1 categories"),
         ({"tail": 1.0}, "'tail' was missing in every row"),
         (pd.DataFrame({"shoe": [1]}), "not among those of the training data"),
+        ({"group": ["a", "b"]}, r"one value for each of its columns, got \['a', 'b'\] for 'group'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_given_is_refused(mixed, given, message):
     with pytest.raises(ValueError, match=message):
         mixed.sample(given=given)
+
+
+def test_what_a_column_cannot_hold_is_not_given():
+    X = pd.DataFrame({"age": [20, 30, 40] * 20, "kind": pd.Categorical(["u", "v"] * 30, ["u", "v", "never"])})
+    vae = quick(1, max_iter=2).fit(X)
+    for given in ({"age": 30.5}, pd.DataFrame({"age": [30, 30.5]})):
+        with pytest.raises(ValueError, match="given has 30.5 for 'age', a column of whole numbers"):
+            vae.sample(given=given)
+    for given in ({"kind": "never"}, pd.DataFrame({"kind": pd.Categorical(["never"], ["u", "v", "never"])})):
+        with pytest.raises(ValueError, match="given has 'never' for 'kind', a category that no row of the training data has"):
+            vae.sample(given=given)
+    assert vae.sample(given={"age": 30.0}, random_state=0)["age"].tolist() == [30]
+
+
+def test_nothing_may_be_given(mixed):
+    assert len(mixed.sample(3, given={}, random_state=0)) == 3
 
 
 @pytest.mark.parametrize("given", [{7: 1.0}, {"x0": 1.0}, {0: "a"}, {0: np.nan}, np.zeros((2, 3))])

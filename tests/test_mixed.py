@@ -1,6 +1,7 @@
 """Several likelihoods side by side, and what missing cells mean: they count nothing, to the last digit."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_wine
@@ -13,7 +14,7 @@ from skvae._linear import covariance, covariance_with_holes, factor_analysis
 from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae._schema import ColumnStatistics, group_columns
-from skvae.likelihoods import Bernoulli, Categorical, Gaussian, NegativeBinomial, Ordinal, Poisson
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, NegativeBinomial, Ordinal, Poisson
 from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
@@ -287,3 +288,9 @@ def test_training_with_holes_is_near_training_without():
     complete = VAETransformer(2, random_state=0).fit(X[:120]).score(X[120:])
     with_holes = VAETransformer(2, random_state=0).fit(holes(X[:120], 0.1)).score(X[120:])
     assert with_holes > complete - 2
+
+
+def test_a_name_that_is_none_of_a_likelihood_is_refused_with_those_that_are():
+    X = pd.DataFrame({"visits": np.arange(20) % 4, "age": np.arange(20.0)})
+    with pytest.raises(ValueError, match=r"'possion' is no likelihood by name. Use one of \[.*'poisson'"):
+        VAETransformer(likelihood=Mixed({"visits": "possion"})).fit(X)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from conftest import LIKELIHOODS, table_for
 from sklearn.datasets import load_iris
@@ -44,12 +45,53 @@ def test_places_on_a_way_are_evenly_spaced_in_the_latent_space(vae):
     z_start, z_end = vae.transform(start), vae.transform(end)
     for i, share in enumerate((0, 0.25, 0.5, 0.75, 1)):
         expected = vae.inverse_transform((1 - share) * z_start + share * z_end)
-        np.testing.assert_allclose(ways[:, i], expected, rtol=1e-5)
+        np.testing.assert_allclose(ways.iloc[i::5], expected, rtol=1e-5)
 
 
 def test_the_way_back_is_the_way_there(vae):
     start, end = IRIS.data[:3], IRIS.data[-3:]
-    np.testing.assert_allclose(vae.interpolate(end, start)[:, ::-1], vae.interpolate(start, end), rtol=1e-5)
+    there, back = (np.asarray(ways).reshape(3, 10, 4) for ways in (vae.interpolate(start, end), vae.interpolate(end, start)))
+    np.testing.assert_allclose(back[:, ::-1], there, rtol=1e-5)
+
+
+def coloured(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    size = rng.normal(size=n)
+    colour = np.where(size > 0.5, "red", np.where(size > -0.5, "green", "blue"))
+    levels = pd.Categorical(np.where(size > 0, "high", "low"), ["low", "high"], ordered=True)
+    return pd.DataFrame(
+        {"size": size, "count": np.rint(5 * size).astype(int), "colour": colour, "big": size > 1, "level": levels}
+    )
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_ways_between_rows_of_a_frame_are_a_frame_of_its_types(library):
+    X = coloured() if library == "pandas" else pl.from_pandas(coloured())
+    model = fitted(X)
+    ways = model.interpolate(X[:4], X[4:8], 3)
+    assert type(ways) is type(X) and list(ways.dtypes) == list(X.dtypes) and len(ways) == 12
+    ends = ways.iloc[::3] if library == "pandas" else ways[::3]
+    assert ends["colour"].to_list() == model.reconstruct(X[:4])["colour"].to_list()
+
+
+def test_levels_of_edited_rows_stay_or_become_those_of_the_edit():
+    X = coloured()
+    rng = np.random.default_rng(1)
+    model = fitted(X)
+    for name in ("colour", "big", "level"):  # so that residuals are large
+        X[name] = (
+            rng.permutation(X[name].to_numpy())
+            if name != "level"
+            else pd.Categorical(rng.permutation(X[name].to_numpy()), ["low", "high"], ordered=True)
+        )
+    direction = model.attribute_direction(X, X["size"] > 0)
+    before, edited = model.reconstruct(X), model.edit(X, direction)
+    kept = model.edit(X, direction, keep_residual=True)
+    for name in ("colour", "big", "level"):
+        changes = edited[name] != before[name]
+        assert changes.any() and not changes.all()
+        expected = np.where(changes, edited[name], X[name])
+        assert kept[name].tolist() == expected.tolist()
 
 
 def test_ways_need_two_ends_and_pairs_of_rows(vae):
@@ -188,7 +230,7 @@ def test_frames_are_read_by_name_and_others_refused(vae):
     renamed = IRIS.data.rename(columns=str.upper)
     calls = [
         (lambda X: vae.edit(X, direction), pd.DataFrame),
-        (lambda X: vae.interpolate(X, X), np.ndarray),
+        (lambda X: vae.interpolate(X, X), pd.DataFrame),
         (lambda X: vae.attribute_direction(X, IRIS.target == 0), np.ndarray),
     ]
     for call, kind in calls:
