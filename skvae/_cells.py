@@ -47,7 +47,8 @@ class CellsMixin:
         given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
             What is known. A dict has values by column, by name or, where the training data were an array, by number:
             `{"sex": "female", "age": 40}`. A frame or an array has one row for each that is to be completed; its missing cells,
-            and columns that a frame leaves out, are drawn. Given cells come back as they are.
+            and columns that a frame leaves out, are drawn. Given cells come back as they are, so what a column cannot hold is
+            refused: a broken number in one of whole numbers, or a category that no training row had.
 
         n_draws : int, default=1000
             Number of weighted latents, for every hundred rows that they give. Only used with `given`.
@@ -121,7 +122,7 @@ class CellsMixin:
 
         n_draws : int, default=200
             Number of weighted latents per row. More make means smoother, above all in rows with more holes than those of the
-            training data.
+            training data. Rows of which few count are done twice (:ref:`imputation`).
 
         random_state : int, RandomState instance or None, default=None
             Where the draws come from if `method="draw"`; None gives others each time. The mean needs none: a row's depends on
@@ -131,12 +132,12 @@ class CellsMixin:
         -------
         X_imputed : ndarray or DataFrame of shape (n_samples, n_features)
             A table of the kind of X, in which the other cells are untouched. Numbers are rounded in columns of whole numbers.
-            A column that was wholly missing in training stays as it is.
+            A column that was wholly missing in training stays as it is, and so do conditions.
 
         Warns
         -----
         UserWarning
-            Fewer than ten draws count for a row: what is known of it is rare under the model.
+            Fewer than ten draws count for a row: what is known of it is rare under the model. Or a condition is missing.
 
         See Also
         --------
@@ -261,8 +262,8 @@ class CellsMixin:
             The data.
 
         n_draws : int, default=300
-            Number of weighted latents per row. They come from q(z|x), from q(z|x) without each cell in turn, which a wrong cell
-            does not lead astray, and from the prior; the estimate of :math:`\log p(x_j \mid x_{-j})` is exact in the limit.
+            Number of weighted latents per row. They come from q(z|x), the prior, and the modes of p(z|x) without each cell
+            in turn, which a wrong cell does not lead astray; the estimate of :math:`\log p(x_j \mid x_{-j})` is exact in the limit.
 
         Returns
         -------
@@ -322,7 +323,8 @@ class CellsMixin:
             Probability that the cell lies within, in the model's view.
 
         n_draws : int, default=1000
-            Number of weighted draws per cell. The ends are exact in the limit.
+            Number of weighted draws per cell. The ends are exact in the limit; at the default, the probability that lies
+            between them is mostly within .03 of `coverage`.
 
         random_state : int, RandomState instance or None, default=None
             Where the draws come from. None gives the same ones for every call, a function of the model's seed; either way
@@ -397,6 +399,13 @@ class CellsMixin:
         known, codec = self._cells(X), self._fitted.codec
         cells = np.where(np.isnan(known), codec.loc, known)  # which is all that there is for a column that never varied
         holes = codec.has_holes(known)
+        unfilled = [codec.schema[j].name for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
+        if unfilled:
+            warnings.warn(
+                f"The holes of {unfilled[:5]} stay: they are columns of condition_on, which the model does not describe.",
+                UserWarning,
+                stacklevel=3,
+            )
         found = function(known[holes]) if holes.any() else np.empty((n_tables, 0, known.shape[1]))
         tables = []
         for some in found:

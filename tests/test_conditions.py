@@ -171,6 +171,16 @@ def test_conditions_may_have_holes_in_training():
     assert np.isfinite(vae.score(X)) and vae._fitted.model.n_given == 4  # three categories, and whether it is missing
 
 
+def test_missing_conditions_tell_nothing_and_stay(fitted):
+    X = frame().head(10)
+    X.loc[X.index[:3], "cultivar"] = np.nan
+    assert np.isfinite(fitted.score(X))
+    for method in ("impute", "multiple_impute"):
+        with pytest.warns(UserWarning, match=r"The holes of \['cultivar'\] stay: they are columns of condition_on"):
+            filled = getattr(fitted, method)(X)
+        assert (filled if method == "impute" else filled[0])["cultivar"].isna().sum() == 3
+
+
 def test_arrays_have_conditions_by_number():
     X = linear_regression(200)
     vae = quick(condition_on=0, likelihood=Mixed({0: "student_t"})).fit(X)
