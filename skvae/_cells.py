@@ -263,7 +263,8 @@ class CellsMixin:
 
         n_draws : int, default=300
             Number of weighted latents per row. They come from q(z|x), the prior, and the modes of p(z|x) without each cell
-            in turn, which a wrong cell does not lead astray; the estimate of :math:`\log p(x_j \mid x_{-j})` is exact in the limit.
+            in turn, which a wrong cell does not lead astray; the estimate of :math:`\log p(x_j \mid x_{-j})` is exact in the
+            limit.
 
         Returns
         -------
