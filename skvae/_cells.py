@@ -362,14 +362,15 @@ class CellsMixin:
         X = array_or_frame(X)
         fitted, params, rows = self._tolerant(self._cells(X))
         seed = fitted.model.seed if random_state is None else seed_of(random_state)
-        proposal = Proposal(_checked_n_draws(n_draws), seed, by_cell=True)
+        judged = _ordered(fitted)
+        proposal = Proposal(_checked_n_draws(n_draws), seed, by_cell=True, judged=judged)
         levels = ((1 - coverage) / 2, (1 + coverage) / 2)
-        ends, sizes = conditional.quantiles(fitted.model, params, rows, proposal, levels)  # (n, 2, d)
-        has_ends = _have_order(fitted)
-        if has_ends.any():
-            _warn_of_few(sizes.cpu().numpy()[:, has_ends].min(axis=1), n_draws, 3)
+        ends = torch.full((len(rows), 2, fitted.model.n_columns), torch.nan, dtype=torch.float64, device=rows.device)
+        if judged:
+            found, sizes = conditional.quantiles(fitted.model, params, rows, proposal, levels)
+            ends[..., judged] = found
+            _warn_of_few(sizes.amin(-1).cpu().numpy(), n_draws, 3)
         cells = fitted.codec.within_limits(fitted.codec.decode(ends, np.float64))
-        cells[..., fitted.codec.order[~has_ends]] = np.nan
         return tuple(fitted.codec.table(cells[:, side], X) for side in (0, 1))
 
     # --- cells in, cells out ---------------------------------------------------------------------------------------------
@@ -506,9 +507,10 @@ def _warn_of_few(sizes, n_draws, stacklevel):
         )
 
 
-def _have_order(fitted):
-    """Tell of each column that the model sees whether its cells are neither categories nor flags, which have no order."""
-    return np.array([not isinstance(one, (Categorical, Bernoulli)) for one in fitted.model.likelihood.of_columns()])
+def _ordered(fitted):
+    """Return which of the columns that the model sees hold neither categories nor flags, which have no order."""
+    likelihoods = fitted.model.likelihood.of_columns()
+    return [j for j, likelihood in enumerate(likelihoods) if not isinstance(likelihood, (Categorical, Bernoulli))]
 
 
 def _checked_n_draws(n_draws):

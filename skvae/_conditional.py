@@ -22,6 +22,7 @@ _INFLATION = 1.2  # of the fitted variance, because a proposal had better be too
 _WANTED = 0.25  # share of the latents that count, below which those of a row are drawn again, from modes
 _CLIMBS, _STEPS = 3, 8  # to the modes of a row
 _STEPS_WITHOUT = 2  # to a mode of a row without some cells, of which q(z|x) or the prior mostly shows the place
+_ALL = slice(None)
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -49,8 +50,10 @@ class Pool:
     have given draws (the balance heuristic): weighted means tend to those under p(z|x) as the draws become many.
     """
 
-    def __init__(self, model: Model, params: Params, batch: Batch, components: Sequence[Component]):
-        self._model, self._params, self._batch = model, params, batch
+    def __init__(
+        self, model: Model, params: Params, batch: Batch, components: Sequence[Component], judged: Sequence[int] | slice = _ALL
+    ):
+        self._model, self._params, self._batch, self._judged = model, params, batch, judged
         self._components: list[Component] = []
         self.z, self.eta, self.log_px, self._log_prior, self._log_mass = (torch.empty(0, device=batch.device) for _ in range(5))
         self.add(components)
@@ -80,7 +83,7 @@ class Pool:
         return (self.log_joint - self._log_mass + math.log(len(self.z))).clamp(min=-1e30)
 
     def log_w_without(self) -> Tensor:
-        """Return the log weights under which latents belong to p(z|x_-j), the cells but one, for every cell.  # (s, n, d)"""
+        """Return the log weights under which latents belong to p(z|x_-j), the cells but one, for all judged.  # (s, n, d)"""
         return self.log_w[..., None] - self._log_px_of_known()
 
     def log_joint_without(self) -> Tensor:
@@ -89,7 +92,7 @@ class Pool:
         return torch.cat([self.log_joint[None], self.log_joint - own])
 
     def _log_px_of_known(self) -> Tensor:
-        return torch.where(self._batch.x.isnan(), 0.0, self.log_px.double())
+        return torch.where(self._batch.x.isnan(), 0.0, self.log_px.double())[..., self._judged]
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -119,12 +122,13 @@ class Proposal(NamedTuple):
     is_common: bool = True  # whether all rows have the same random numbers, so that a row does not depend on its neighbours
     from_prior: float = 0.25  # share of the first stage
     climbs: bool = False  # whether the second stage comes from modes
+    judged: Sequence[int] | slice = _ALL  # columns of the cells that are judged
 
     def pool(self, model: Model, params: Params, batch: Batch, start: int) -> Pool:
         """Return the weighted latents of the rows of a tile that starts at row `start`."""
         stream = self.stream(start, device=batch.device)
         first, *later = self._stages() if self.may_adapt(model) else [self.n_draws]
-        pool = Pool(model, params, batch, list(self._first(model, params, batch, first, stream)))
+        pool = Pool(model, params, batch, list(self._first(model, params, batch, first, stream)), self.judged)
         if later and (self.climbs or self.by_cell):
             pool.add(self._at_modes(model, params, batch, later.pop(0), pool, stream))
         for n in later:
@@ -158,7 +162,7 @@ class Proposal(NamedTuple):
             shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
             z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
             yield Component(z, None)
-        variants = _without_each(batch) if self.by_cell else batch
+        variants = _without_each(batch, self.judged) if self.by_cell else batch
         q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
         for of, part in zip(q, _parts(n - n_prior, len(q))):
             if part:
@@ -172,7 +176,7 @@ class Proposal(NamedTuple):
         """Return draws of normal approximations at the modes to which the best latents of a pool lead."""
         if self.by_cell:
             places = pool.log_joint_without().argmax(1)  # (v, n)
-            modes = climb(model, params, _without_each(batch), pool.at(places).flatten(0, 1)[None], _STEPS_WITHOUT)
+            modes = climb(model, params, _without_each(batch, self.judged), pool.at(places).flatten(0, 1)[None], _STEPS_WITHOUT)
         else:
             places = pool.log_joint.topk(min(_CLIMBS, len(pool.z)), 0).indices
             modes = climb(model, params, batch, pool.at(places), _STEPS)
@@ -192,9 +196,9 @@ def _parts(total: int, n: int) -> list[int]:
     return [total // n + (i < total % n) for i in range(n)]
 
 
-def _without_each(batch: Batch) -> Batch:
-    """Return the rows, and after them the rows without the cells of each group of columns."""
-    groups = _groups(torch.arange(batch.n_columns, device=batch.device))
+def _without_each(batch: Batch, judged: Sequence[int] | slice) -> Batch:
+    """Return the rows, and after them the rows without the cells of each group of columns that are judged."""
+    groups = _groups(torch.arange(batch.n_columns, device=batch.device)[judged])
     return Batch(torch.cat([batch.x, *(batch.x.index_fill(-1, group, torch.nan) for group in groups)]))
 
 
@@ -266,7 +270,8 @@ def _by_pools(function: PoolValues, model: Model, params: Params, rows: Rows, pr
 
     Rows of which few latents count have another pool, from modes, if the first one was not.
     """
-    n_sizes = model.n_columns if proposal.by_cell else 1
+    n_sizes = len(range(model.n_columns)[proposal.judged] if isinstance(proposal.judged, slice) else proposal.judged)
+    n_sizes = n_sizes if proposal.by_cell else 1
 
     def mapped(proposal: Proposal, rows: Rows) -> Tensor:
         def values(params: Params, batch: Batch, start: int) -> Tensor:
@@ -341,7 +346,7 @@ def leave_one_out(model: Model, params: Params, rows: Rows, proposal: Proposal) 
 
 
 def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Return quantiles of p(x_j | x_-j), every cell, missing or not, given the others of its row, and effective sample sizes.
+    """Return quantiles of p(x_j | x_-j), cells that are judged, missing or not, given the others, and effective sample sizes.
 
     Shapes (n, len(levels), d), (n, d).
     """
@@ -349,7 +354,7 @@ def quantiles(model: Model, params: Params, rows: Rows, proposal: Proposal, leve
     def ends(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
         rows = zip(pool.eta.split(1, 1), batch.x.split(1), strict=True)
         x = torch.cat([_sampled_row(model, params, Batch(row), eta, proposal) for eta, row in rows], 1)
-        return weighted_quantiles(x, pool.log_w_without(), levels).movedim(0, 1).flatten(1)
+        return weighted_quantiles(x[..., proposal.judged], pool.log_w_without(), levels).movedim(0, 1).flatten(1)
 
     found, sizes = _by_pools(ends, model, params, rows, proposal)
     return found.unflatten(-1, (len(levels), -1)), sizes
