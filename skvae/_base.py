@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import callbacks, persistence
 from skvae._devices import gradients, resolve_device
 from skvae._engine import Progress, flops_of_step
+from skvae._frames import is_frame, rows_where
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._model import Model, Pieces
@@ -557,6 +558,9 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         score : float
             Nats per row.
         """
+        if sample_weight is not None and is_frame(X):  # rows that weigh nothing may have categories that nobody knows
+            weight = _checked_weight(sample_weight, X)
+            X, sample_weight = rows_where(X, weight > 0), weight[weight > 0]
         values = self.score_samples(X)
         if sample_weight is None:
             return float(np.mean(values))

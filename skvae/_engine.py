@@ -15,7 +15,7 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch, Rows
 from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import value_of_rows, weighted_mean
-from skvae._model import Model, nested
+from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
 from skvae._settings import belongs_with
 from skvae._windows import BatchesOfOne, Window, side_by_side
@@ -72,6 +72,7 @@ class Progress:
     n_reductions: int = 0
     n_rollbacks: int = 0
     n_stale: int = 0
+    criterion: str = ""  # by which the values below were found
     best_value: float = -math.inf  # of the objective on the watched rows
     reference_value: float = -math.inf  # the last one that counted as an improvement
     converged: bool = False
@@ -99,6 +100,7 @@ class Trainee:
     params: Tensor
     best: Tensor
     slots: Slots | None
+    watched_weight: float = 1.0  # how often a watched row occurs whose weight is one
     is_judged: bool = True  # False: the mean over the training batches has to do
     callbacks: Iterable[Callback] = ()
     error: BaseException | None = None
@@ -138,10 +140,12 @@ def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
     """
     plan, progress, restart = trainee.plan, trainee.progress, trainee.restart
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
-    if trainee.is_judged and not progress.history["epoch"]:
+    if trainee.is_judged and progress.best_value == -math.inf:
         value, bound = yield MEASURE
-        _record(progress, plan, value, bound)
+        if not progress.history["epoch"]:
+            _record(progress, plan, value, bound)
         progress.best_value = progress.reference_value = value
+        trainee.best.copy_(trainee.result())
         restart.keep(trainee)
     n_measured = 0
     while progress.epoch < plan.max_iter and not progress.converged:
@@ -191,7 +195,7 @@ def _is_stale(trainee: Trainee, value: float) -> bool:
     if value > progress.reference_value + plan.tol:
         progress.reference_value = value
         progress.n_stale = 0
-    elif trainee.problem.objective.annealing(progress.epoch) == 1:
+    elif trainee.problem.objective.annealing(progress.epoch) == trainee.problem.objective.annealing(progress.epoch - 1):
         progress.n_stale += 1
     return progress.n_stale >= plan.n_iter_no_change
 
@@ -348,7 +352,7 @@ class Cohort:
     def run_epoch(self, measured: bool) -> list[float]:
         """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`.
 
-        The mean is over every fourth batch: the value of the objective costs extra.
+        The mean is over every fourth batch, as the value of the objective costs extra, less what the weights cost in the end.
         """
         self._close_ranks()
         trainees, state = self.trainees, self.state
@@ -370,7 +374,20 @@ class Cohort:
                 n_batches += len(window[0][1])
             if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(state)
-        return self.mean.result() if measured else [math.nan] * len(trainees)
+        if not measured:
+            return [math.nan] * len(trainees)
+        return [mean - kl - penalty for mean, (kl, penalty) in zip(self.mean.result(), self._costs(trainees), strict=True)]
+
+    def _costs(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
+        """Return the KL of the weights of each model, and what a prior on them takes off its objective, in nats per row."""
+        with torch.inference_mode():
+            return [
+                (
+                    kl_of_weights(t.problem.model, t.own(t.result()), t.problem.total_weight),
+                    self.solver.penalty(self.state, t.row, t.result()),
+                )
+                for t in trainees
+            ]
 
     def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
         """Take the steps of a window, as a recording where that is possible."""
@@ -424,13 +441,8 @@ class Cohort:
 
         What the weights cost is taken off, as in training: by a prior from the objective, by their KL from both.
         """
-        with torch.inference_mode():
-            kls = [kl_of_weights(t.problem.model, t.own(t.result()), t.problem.total_weight) for t in trainees]
-            penalties = [self.solver.penalty(self.state, t.row, t.result()) for t in trainees]
-        return [
-            (value - kl - penalty, bound - kl)
-            for (value, bound), kl, penalty in zip(self._judged(trainees), kls, penalties, strict=True)
-        ]
+        found = zip(self._judged(trainees), self._costs(trainees), strict=True)
+        return [(value - kl - penalty, bound - kl) for (value, bound), (kl, penalty) in found]
 
     def _judged(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
         if self.state.arrangement.places is None:
@@ -503,25 +515,27 @@ class Mean:
 def judged_alone(trainee: Trainee) -> tuple[float, float]:
     """Return objective and ELBO of one model on its watched rows."""
     problem, rows = trainee.problem, trainee.watched
-    objective = trainee.solver.judge(problem.objective)
-    params = problem.model.unpack(trainee.own(trainee.result()))
+    model, objective = problem.model, trainee.solver.judge(problem.objective)
+    params = model.unpack(trainee.own(trainee.result()))
 
-    def mean_of(function) -> float:
-        draws = problem.model.draws(params, _WEIGHT_DRAWS, "judge")
-        values = [value_of_rows(problem.model, drawn, rows, function, trainee.noise) for drawn in draws]
-        return fmean(weighted_mean(value, rows.weight) for value in values)
+    def mean_of(mean: Callable[[Params], float]) -> float:
+        return fmean(mean(drawn) for drawn in model.draws(params, _WEIGHT_DRAWS, "judge"))
 
-    bound = mean_of(ELBO().bound)
+    def mean_over_rows(function) -> float:
+        return mean_of(lambda drawn: weighted_mean(value_of_rows(model, drawn, rows, function, trainee.noise), rows.weight))
+
+    bound = mean_over_rows(ELBO().bound)
     if is_elbo(objective):
         return bound, bound
     if objective.is_rowwise:
-        return mean_of(objective), bound
+        return mean_over_rows(objective), bound
+    few = rows.head(_COMPARED_ROWS)
+    weight = few.x.new_ones(len(few)) if few.weight is None else few.weight
+    repeated = replace(few, weight=weight * trainee.watched_weight)
+    stream = generator(model.seed, "compared", device=few.device)
+    noise = normal((_COMPARED_DRAWS, len(few), model.n_noise), stream, few.dtype)  # not common to rows
     with torch.inference_mode():
-        few = rows.head(_COMPARED_ROWS)
-        repeated = replace(few, weight=problem.repetitions(few.weight))
-        stream = generator(problem.model.seed, "compared", device=few.device)
-        noise = normal((_COMPARED_DRAWS, len(few), problem.model.n_noise), stream, few.dtype)  # not common to rows
-        return weighted_mean(objective(problem.model, params, repeated, noise), few.weight), bound
+        return mean_of(lambda drawn: weighted_mean(objective(model, drawn, repeated, noise), few.weight)), bound
 
 
 def kl_of_weights(model: Model, flat: Tensor, total_weight: float) -> float:

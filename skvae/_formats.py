@@ -105,7 +105,9 @@ def _pandas_column(cells: np.ndarray, format: Format):
     """Return numbers as a column of pandas in its type."""
     missing, name = np.isnan(cells), dense_type(format.dtype)
     if name.startswith("category["):
-        dtype = pd.CategoricalDtype(pd.Index(format.categories, dtype=type_of_name(name[9:-1])), format.ordered)
+        categories = [] if format.categories == [None] else format.categories
+        dtype = pd.CategoricalDtype(pd.Index(categories, dtype=type_of_name(name[9:-1])), format.ordered)
+        missing = missing | (not categories)
         return pd.Categorical.from_codes(np.where(missing, -1, np.nan_to_num(_clipped(cells, format))).astype(int), dtype=dtype)
     values = values_of(cells, format)
     if name == "object":
@@ -194,7 +196,8 @@ def filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray, anew
 
 def _filled_in_place(series: pd.Series, holes: np.ndarray, values: np.ndarray) -> pd.Series:
     if isinstance(series.dtype, pd.CategoricalDtype):
-        series = series.cat.add_categories([v for v in pd.unique(values) if v not in series.cat.categories])
+        new = [v for v in pd.unique(values) if v not in series.cat.categories]
+        series = series.cat.add_categories(new) if new else series
     elif pd.api.types.is_integer_dtype(series.dtype):
         values = np.rint(values.astype(np.float64))
     out = series.copy()

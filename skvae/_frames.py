@@ -282,7 +282,7 @@ def _frequent_still(format: Format, cells: np.ndarray, weight: np.ndarray) -> li
         if near < _FEWEST_OF_TWO or have >= _ALONE * near:
             kept[number] = distance
     found = dict(_frequent(numbers, counts, fewest=_FEWEST_OF_TWO) or [])
-    return [*{**found, **kept}.items()] or None
+    return sorted({**found, **kept}.items()) or None
 
 
 def _among_seen(cells: np.ndarray, format: Format) -> np.ndarray:
@@ -453,7 +453,7 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
         categories = [False, True]
     else:
         try:
-            values = pd.unique(series.dropna()).tolist()
+            values = pd.unique(series.dropna().astype(object)).tolist()
         except (TypeError, NotImplementedError):  # lists and the like, of which none is told from another
             raise ValueError(_refusal(name, dtype, cells=series)) from None
         try:

@@ -34,9 +34,9 @@ class Problem:
         """Precision of the Gaussian prior on the weight matrices, per row."""
         return min(float(self.alpha) / self.total_weight, _MAX_PRECISION)
 
-    def repetitions(self, weight: Tensor | None) -> Tensor | None:
+    def repetitions(self, weight: Tensor) -> Tensor:
         """Return how often rows occur in the data, given their weights, which are relative to the mean."""
-        return None if weight is None else weight * (self.total_weight / self.n_rows)
+        return weight * (self.total_weight / self.n_rows)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class Split:
     watched: Batch
     total_weight: float
     data_hash: int
+    watched_weight: float  # how often a watched row occurs whose weight is one
 
 
 def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
@@ -119,7 +120,8 @@ def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, de
         _n_validation(recipe, round(survey.n_distinct), fitted.codec.n_columns, one_epoch), len(survey.held.hashed) // 2
     )
     train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
-    return Split(train, watched if n_validation else train.head(watched_rows(fitted.codec.n_columns)), total, survey.data_hash)
+    watched = watched if n_validation else train.head(watched_rows(fitted.codec.n_columns))
+    return Split(train, watched, total, survey.data_hash, float(survey.held.weight.mean()))
 
 
 def _n_validation(recipe: Recipe, n: int, n_columns: int, one_epoch: bool) -> int:
@@ -157,6 +159,7 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
         watched,
         float(weight[trains].sum()),
         data_hash,
+        float(weight.max()),
     )
 
 
@@ -194,13 +197,22 @@ def earlier_training(fitted: Fitted, split: Split) -> Training | None:
     return training if training is not None and training.data_hash == split.data_hash else None
 
 
-def start_progress(fitted: Fitted, split: Split, so_far: Progress, one_epoch: bool) -> Progress:
+def criterion_of(recipe: Recipe) -> str:
+    """Tell by what training is judged, beside the rows."""
+    return repr((recipe.solver.judge(recipe.objective), float(recipe.alpha)))
+
+
+def start_progress(fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool) -> Progress:
     """Return where training stands: where it ended on the same data, or after the epochs that lie behind."""
     earlier = earlier_training(fitted, split)
     if earlier is None or one_epoch:
-        return so_far
+        return replace(so_far, criterion=criterion_of(recipe))
     history = {name: list(values) for name, values in earlier.progress["history"].items()}
-    return Progress(**{**earlier.progress, "history": history, "stopped": False})
+    progress = Progress(**{**earlier.progress, "history": history, "stopped": False})
+    criterion = criterion_of(recipe)
+    if progress.criterion == criterion:
+        return progress
+    return Progress(progress.epoch, progress.n_steps, criterion=criterion, history=history)  # what was best may be no longer
 
 
 def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
@@ -280,7 +292,7 @@ class Run:
     def __init__(self, fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool):
         self.fitted, self.split, self.one_epoch = fitted, split, one_epoch
         model, device = fitted.model, split.train.device
-        progress = start_progress(fitted, split, so_far, one_epoch)
+        progress = start_progress(fitted, split, recipe, so_far, one_epoch)
         params, best, slots = start_state(fitted, split, recipe, one_epoch)
         draws = _n_draws(model, _WATCHED_DRAWS // len(split.watched))
         self.trainee = Trainee(
@@ -303,6 +315,7 @@ class Run:
             best,
             slots,
             is_judged=not one_epoch,
+            watched_weight=split.watched_weight,
         )
         self.plan = self.trainee.plan
 

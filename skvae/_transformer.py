@@ -178,8 +178,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     history_ : dict of str to ndarray of shape (n_measurements,)
         The course of training: "epoch" (0 is before the first step); "objective", the mean over training batches of the epoch
-        before the measurement; "lower_bound", the ELBO on the rows by which training is judged; both in nats per row, in the
-        units of the data; and "learning_rate".
+        before the measurement, less what priors of weights take off; "lower_bound", the ELBO on the rows by which training is
+        judged; both in nats per row, in the units of the data; and "learning_rate".
 
     n_iter_ : int
         Number of epochs.

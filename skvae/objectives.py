@@ -58,8 +58,10 @@ class Objective(Settings):
 
     n_samples: int
 
-    #: whether the value of a row depends on that row alone; otherwise `batch.weight` tells how often each row occurs
-    is_rowwise: bool = True
+    @property
+    def is_rowwise(self) -> bool:
+        """Whether the value of a row depends on that row alone; otherwise `batch.weight` tells how often each row occurs."""
+        return True
 
     def __call__(self, model: Model, params: Params, batch: Batch, noise: Tensor, annealing: float = 1.0) -> Tensor:
         """Return what training maximises, at full strength unless `annealing` < 1 scales the KL down in warm-up.  # (n,)"""
@@ -139,6 +141,10 @@ class ELBO(Objective):
         return min(1.0, (epoch + 1) / (self.warmup + 1))
 
     @property
+    def is_rowwise(self):
+        return not self.free_bits or self.kl == "analytic"
+
+    @property
     def is_bound(self) -> bool:
         """Whether training at full strength raises the bound itself."""
         return self.beta == 1 and not self.free_bits
@@ -146,20 +152,25 @@ class ELBO(Objective):
     def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
         q, z, log_px = drawn(model, params, batch, noise)
         if free_bits:
-            kl = _with_free_bits(model, params, q, z, self.kl, free_bits)
+            kl = _with_free_bits(model, params, q, z, self.kl, free_bits, batch.weight)
         else:
             kl = kl_of_rows(model, params, q, z, self.kl)
         return log_px.mean(0) - kl_weight * kl
 
 
-def _with_free_bits(model: Model, params: Params, q: Tensor, z: Tensor, how: str, free_bits: float) -> Tensor:
+def _with_free_bits(
+    model: Model, params: Params, q: Tensor, z: Tensor, how: str, free_bits: float, repetitions: Tensor | None
+) -> Tensor:
     """Return the KL of rows, in which components count with at least so many nats.  # (n,)
 
     Estimates from few draws scatter about the KL of a row, so they are compared on average over the rows.
     """
     kl = kl_per_component(model, params, q, z, how)
-    is_averaged = _closed_kl(model, q, how) is None
-    costs = (kl.mean(0) if is_averaged else kl) > free_bits
+    if _closed_kl(model, q, how) is None:
+        share = kl.new_full((len(kl),), 1 / len(kl)) if repetitions is None else repetitions / repetitions.sum()
+        costs = share @ kl > free_bits
+    else:
+        costs = kl > free_bits
     return torch.where(costs, kl, free_bits).sum(-1)
 
 

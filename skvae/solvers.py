@@ -62,22 +62,22 @@ class AEVB(GradientSolver):
     def step(self, state, batch, noise, measured=True):
         fill = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
         n = batch.x.shape[1]
-        value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured))
+        value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured, n))
         self.update(state, batch.x.shape[0])
         return value
 
-    def _gradient_by_hand(self, state, batch, noise, measured):
+    def _gradient_by_hand(self, state, batch, noise, measured, n_in_all):
         """Fill the gradient by the closed forms."""
         m, n, _ = batch.x.shape
         key = (m, n, noise.shape[1])
         kernel, kl_weight = state.reuse("kernel", key, lambda: (_kernel(state, *key), state.kl_weight[:m]))
         return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight.unsqueeze(-1), kl_weight, measured)
 
-    def _gradient_by_autograd(self, state, batch, noise, measured):
+    def _gradient_by_autograd(self, state, batch, noise, measured, n_in_all):
         """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
         (problem,) = state.problems
         leaves, weight = leaves_of(state), batch.weight[0]
-        rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * batch.weight.shape[1]))
+        rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * n_in_all))
         state.grad.zero_()
         value = problem.objective(problem.model, self._with_noise(state, leaves), rows, noise[0], state.annealing[0])
         total = (value * weight).sum()

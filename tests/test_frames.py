@@ -681,3 +681,42 @@ def test_named_likelihoods_read_numbers_as_they_are(likelihood):
 def test_warnings_of_convergence_still_come():
     with pytest.warns(ConvergenceWarning):
         quick(max_iter=2).fit(frame())
+
+
+@pytest.mark.parametrize("kind", ["datetime64[ns]", "datetime64[s]", "timedelta64[ns]", "timedelta64[s]"])
+def test_moments_that_are_chosen_to_be_categories_come_back_and_are_saved(kind, tmp_path):
+    days = pd.Series(np.arange(60) % 3 + 1).astype("int64").to_numpy().astype(f"{kind[: -len(kind.split('64')[1])]}[D]")
+    X = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "when": days.astype(kind)})
+    vae = VAETransformer(1, likelihood=Mixed({"when": "categorical"}), max_iter=3, learning_rate="cosine", random_state=0).fit(
+        X
+    )
+    assert vae.sample(5, random_state=0)["when"].dtype == X["when"].dtype
+    vae.save(tmp_path / "m.skvae")
+    assert skvae.load(tmp_path / "m.skvae").sample(5, random_state=0).equals(vae.sample(5, random_state=0))
+
+
+def test_a_column_of_the_type_category_without_any_is_a_column_of_holes():
+    X = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "c": pd.Series([None] * 60).astype("category")})
+    vae = VAETransformer(1, max_iter=3, learning_rate="cosine", random_state=0).fit(X)
+    assert vae.transform(X).shape == (60, 1)
+    assert vae.sample(4, random_state=0)["c"].isna().all()
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "string"])
+def test_imputation_keeps_the_type_of_categories(dtype):
+    c = pd.Categorical(
+        pd.array([1, 2, 3] * 20, dtype="Int64") if dtype == "Int64" else pd.array(["u", "v", "w"] * 20, dtype="string")
+    )
+    X = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "c": c})
+    holes = X.mask(np.arange(120).reshape(60, 2) % 7 == 1)
+    assert (
+        VAETransformer(1, max_iter=3, learning_rate="cosine", random_state=0).fit(holes).impute(holes)["c"].dtype
+        == holes["c"].dtype
+    )
+
+
+def test_scores_leave_rows_without_weight_unread():
+    X = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "c": ["u", "v", "w"] * 20})
+    vae = VAETransformer(1, max_iter=3, learning_rate="cosine", random_state=0).fit(X)
+    more = pd.concat([X, pd.DataFrame({"a": [0.0], "c": ["new"]})])
+    assert vae.score(more, sample_weight=[1.0] * 60 + [0.0]) == pytest.approx(vae.score(X))

@@ -215,7 +215,8 @@ def mixed_levels(n=300, seed=0):
 def test_columns_learn_their_number_of_levels_and_what_they_share(kind):
     X = mixed_levels()
     vae = fit(kind(), X, max_iter=400)
-    assert vae._fitted.model.likelihood.n_levels == (2, 3, 6)
+    (likelihood,) = vae._fitted.model.likelihood.likelihoods
+    assert likelihood.n_levels == (2, 3, 6)
     counts = [np.unique(column, return_counts=True)[1] / len(X) for column in X.T]
     apart = sum((share * np.log(share)).sum() for share in counts)
     assert vae.score(X) > apart + 0.5, "columns that are independent"

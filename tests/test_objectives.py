@@ -11,6 +11,7 @@ from skvae._batch import Batch
 from skvae._linear import start_linearly
 from skvae._model import Model, Pieces
 from skvae._random import generator, normal
+from skvae._solver import SolverState
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP
 from skvae.objectives import (
@@ -279,3 +280,23 @@ def test_info_vae_gives_up_the_kl_of_rows(problem):
 def test_scores_do_not_depend_on_penalties(objective, problem):
     model, params, batch, noise = problem
     torch.testing.assert_close(objective.bound(model, params, batch, noise), ELBO().bound(model, params, batch, noise))
+
+
+@pytest.mark.parametrize("weights", [[3.0] * 6, [1.0, 3, 1, 3, 1, 2]], ids=["even", "uneven"])
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_steps_and_judgements_know_how_often_rows_occur(weights, n_parts, monkeypatch):
+    seen = []
+
+    class Watching(InfoVAE):
+        def __call__(self, model, params, batch, noise, annealing=1.0):
+            seen.append(batch.weight.tolist())
+            return super().__call__(model, params, batch, noise, annealing)
+
+    start = SolverState.__post_init__
+    monkeypatch.setattr(SolverState, "__post_init__", lambda state: (start(state), setattr(state, "n_parts", n_parts)))
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    vae = VAETransformer(1, objective=Watching(), max_iter=1, early_stopping=False, learning_rate="cosine", random_state=0)
+    vae.fit(X, sample_weight=weights)
+    judged, trained = [w for w in seen if len(w) == 6], [w for w in seen if len(w) < 6] or seen
+    assert all(sorted(w) == pytest.approx(sorted(weights), rel=1e-5) for w in judged)
+    assert sorted(sum(trained[:n_parts], [])) == pytest.approx(sorted(weights), rel=1e-5)

@@ -12,10 +12,10 @@ from sklearn.exceptions import ConvergenceWarning
 from skvae import VAETransformer
 from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
-from skvae._random import generator
+from skvae._random import generator, normal
 from skvae._training import default_batch_size, default_max_iter, default_n_components
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP
+from skvae.networks import MLP, VariationalMLP
 from skvae.objectives import ELBO, IWAE, drawn, kl_of_rows
 
 X_IRIS, X_WINE = load_iris().data, load_wine().data
@@ -244,3 +244,32 @@ class HeldKL(ELBO):
 def test_an_objective_that_changes_the_elbo_is_judged_by_itself():
     vae = small(objective=HeldKL(), max_iter=60, learning_rate="cosine").fit(X_IRIS)
     assert vae.kl_per_component_.sum() == pytest.approx(0.5, abs=0.1)
+
+
+@ignore_convergence
+def test_going_on_by_another_criterion_is_judged_by_that_one():
+    vae = small(warm_start=True, max_iter=200).fit(X_IRIS)
+    before = squared_weights(vae)
+    vae.set_params(alpha=1000.0, max_iter=1200).fit(X_IRIS)
+    assert squared_weights(vae) < 1e-2 * before
+    assert list(vae.history_["epoch"]) == sorted(set(vae.history_["epoch"]))
+
+
+@ignore_convergence
+@pytest.mark.parametrize("changes", [{"alpha": 100.0}, {"decoder": VariationalMLP((8,))}], ids=str)
+def test_the_history_of_the_objective_is_of_one_quantity(changes):
+    vae = small(learning_rate="constant", learning_rate_init=1e-6, max_iter=20, early_stopping=False, **changes).fit(X_IRIS)
+    first, *others = vae.history_["objective"]
+    assert others == pytest.approx([first] * len(others), abs=1.0)
+
+
+@ignore_convergence
+def test_free_bits_of_an_averaged_kl_are_judged_on_the_rows_alone():
+    objective = ELBO(kl="monte_carlo", free_bits=1.5)
+    vae = small(objective=objective, max_iter=2, early_stopping=False).fit(X_IRIS[:20])
+    model, params = vae._fitted.model, vae._fitted.model.unpack(torch.tensor(vae._fitted.params))
+    x = vae._fitted.codec.encode(X_IRIS[:20])
+    noise = normal((400, 20, 2), generator(0, "test"), torch.float32)
+    expected = float(objective(model, params, x, noise).mean())
+    assert not objective.is_rowwise and ELBO(free_bits=0.1, kl="analytic").is_rowwise
+    assert vae.history_["objective"][-1] - vae._fitted.codec.log_jacobian == pytest.approx(expected, abs=0.5)

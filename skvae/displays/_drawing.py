@@ -71,7 +71,8 @@ def two_components(estimator, components, who):
 def check_image_shape(image_shape, n_columns):
     """Refuse a shape that does not hold a row, or of which there is no picture."""
     shape = tuple(image_shape)
-    if not (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)) or math.prod(shape) != n_columns:
+    is_whole = all(isinstance(size, Integral) for size in shape)
+    if not (is_whole and (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)) and math.prod(shape) == n_columns):
         raise ValueError(
             "image_shape must be (height, width), or (height, width, channels) with 1 channel or 3 for red, green and blue, "
             f"of which the product is {n_columns} columns, got {image_shape!r}."

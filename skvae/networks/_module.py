@@ -72,7 +72,7 @@ def _check_sizes(module: torch.nn.Module, factory: Callable, n_in: int, n_out: i
     try:
         with torch.no_grad():
             out = module(torch.zeros((2, n_in), dtype=like.dtype, device=like.device))
-    except RuntimeError as error:
+    except Exception as error:
         raise ValueError(f"The module made by {factory!r} cannot read a row: {error}. It {expected}") from error
     if not isinstance(out, torch.Tensor) or out.shape != (2, n_out):
         given = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
