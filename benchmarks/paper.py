@@ -142,9 +142,12 @@ def measured(curve: Curve, vae: VAETransformer, X: np.ndarray, X_test: np.ndarra
 
 
 def train(curve: Curve, samples: float, out: Path) -> None:
-    """Train a model to its budget, from where its files say that it is."""
+    """Train a model to its budget, from where its files say that it is; measurements without a model stay as they are."""
     log, saved = out / f"{curve.name}.csv", out / f"{curve.name}.skvae"
-    rows = pd.read_csv(log).to_dict("records") if log.is_file() and saved.is_file() else []
+    if log.is_file() and not saved.is_file():
+        print(f"{curve.name}: {log} is kept, as there is no model to go on with; remove it to begin anew", file=sys.stderr)
+        return
+    rows = pd.read_csv(log).to_dict("records") if log.is_file() else []
     X, X_test = data(curve.dataset, curve.n_train)
     todo = [epochs for epochs in stages(curve, samples) if not rows or epochs > rows[-1]["epochs"]]
     vae = skvae.load(saved) if rows else curve.model()
