@@ -558,13 +558,15 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         score : float
             Nats per row.
         """
-        if sample_weight is not None and is_frame(X):  # rows that weigh nothing may have categories that nobody knows
-            weight = _checked_weight(sample_weight, X)
-            X, sample_weight = rows_where(X, weight > 0), weight[weight > 0]
-        values = self.score_samples(X)
         if sample_weight is None:
-            return float(np.mean(values))
-        weight = _checked_weight(sample_weight, values)
+            return float(np.mean(self.score_samples(X)))
+        if is_frame(X):  # whose rows of no weight may have categories that nobody knows
+            weight = _checked_weight(sample_weight, X)
+            values = np.zeros(len(weight))
+            values[weight > 0] = self.score_samples(rows_where(X, weight > 0))
+        else:
+            values = self.score_samples(X)
+            weight = _checked_weight(sample_weight, values)
         return float(np.average(values, weights=weight / weight.max()))
 
     def posterior_moments(self, X):
