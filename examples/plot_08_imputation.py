@@ -71,7 +71,7 @@ plt.show()
 # For the hidden cells of two columns: their truth, the filling, and the interval in which the model expects them with a
 # probability of 90 %. One is nearly determined by the others, the other is not.
 
-low, high = vae.predictive_interval(holes, coverage=0.9, n_draws=300)
+low, high = vae.predictive_interval(holes, coverage=0.9)
 is_inside = (X.ge(low) & X.le(high)).where(is_hidden)
 print(f"{is_inside.stack().mean():.1%} of the hidden cells of all columns are inside")
 

@@ -34,7 +34,7 @@ class Posterior(Settings):
     #: whether draws are separate values, through which no gradient passes; only `WakeSleep` trains these
     is_discrete: bool = False
 
-    #: below which power of |z| there is a mean of it, whatever the encoder says
+    #: below which power of :math:`|z|` there is a mean of it, whatever the encoder says
     n_moments: float = math.inf
 
     #: whether there is a mean of exp(-t z) for all t > 0, whatever the encoder says

@@ -26,7 +26,7 @@ class Prior(Settings):
     #: where p(z) > 0; None for a prior that follows the posterior
     support: Support | None = Support()
 
-    #: as which power of |z| -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
+    #: as which power of :math:`|z|` -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
     growth: float = 0.0
 
     def shapes(self, n_components: int, n_inputs: int) -> dict[str, tuple[int, ...]]:
