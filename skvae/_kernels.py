@@ -10,7 +10,8 @@ rows; 0 marks a row that only fills up), and `s` draws of noise :math:`\epsilon`
 
 .. math:: (\mu, \log\sigma) = f(x), \qquad z = \mu + \sigma\epsilon, \qquad \eta = g(z), \qquad \ell = \log p(x \mid \eta),
 
-and with the weight :math:`\beta` of the KL the objective of a row is
+where :math:`g` reads the conditions of a conditional model beside z, and with the weight :math:`\beta` of the KL the objective
+of a row is
 
 ===============  =====================================================================================================
 ELBO, analytic   mean of :math:`\ell` over the draws, less :math:`\beta\,(\frac12(\mu^2 + \sigma^2 - 1) - \log\sigma)`
@@ -58,6 +59,7 @@ from skvae.priors import Prior, StandardNormal
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
 _FEWEST_ROWS = 4  # below which products take another way
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
+_PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
 
 # --- which models, and how their parameters lie ----------------------------------------------------------------------
@@ -126,9 +128,6 @@ def aligned_layout(wide: Model) -> Layout:
             n_columns = _line(n_columns) if name in to_columns else n_columns
         shapes[piece, name] = n_rows, n_columns
     return Layout(shapes, _VECTOR)
-
-
-_PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
 
 def _parameters_of_output(network: MLP) -> set[str]:

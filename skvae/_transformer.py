@@ -45,7 +45,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Columns that are conditions, by name, by number in an array, or by a selector: encoder and decoder read them, and the
         model is one of the other columns given them, a conditional VAE. Scores are :math:`\log p(x \mid c)`, and `sample` and
         `inverse_transform` need their values by `given`; what reads rows takes a missing condition as one that tells nothing.
-        They are part of X, so nothing changes in pipelines and searches. Training takes longer (:ref:`speed`).
+        They are part of X, so nothing changes in pipelines and searches.
 
     hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the

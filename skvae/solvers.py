@@ -60,24 +60,24 @@ class AEVB(GradientSolver):
         return {**slots, "n_weight_draws": _counter()} if problem.model.decoder.is_uncertain else slots
 
     def step(self, state, batch, noise, measured=True):
-        fill = self._gradient_by_autograd if state.arrangement.places is None else self._gradient_by_hand
         n = batch.x.shape[1]
-        value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured, n))
+        fill = partial(self._gradient_by_autograd, n_rows=n) if state.arrangement.places is None else self._gradient_by_hand
+        value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured))
         self.update(state, batch.x.shape[0])
         return value
 
-    def _gradient_by_hand(self, state, batch, noise, measured, n_in_all):
+    def _gradient_by_hand(self, state, batch, noise, measured):
         """Fill the gradient by the closed forms."""
         m, n, _ = batch.x.shape
         key = (m, n, noise.shape[1])
         kernel, kl_weight = state.reuse("kernel", key, lambda: (_kernel(state, *key), state.kl_weight[:m]))
         return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight.unsqueeze(-1), kl_weight, measured)
 
-    def _gradient_by_autograd(self, state, batch, noise, measured, n_in_all):
-        """Fill the gradient of the only model by reverse-mode differentiation of its objective."""
+    def _gradient_by_autograd(self, state, batch, noise, measured, n_rows):
+        """Fill the gradient of the only model by reverse-mode differentiation, from all of a batch's `n_rows` or some."""
         (problem,) = state.problems
         leaves, weight = leaves_of(state), batch.weight[0]
-        rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * n_in_all))
+        rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * n_rows))
         state.grad.zero_()
         value = problem.objective(problem.model, self._with_noise(state, leaves), rows, noise[0], state.annealing[0])
         total = (value * weight).sum()

@@ -185,11 +185,11 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch, network
     name = "_gradient_by_hand" if network is NETWORKS[0] else "_gradient_by_autograd"
     original, sizes = getattr(AEVB, name), []
 
-    def limited(self, state, batch, *rest):
+    def limited(self, state, batch, *rest, **named):
         sizes.append(batch.x.shape[1])
         if sizes[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(self, state, batch, *rest)
+        return original(self, state, batch, *rest, **named)
 
     monkeypatch.setattr(AEVB, name, limited)
     parts = take_step(AEVB(), problem, params)

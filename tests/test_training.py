@@ -265,11 +265,13 @@ def test_the_history_of_the_objective_is_of_one_quantity(changes):
 
 @ignore_convergence
 def test_free_bits_of_an_averaged_kl_are_judged_on_the_rows_alone():
-    objective = ELBO(kl="monte_carlo", free_bits=1.5)
-    vae = small(objective=objective, max_iter=2, early_stopping=False).fit(X_IRIS[:20])
+    objective = ELBO(kl="monte_carlo", free_bits=1.2)
+    still = {"learning_rate": "constant", "learning_rate_init": 1e-9, "max_iter": 1, "early_stopping": False}
+    vae = small(objective=objective, **still).fit(X_IRIS[::7])
     model, params = vae._fitted.model, vae._fitted.model.unpack(torch.tensor(vae._fitted.params))
-    x = vae._fitted.codec.encode(X_IRIS[:20])
-    noise = normal((400, 20, 2), generator(0, "test"), torch.float32)
+    x = vae._fitted.codec.encode(X_IRIS[::7])
+    noise = normal((400, 22, 2), generator(0, "test"), torch.float32)
     expected = float(objective(model, params, x, noise).mean())
     assert not objective.is_rowwise and ELBO(free_bits=0.1, kl="analytic").is_rowwise
-    assert vae.history_["objective"][-1] - vae._fitted.codec.log_jacobian == pytest.approx(expected, abs=0.5)
+    judged = vae.history_["objective"][0] - vae._fitted.codec.log_jacobian  # before the first step
+    assert judged == pytest.approx(expected, abs=0.15)
