@@ -195,7 +195,7 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch, network
     parts = take_step(AEVB(), problem, params)
     assert sizes == [9, 5, 3, 3, 3]
     torch.testing.assert_close(parts.params, whole.params, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(AEVB, name, lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory at all")))
+    monkeypatch.setattr(AEVB, name, lambda *args, **named: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory at all")))
     with pytest.raises(torch.OutOfMemoryError, match="no memory at all"):
         take_step(AEVB(), problem, params)
 
