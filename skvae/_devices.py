@@ -162,13 +162,13 @@ def matmul_precision(name: str) -> Iterator[None]:
                 torch.set_float32_matmul_precision(_Precision.outside)
 
 
-def capture(work: Callable[[], None], changed: list[torch.Tensor]) -> Callable[[], None]:
-    """Record `work` on the present CUDA device as a graph; return what replays it.
+def capture(work: Callable[[], None], changed: list[torch.Tensor], random: torch.Generator) -> Callable[[], None]:
+    """Record `work` on the present CUDA device as a graph; return what replays it, with new numbers from `random`.
 
-    `changed` are the tensors that the work changes in place; they are as before when this returns. Raises a RuntimeError where
-    the work cannot be recorded.
+    `changed` are the tensors that the work changes in place; they and the stream of random numbers are as before when this
+    returns. Raises a RuntimeError where the work cannot be recorded.
     """
-    before = [tensor.clone() for tensor in changed]
+    before, random_before = [tensor.clone() for tensor in changed], random.get_state()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -176,10 +176,12 @@ def capture(work: Callable[[], None], changed: list[torch.Tensor]) -> Callable[[
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(random)
     try:
         with torch.cuda.graph(graph):
             work()
     finally:
         for tensor, kept in zip(changed, before):
             tensor.copy_(kept)
+        random.set_state(random_before)
     return graph.replay

@@ -16,9 +16,9 @@ from skvae._batch import Batch, Rows
 from skvae._devices import capture, matmul_precision, threads_for
 from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, Params, nested
-from skvae._random import generator, normal
+from skvae._random import generator, normal, restart
 from skvae._settings import belongs_with
-from skvae._windows import BatchesOfOne, Window, side_by_side
+from skvae._windows import BatchesOfOne, Window, become, copy_of, one_after_the_other, side_by_side
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
@@ -335,7 +335,7 @@ class Cohort:
         self.recordings: dict = {}
         self.shares: dict = {}
         self.mean = Mean(len(self.trainees), self.state.params.device)
-        self.records = self.state.stays_on_device and self.solver.is_capturable(self.state)
+        self.records = self.state.stays_on_device and self.solver.can_be_recorded(self.state)
 
     def leave(self, trainee: Trainee) -> None:
         """Let a model go, whose training has ended."""
@@ -360,18 +360,13 @@ class Cohort:
             [t.learning_rate() for t in trainees], [t.problem.objective.annealing(t.progress.epoch) for t in trainees]
         )
         self.mean.reset()
-        n_batches, by_hand = 0, state.arrangement.places is not None
-        with torch.inference_mode(by_hand):
-            for window in self._windows():
-                self._run_window(
-                    side_by_side(window, state.arrangement.wide.n_components, self.shares)
-                    if by_hand
-                    else BatchesOfOne(*window[0]),
-                    measured,
-                )
-                if n_batches // _TIDY_STEPS < (n_batches + len(window[0][1])) // _TIDY_STEPS:
+        n_batches = 0
+        with torch.inference_mode(self._is_by_hand()):
+            for number, parts in enumerate(self._parts()):
+                self._run_window(self._window(parts, number), measured)
+                if n_batches // _TIDY_STEPS < (n_batches + len(parts[0][1])) // _TIDY_STEPS:
                     self.solver.tidy(state)
-                n_batches += len(window[0][1])
+                n_batches += len(parts[0][1])
             if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(state)
         if not measured:
@@ -389,22 +384,37 @@ class Cohort:
                 for t in trainees
             ]
 
+    def _is_by_hand(self) -> bool:
+        """Tell whether the closed forms of many models lie side by side, or one model goes by autograd."""
+        return self.state.arrangement.places is not None
+
+    def _window(self, parts: list[tuple[Batch, list[int], Tensor]], number: int) -> Window | BatchesOfOne:
+        """Return batches as the solver takes them, and let it draw from a stream that belongs to them."""
+        if self._is_by_hand():
+            return side_by_side(parts, self.state.arrangement.wide.n_components, self.shares)
+        (only,) = self.trainees
+        restart(self.state.stream, only.plan.seed, "steps", only.progress.epoch, number)
+        return one_after_the_other(*parts[0], self.shares)
+
     def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
-        """Take the steps of a window, as a recording where that is possible."""
-        if self.records and isinstance(window, Window):
+        """Take the steps of a window, as a recording where that is possible.
+
+        Autograd takes the share of the KL as a number, which would be that of the recording for ever.
+        """
+        if self.records and (self._is_by_hand() or self.state.annealing == [1.0]):
             recording = self._recording(window, measured)
             if recording is not None:
                 recording.replay_with(window)
                 return
         self._take_steps(window, measured)
 
-    def _recording(self, window: Window, measured: bool) -> "Recording | None":
+    def _recording(self, window: Window | BatchesOfOne, measured: bool) -> "Recording | None":
         """Return the recorded steps of windows of this shape; None, with a warning, where they cannot be recorded."""
         key = (measured, *window.shape())
         if key not in self.recordings:
             changed = [self.state.params, self.state.grad, *self.state.slots.values(), self.mean.total, self.mean.count]
             try:
-                recording = Recording(window.copy(), lambda own: self._take_steps(own, measured), changed)
+                recording = Recording(copy_of(window), lambda own: self._take_steps(own, measured), changed, self.state.stream)
                 recording.uses = [list(kept.values()) for kept in self.state.kept.values()]
                 self.recordings[key] = recording
             except RuntimeError as error:
@@ -422,7 +432,7 @@ class Cohort:
             if looks and value is not None:
                 self.mean.add(value, count)
 
-    def _windows(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
+    def _parts(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
         """Yield, for every model that still has some, the rows of the next batches, the size of each, and noise (s, n, k)."""
         streams = []
         for t in self.trainees:
@@ -478,13 +488,13 @@ class Recording:
 
     uses: list
 
-    def __init__(self, window: Window, take_steps: Callable[[Window], None], changed: list[Tensor]):
+    def __init__(self, window, take_steps: Callable[..., None], changed: list[Tensor], random: torch.Generator):
         self.window = window
-        self.replay = capture(lambda: take_steps(window), changed)
+        self.replay = capture(lambda: take_steps(window), changed, random)
 
-    def replay_with(self, window: Window) -> None:
+    def replay_with(self, window: Window | BatchesOfOne) -> None:
         """Take the recorded steps over the numbers of another window."""
-        self.window.become(window)
+        become(self.window, window)
         self.replay()
 
 

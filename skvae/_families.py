@@ -13,6 +13,7 @@ Functions take and return tensors that broadcast; parameters come in the order o
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -186,6 +187,12 @@ class Logistic(LocationScale):
         return -t - 2 * torch.nn.functional.softplus(-t)
 
 
+@cache
+def _digamma(x: float) -> float:
+    """Return the digamma function of a number."""
+    return float(digamma(torch.tensor(x, dtype=torch.float64, device="cpu")))
+
+
 class StudentT(LocationScale):
     """Student's t with a given number of degrees of freedom: a normal over the root of a gamma."""
 
@@ -195,9 +202,8 @@ class StudentT(LocationScale):
     def __init__(self, df: float):
         self.df = self.n_moments = df
         self.standard_std = math.sqrt(df / (df - 2)) if df > 2 else math.inf
-        half, more = (torch.tensor(x / 2, dtype=torch.float64, device="cpu") for x in (df, df + 1))
-        log_beta = float(gammaln(half) - gammaln(more)) + 0.5 * math.log(math.pi)
-        self.standard_entropy = (df + 1) / 2 * float(digamma(more) - digamma(half)) + 0.5 * math.log(df) + log_beta
+        log_beta = math.lgamma(df / 2) - math.lgamma((df + 1) / 2) + 0.5 * math.log(math.pi)
+        self.standard_entropy = (df + 1) / 2 * (_digamma((df + 1) / 2) - _digamma(df / 2)) + 0.5 * math.log(df) + log_beta
         self._log_norm = -0.5 * math.log(df) - log_beta
 
     def standard(self, noise):

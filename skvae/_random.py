@@ -11,8 +11,13 @@ _MOVES = 16  # of Hamiltonian Monte Carlo, whose random numbers are drawn togeth
 
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the stream of random numbers that belongs to `place` (names and counters) under `seed`."""
+    return restart(torch.Generator(device), seed, *place)
+
+
+def restart(stream: torch.Generator, seed: int, *place: int | str) -> torch.Generator:
+    """Let a stream give the random numbers that belong to `place` under `seed`."""
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return stream.manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 class RowStreams:

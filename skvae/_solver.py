@@ -9,7 +9,8 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._model import Layout, Model, Params, nested
-from skvae._settings import Interval, Settings
+from skvae._random import generator
+from skvae._settings import Interval, Settings, belongs_with
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 
@@ -79,6 +80,7 @@ class SolverState:
     grad: Tensor = field(init=False)  # (m, size)
     rate: Tensor = field(init=False)  # (m,) `rates` on the device
     kl_weight: Tensor = field(init=False)  # (m, 1, 1) weight of the KL in the present epoch
+    stream: torch.Generator = field(init=False)  # of the random numbers of steps, on the device; begins anew with every window
     one: Tensor = field(init=False)  # a number costs more than a tensor to an operation
     has_penalty: bool = field(init=False)
     stays_on_device: bool = field(init=False)  # whether a step must not look at a number on the device
@@ -89,6 +91,7 @@ class SolverState:
         m = len(self.params)
         self.grad = torch.zeros_like(self.params)
         self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
+        self.stream = generator(self.problems[0].model.seed, "steps", device=self.params.device)
         self.one = torch.ones((), device=self.params.device)
         self.has_penalty = any(problem.alpha for problem in self.problems)
         self.stays_on_device = self.params.is_cuda
@@ -192,7 +195,7 @@ class Solver(Settings):
         """Return what the prior on the weight matrices takes from the mean objective of model `i`, in nats per row."""
         return 0.0
 
-    def is_capturable(self, state: SolverState) -> bool:
+    def can_be_recorded(self, state: SolverState) -> bool:
         """Tell whether a step is a fixed sequence of work on the device, which can be recorded and replayed."""
         return False
 
@@ -208,6 +211,8 @@ class GradientSolver(Solver):
 
     _parameter_constraints = {"averaging": [Interval(Real, 0, 1, closed="left")]}
     averaging: float
+    #: whether a step is a fixed sequence of work on the device, with no random numbers but those of `state.stream`
+    is_capturable: bool = False
 
     def fresh_slots(self, problem, params):
         slots = problem.optimizer.init(params)
@@ -228,6 +233,11 @@ class GradientSolver(Solver):
     def tidy(self, state):
         with torch.no_grad():
             state.problems[0].optimizer.tidy(state.slots)
+
+    def can_be_recorded(self, state):
+        problems = state.problems
+        pieces_can = all(problem.objective.is_capturable and problem.optimizer.can_be_recorded() for problem in problems)
+        return self.is_capturable and belongs_with(self, "is_capturable", "step") and pieces_can
 
     def update(self, state: SolverState, m: int) -> None:
         """Move the parameters of the first models by their gradients."""

@@ -33,30 +33,51 @@ class Window(NamedTuple):
         """Return what two windows must have in common to take the same steps."""
         return (*self.x.shape, *self.noise.shape, *self.n_models)
 
-    def copy(self) -> "Window":
-        """Return a window of its own memory."""
-        return Window(self.x.clone(), self.weight.clone(), self.noise.clone(), self.counts.clone(), self.n_models)
-
-    def become(self, other: "Window") -> None:
-        """Take over the numbers of another window."""
-        for mine, theirs in zip(self[:4], other[:4]):
-            mine.copy_(theirs)
-
 
 class BatchesOfOne(NamedTuple):
     """Some batches of one model as they are, without any row that fills up."""
 
-    rows: Batch
-    sizes: list[int]
-    noise: Tensor  # (s, n, k)
+    x: Tensor  # (1, r, d) the rows of all batches
+    weight: Tensor  # (1, r), divided by the number of rows of the batch
+    noise: Tensor  # (1, s, r, k)
+    counts: Tensor  # (n_batches, 1) rows
+    sizes: list[int]  # of the batches
 
     def batches(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
         """Yield batches (1, n, ...), noise (1, s, n, k) and counts (1,)."""
         start = 0
-        for size in self.sizes:
+        for size, count in zip(self.sizes, self.counts.unbind(0)):
             here, start = slice(start, start + size), start + size
-            weight = self.rows.x.new_ones(size) if self.rows.weight is None else self.rows.weight[here]
-            yield Batch(self.rows.x[None, here], weight[None] / size), self.noise[None, :, here], weight.new_tensor([size])
+            yield Batch(self.x[:, here], self.weight[:, here]), self.noise[:, :, here], count
+
+    def shape(self) -> tuple:
+        """Return what two windows must have in common to take the same steps."""
+        return (*self.sizes, *self.noise.shape)
+
+
+def copy_of(window: Window | BatchesOfOne) -> Window | BatchesOfOne:
+    """Return a window of its own memory."""
+    x, weight, noise, counts = (numbers.clone() for numbers in window[:4])
+    return window._replace(x=x, weight=weight, noise=noise, counts=counts)
+
+
+def become(window: Window | BatchesOfOne, other: Window | BatchesOfOne) -> None:
+    """Let a window take over the numbers of another one of its shape."""
+    for mine, theirs in zip(window[:4], other[:4]):
+        mine.copy_(theirs)
+
+
+def one_after_the_other(rows: Batch, sizes: list[int], noise: Tensor, kept: dict | None = None) -> BatchesOfOne:
+    """Return the batches of one model, with noise (s, n, k); what depends on `sizes` alone is `kept`."""
+    kept = {} if kept is None else kept
+    key = tuple(sizes)
+    if key not in kept:
+        counts = torch.tensor(sizes, device="cpu").to(rows.x)
+        kept[key] = (1 / counts).repeat_interleave(torch.tensor(sizes, device=rows.device)), counts[:, None]
+    weight, counts = kept[key]
+    if rows.weight is not None:
+        weight = weight * rows.weight
+    return BatchesOfOne(rows.x[None], weight[None], noise[None], counts, sizes)
 
 
 def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int, kept: dict | None = None) -> Window:

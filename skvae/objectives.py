@@ -57,6 +57,10 @@ class Objective(Settings):
     """
 
     n_samples: int
+    #: whether its gradients pass through the draws, as those of a discrete posterior cannot
+    differentiates_draws: bool = True
+    #: whether it is a fixed sequence of work on the device, which can be recorded and replayed
+    is_capturable: bool = True
 
     @property
     def is_rowwise(self) -> bool:
@@ -212,6 +216,7 @@ class InfoVAE(Objective):
         "n_samples": [Interval(Integral, 1, None, closed="left")],
     }
     is_rowwise = False
+    is_capturable = False  # it makes a stream of random numbers
 
     def __init__(self, alpha=1.0, *, weight=10.0, n_samples=1):
         self.alpha = alpha

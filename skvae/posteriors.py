@@ -144,8 +144,8 @@ class FullNormal(Posterior):
         k = (math.isqrt(9 + 8 * q.shape[-1]) - 3) // 2
         mean, log_diagonal, below = q.split([k, k, k * (k - 1) // 2], -1)
         log_diagonal = log_diagonal.clamp(*LOG_SCALE_RANGE)
-        place = torch.ones((k, k), dtype=torch.long, device=q.device).tril_(-1)
-        place[place > 0] = torch.arange(1, below.shape[-1] + 1, device=q.device)
+        is_below = torch.ones((k, k), dtype=torch.long, device=q.device).tril_(-1)
+        place = is_below.flatten().cumsum(0).view(k, k) * is_below  # row by row from 1; 0 where there is none
         factor = torch.diag_embed(log_diagonal.exp()) + F.pad(below, (1, 0))[..., place]
         return mean, log_diagonal, factor
 

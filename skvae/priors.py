@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae import _families as families
+from skvae._constants import constant
 from skvae._families import Family, Support
 from skvae._random import generator, normal
 from skvae._settings import Interval, Settings, belongs_with, register
@@ -638,7 +639,7 @@ class VampPrior(Prior):
     def given(self, model, params):
         """Return the posterior of every pseudo-input; those of a bounded likelihood stay within its bounds."""
         u = params["prior"]["pseudo_inputs"]
-        u = u.clamp(*(u.new_tensor(limit) for limit in model.input_limits))
+        u = u.clamp(*(constant(limit, u) for limit in model.input_limits))
         return {**params["prior"], "posterior": model.posterior, "q": model.encode_inputs(params, u)}
 
     def log_prob(self, params, z):

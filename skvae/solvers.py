@@ -14,7 +14,7 @@ from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
 from skvae._settings import Interval, StrOptions, register
 from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
-from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective
+from skvae.objectives import ELBO, IWAE, Objective
 from skvae.posteriors import covers, refuse_discrete
 
 __all__ = ["AEVB", "Arrangement", "GradientSolver", "MonteCarloEM", "Problem", "Solver", "SolverState", "WakeSleep"]
@@ -38,6 +38,8 @@ class AEVB(GradientSolver):
     Stochastic Approximation by Averaging*, 1992.
     """
 
+    is_capturable = True
+
     def __init__(self, *, averaging=0.99):
         self.averaging = averaging
 
@@ -54,10 +56,9 @@ class AEVB(GradientSolver):
         return Arrangement(wide, kernels.aligned_layout(wide), [kernels.positions(model, wide) for model in models])
 
     def fresh_slots(self, problem, params):
-        if isinstance(problem.objective, (ELBO, IWAE, InfoVAE, BetaTCVAE)):  # another may ask for no gradient of draws
+        if problem.objective.differentiates_draws:
             refuse_discrete(problem.model.posterior, f"AEVB with {problem.objective!r}", "Use solver='wake-sleep'.")
-        slots = super().fresh_slots(problem, params)
-        return {**slots, "n_weight_draws": _counter()} if problem.model.decoder.is_uncertain else slots
+        return super().fresh_slots(problem, params)
 
     def step(self, state, batch, noise, measured=True):
         n = batch.x.shape[1]
@@ -79,23 +80,12 @@ class AEVB(GradientSolver):
         leaves, weight = leaves_of(state), batch.weight[0]
         rows = Batch(batch.x[0], None if problem.objective.is_rowwise else problem.repetitions(weight * n_rows))
         state.grad.zero_()
-        value = problem.objective(problem.model, self._with_noise(state, leaves), rows, noise[0], state.annealing[0])
+        drawn = problem.model.with_noise(leaves, state.stream)
+        value = problem.objective(problem.model, drawn, rows, noise[0], state.annealing[0])
         total = (value * weight).sum()
         kl_of_weights = problem.model.kl_of_weights(leaves) / problem.total_weight
         (weight.sum() * kl_of_weights - total).backward()
         return total.detach()[None]
-
-    @staticmethod
-    def _with_noise(state, leaves):
-        """Return parameters with a stream of noise for the weights of the only model, if they are uncertain."""
-        if "n_weight_draws" not in state.slots:
-            return leaves
-        model, number = state.problems[0].model, int(state.slots["n_weight_draws"][0].add_(1))
-        return model.with_noise(leaves, generator(model.seed, "weights", number, device=state.params.device))
-
-    def is_capturable(self, state):
-        by_hand = state.arrangement.places is not None
-        return by_hand and all(problem.optimizer.can_be_recorded() for problem in state.problems)
 
 
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
@@ -171,7 +161,7 @@ class WakeSleep(_Competitor):
     (150, 2)
     """
 
-    lasting = ("n_dreams",)
+    is_capturable = True
     _parameter_constraints = {
         **GradientSolver._parameter_constraints,
         "n_samples": [Interval(Integral, 1, None, closed="left")],
@@ -201,7 +191,7 @@ class WakeSleep(_Competitor):
                 f"solver={self!r} dreams whole rows, without conditions. With condition_on use encoder_phase='wake', which has "
                 "no dreams, or solver='aevb'."
             )
-        return {**super().fresh_slots(problem, params), "n_dreams": _counter()}
+        return super().fresh_slots(problem, params)
 
     def _check_reach(self, model):
         if self.encoder_phase != "wake":
@@ -220,9 +210,8 @@ class WakeSleep(_Competitor):
         return value
 
     def _dreams(self, state, n):
-        model, number = state.problems[0].model, int(state.slots["n_dreams"][0].add_(1))
-        stream = generator(model.seed, "dream", number, device=state.params.device)
-        return dream(model, model.unpack(state.params[0]), n, stream)
+        model = state.problems[0].model
+        return dream(model, model.unpack(state.params[0]), n, state.stream)
 
     def _gradient(self, state, batch, noise, dreams, rows):
         """Fill the gradient from some rows and as many dreams; return the bound."""

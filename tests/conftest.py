@@ -136,6 +136,17 @@ SOLVERS = [
     MonteCarloEM(),
     MonteCarloEM(n_leapfrog=3, acceptance=0.7, n_updates=2, averaging=0.9),
 ]
+
+# every piece once, as parameters of an estimator
+SETTINGS = [
+    *[{"likelihood": one} for one in LIKELIHOODS],
+    *[{"decoder": one} for one in DECODERS],
+    *[{"posterior": q, "prior": p} for q, p in PAIRS],
+    *[{"objective": one} for one in OBJECTIVES],
+    *[{"optimizer": one} for one in OPTIMIZERS],
+    *[{"solver": one} for one in SOLVERS],
+    {"encoder": Conv((1, 4), channels=(3, 5)), "decoder": ConvTranspose((1, 4), channels=(5, 3))},
+]
 SCORE_METHODS = [
     PosteriorDensity(n_samples=12, n_moves=6), PosteriorDensity(n_samples=12, density="kde", n_moves=6),
     AnnealedImportance(3, n_chains=2, n_leapfrog=2), AnnealedImportance(3, start="prior", n_chains=2, n_leapfrog=2),

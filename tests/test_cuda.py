@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DECODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PAIRS, SCORE_METHODS, SOLVERS, table_for
+from conftest import SCORE_METHODS, SETTINGS, table_for
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from test_engine import make_trainee, what_it_learnt
@@ -24,7 +24,6 @@ from skvae._model import nested
 from skvae._random import generator, normal
 from skvae.evaluation import bracket
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed, NormalMixture
-from skvae.networks import Conv, ConvTranspose
 from skvae.objectives import IWAE
 from skvae.priors import MixtureOfNormals, StandardNormal
 from skvae.solvers import MonteCarloEM
@@ -125,17 +124,6 @@ def test_nothing_waits_for_the_device_inside_an_epoch(monkeypatch):
     monkeypatch.setattr(_engine.Cohort, "_run_window", watch)
     train([to_cuda(make_trainee(n=170, max_iter=8))])
     assert len(waits) >= 4
-
-
-SETTINGS = [
-    *[{"likelihood": one} for one in LIKELIHOODS],
-    *[{"decoder": one} for one in DECODERS],
-    *[{"posterior": q, "prior": p} for q, p in PAIRS],
-    *[{"objective": one} for one in OBJECTIVES],
-    *[{"optimizer": one} for one in OPTIMIZERS],
-    *[{"solver": one} for one in SOLVERS],
-    {"encoder": Conv((1, 4), channels=(3, 5)), "decoder": ConvTranspose((1, 4), channels=(5, 3))},
-]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(map(repr, s.values())))

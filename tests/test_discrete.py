@@ -53,6 +53,7 @@ class ScoreFunction(Objective):
     """The bound with the score-function gradient, which asks for no gradient of draws."""
 
     n_samples = 4
+    differentiates_draws = False
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q = model.encode(params, batch)

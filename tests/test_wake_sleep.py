@@ -70,7 +70,7 @@ def slopes_by_hand(problem, params, noise, dreams, weight, awake):
 def test_a_step_follows_the_formulas_of_both_phases(solver, network):
     problem = make_problem(network=network)
     params, weight = make_params(problem), torch.linspace(0.2, 1.8, 9, dtype=F64)
-    dreams = dream(problem.model, problem.model.unpack(params), 9, generator(problem.model.seed, "dream", 1))
+    dreams = dream(problem.model, problem.model.unpack(params), 9, generator(problem.model.seed, "steps"))
     awake = {"sleep": 0.0, "both": 0.5, "wake": 1.0}[solver.encoder_phase]
     expected = slopes_by_hand(problem, params, noise_for(solver, problem), dreams, weight, awake)
     state = take_step(solver, problem, params, weight)
@@ -136,13 +136,6 @@ def test_every_step_dreams_anew():
     assert not torch.equal(first[1], second[1])
     again = solver._dreams(start(solver, problem, make_params(problem)), 9)
     assert torch.equal(first[1], again[1])
-
-
-def test_dreams_go_on_when_training_starts_over():
-    solver, problem = WakeSleep(), make_problem()
-    state = take_step(solver, problem, make_params(problem))
-    solver.start_over(state, 0, make_params(problem))
-    assert float(state.slots["n_dreams"][0]) == 1.0
 
 
 @pytest.mark.parametrize("solver", MODES, ids=repr)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skvae._batch import Batch
-from skvae._windows import BatchesOfOne, runs_of, side_by_side
+from skvae._windows import become, copy_of, one_after_the_other, runs_of, side_by_side
 
 
 def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero():
@@ -23,7 +23,7 @@ def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero()
 
 def test_batches_of_one_model_are_as_they_are():
     rows = Batch(torch.arange(5.0)[:, None], torch.arange(5.0))
-    (first, noise, count), (second, _, _) = BatchesOfOne(rows, [3, 2], torch.arange(10.0).view(2, 5, 1)).batches()
+    (first, noise, count), (second, _, _) = one_after_the_other(rows, [3, 2], torch.arange(10.0).view(2, 5, 1)).batches()
     assert count.tolist() == [3] and first.x.shape == (1, 3, 1) and noise.shape == (1, 2, 3, 1)
     torch.testing.assert_close(second.weight, torch.tensor([[1.5, 2.0]]))
 
@@ -34,11 +34,12 @@ def test_a_window_that_fits_is_not_copied():
     assert window.x.data_ptr() == x.data_ptr() and window.x.shape == (1, 2, 4, 3)
 
 
-def test_a_window_becomes_another_of_the_same_shape():
-    windows = [side_by_side([(Batch(torch.full((7, 2), v)), [4, 3], torch.full((1, 7, 1), v))], 16) for v in (1.0, 2.0)]
-    own = windows[0].copy()
+@pytest.mark.parametrize("put", [lambda *part: side_by_side([part], 16), one_after_the_other])
+def test_a_window_becomes_another_of_the_same_shape(put):
+    windows = [put(Batch(torch.full((7, 2), v)), [4, 3], torch.full((1, 7, 1), v)) for v in (1.0, 2.0)]
+    own = copy_of(windows[0])
     assert own.shape() == windows[1].shape()
-    own.become(windows[1])
+    become(own, windows[1])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(own[:4], windows[1][:4]))
     assert windows[0].x.max() == 1.0
 
