@@ -524,8 +524,9 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         """Return the bound of every row: the log of its mean density, where weights are uncertain."""
         fitted, params, rows, _ = self._encoded_cells(X)
         draws = fitted.model.draws(params, _WEIGHT_DRAWS, "score")
-        values = torch.stack([self._values(fitted, drawn, rows) for drawn in draws]).double()
-        return (torch.logsumexp(values, 0) - math.log(len(draws))).cpu().numpy() + fitted.codec.log_jacobian
+        values = torch.stack([self._values(fitted, drawn, rows) for drawn in draws]).double().cpu().numpy()
+        # torch would round the rows that fill no vector in another way
+        return np.logaddexp.reduce(values, 0) - math.log(len(draws)) + fitted.codec.log_jacobian
 
     def _values(self, fitted, params, rows):
         """Return the bound of every row, in the model's units.  # (n,)"""

@@ -1,7 +1,7 @@
 """Batch, the one record that travels from table to optimizer, and the ways to cut it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -34,9 +34,12 @@ class Batch:
         """Precision of the rows."""
         return self.x.dtype
 
+    def present(self) -> list[str]:
+        """Return the names of the fields that are not absent."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+
     def _map(self, function) -> "Batch":
-        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return Batch(**{name: function(value) for name, value in present.items()})
+        return Batch(**{name: function(getattr(self, name)) for name in self.present()})
 
     def with_x(self, x: Tensor) -> "Batch":
         """Return rows that differ in `x` alone."""
@@ -74,6 +77,11 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
         """Return the rows on `device`."""
         return self._map(lambda t: t.to(device=device, dtype=dtype))
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of batches, which have the same fields, one after the other."""
+    return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in batches[0].present()})
 
 
 class Rows(Protocol):

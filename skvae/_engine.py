@@ -18,6 +18,7 @@ from skvae._inference import value_of_rows, weighted_mean
 from skvae._model import Model, Params, nested
 from skvae._random import generator, normal, restart
 from skvae._settings import belongs_with
+from skvae._supply import Supply
 from skvae._windows import BatchesOfOne, Window, become, copy_of, one_after_the_other, side_by_side
 from skvae.objectives import ELBO, Objective
 from skvae.optimizers import Slots
@@ -25,10 +26,9 @@ from skvae.solvers import Problem, Solver, SolverState
 
 _MAX_ROLLBACKS = 3
 _MAX_REDUCTIONS = 3  # of the learning rate, each to a quarter
-_WINDOW_BATCHES = 16  # batches that are gathered, and given their noise, at a time
-_WINDOW_CELLS = 2_000_000  # cells of such a window, at most
+_AHEAD_CELLS = 2**22  # of epochs that are prepared together, for all models
 _MEASURED_CELLS = 2**20  # numbers per call when the bound is measured
-_MEASURED_EVERY = 4  # batches, of which one tells the history about the objective
+_MEASURED_EVERY = 8  # batches, of which one tells the history about the objective
 _TIDY_STEPS = 64
 _WEIGHT_DRAWS = 4  # of uncertain weights, by which training is judged
 _COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs,
@@ -107,6 +107,11 @@ class Trainee:
     state: SolverState = field(init=False)
     row: int = field(init=False)  # of the state
     restart: "Restart" = field(init=False)
+    supply: Supply = field(init=False)
+
+    def __post_init__(self):
+        plan, n_draws = self.plan, self.solver.n_draws(self.problem.objective)
+        self.supply = Supply(self.problem.model, self.data, plan.seed, plan.batch_size, n_draws)
 
     def join(self, state: SolverState, row: int) -> None:
         """Become one of the models of a state."""
@@ -307,7 +312,7 @@ def flops_of_step(model: Model, n_draws: int, batch_size: int) -> float:
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
     """Put the models into one state, those with the most batches first, so that the ones in a step are always the first."""
-    trainees = sorted(trainees, key=lambda t: -math.ceil(len(t.data) / t.plan.batch_size))
+    trainees = sorted(trainees, key=lambda t: -len(t.supply.sizes))
     solver, problems = trainees[0].solver, [trainee.problem for trainee in trainees]
     arrangement = solver.arrange(problems)
     place = arrangement.place
@@ -334,6 +339,7 @@ class Cohort:
         self.judges: dict = {}
         self.recordings: dict = {}
         self.shares: dict = {}
+        self.stock: list[Window] = []  # of the epochs to come
         self.mean = Mean(len(self.trainees), self.state.params.device)
         self.records = self.state.stays_on_device and self.solver.can_be_recorded(self.state)
 
@@ -352,7 +358,7 @@ class Cohort:
     def run_epoch(self, measured: bool) -> list[float]:
         """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`.
 
-        The mean is over every fourth batch, as the value of the objective costs extra, less what the weights cost in the end.
+        The mean is over every eighth batch, as the value of the objective costs extra, less what the weights cost in the end.
         """
         self._close_ranks()
         trainees, state = self.trainees, self.state
@@ -362,11 +368,12 @@ class Cohort:
         self.mean.reset()
         n_batches = 0
         with torch.inference_mode(self._is_by_hand()):
-            for number, parts in enumerate(self._parts()):
-                self._run_window(self._window(parts, number), measured)
-                if n_batches // _TIDY_STEPS < (n_batches + len(parts[0][1])) // _TIDY_STEPS:
+            for window in self._windows():
+                self._run_window(window, measured)
+                n_taken = len(window.counts)
+                if n_batches // _TIDY_STEPS < (n_batches + n_taken) // _TIDY_STEPS:
                     self.solver.tidy(state)
-                n_batches += len(parts[0][1])
+                n_batches += n_taken
             if trainees[0].progress.epoch % max(1, _TIDY_STEPS // n_batches) == 0:
                 self.solver.tidy(state)
         if not measured:
@@ -388,13 +395,44 @@ class Cohort:
         """Tell whether the closed forms of many models lie side by side, or one model goes by autograd."""
         return self.state.arrangement.places is not None
 
-    def _window(self, parts: list[tuple[Batch, list[int], Tensor]], number: int) -> Window | BatchesOfOne:
-        """Return batches as the solver takes them, and let it draw from a stream that belongs to them."""
-        if self._is_by_hand():
-            return side_by_side(parts, self.state.arrangement.wide.n_components, self.shares)
+    def _windows(self) -> Iterator[Window | BatchesOfOne]:
+        """Yield the batches of the present epoch."""
+        for t in self.trainees:
+            t.progress.n_steps += len(t.supply.sizes)
+        if not self._is_by_hand():
+            return self._windows_of_one()
+        if not self.stock:
+            n_epochs = min(t.supply.n_ahead(t.progress.epoch) for t in self.trainees)
+            cells = sum(len(t.data) * (t.data.n_columns + self.state.arrangement.wide.n_components) for t in self.trainees)
+            n_epochs = min(n_epochs, _AHEAD_CELLS // cells)
+            if n_epochs < 2:
+                return self._windows_side_by_side()
+            self.stock = self._ahead(n_epochs)
+        return iter([self.stock.pop(0)])
+
+    def _windows_of_one(self) -> Iterator[BatchesOfOne]:
+        """Yield the batches of the only model, and let the solver draw from a stream that belongs to them."""
         (only,) = self.trainees
-        restart(self.state.stream, only.plan.seed, "steps", only.progress.epoch, number)
-        return one_after_the_other(*parts[0], self.shares)
+        for number, part in enumerate(only.supply.parts(only.progress.epoch)):
+            restart(self.state.stream, only.plan.seed, "steps", only.progress.epoch, number)
+            yield one_after_the_other(*part, self.shares)
+
+    def _windows_side_by_side(self) -> Iterator[Window]:
+        for parts in zip_longest(*(t.supply.parts(t.progress.epoch) for t in self.trainees)):
+            yield self._side_by_side([part for part in parts if part is not None])
+
+    def _ahead(self, n_epochs: int) -> list[Window]:
+        """Return the batches of some epochs, in which models with fewer batches than others have empty ones at the end."""
+        n_batches = max(len(t.supply.sizes) for t in self.trainees)
+        parts = []
+        for t in self.trainees:
+            rows, _, noise = t.supply.ahead(t.progress.epoch, n_epochs)
+            sizes = t.supply.sizes + [0] * (n_batches - len(t.supply.sizes))
+            parts.append((rows, sizes * n_epochs, noise))
+        return list(self._side_by_side(parts).split(n_batches))
+
+    def _side_by_side(self, parts: Sequence[tuple[Batch, list[int], Tensor]]) -> Window:
+        return side_by_side(parts, self.state.arrangement.wide.n_components, self.shares)
 
     def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
         """Take the steps of a window, as a recording where that is possible.
@@ -432,20 +470,6 @@ class Cohort:
             if looks and value is not None:
                 self.mean.add(value, count)
 
-    def _parts(self) -> Iterator[list[tuple[Batch, list[int], Tensor]]]:
-        """Yield, for every model that still has some, the rows of the next batches, the size of each, and noise (s, n, k)."""
-        streams = []
-        for t in self.trainees:
-            cells = t.plan.batch_size * max(t.problem.model.n_columns, 1)
-            n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // cells))  # the same for all models of a cohort
-            order = generator(t.plan.seed, "order", t.progress.epoch, device=t.data.device)
-            streams.append(t.data.epoch(t.plan.batch_size, order, n_batches))
-        for number, parts in enumerate(zip_longest(*streams)):
-            present = [(t, *part) for t, part in zip(self.trainees, parts, strict=True) if part is not None]
-            for t, _, sizes in present:
-                t.progress.n_steps += len(sizes)
-            yield [(_presented(t, number, rows), sizes, _noise(t, number, rows.x)) for t, rows, sizes in present]
-
     def measure(self, trainees: list[Trainee]) -> list[tuple[float, float]]:
         """Return objective and ELBO on the watched rows, at full strength and with noise common to rows and epochs.
 
@@ -466,18 +490,6 @@ class Cohort:
             values, bounds = self.judges[key].measure(chosen)
             found.update({id(t): pair for t, pair in zip(chosen, zip(values, bounds))})
         return [found[id(trainee)] for trainee in trainees]
-
-
-def _presented(trainee: Trainee, window: int, rows: Batch) -> Batch:
-    """Return the rows of a window as the model sees them in this epoch."""
-    return trainee.problem.model.presented(rows, "epoch", trainee.progress.epoch, window)
-
-
-def _noise(trainee: Trainee, window: int, x: Tensor) -> Tensor:
-    """Return the noise of a window of rows.  # (s, n, k)"""
-    stream = generator(trainee.plan.seed, "noise", trainee.progress.epoch, window, device=x.device)
-    n_draws = trainee.solver.n_draws(trainee.problem.objective)
-    return normal((n_draws, len(x), trainee.problem.model.n_noise), stream, x.dtype)
 
 
 class Recording:
@@ -584,8 +596,8 @@ class Judge:
     @staticmethod
     def _rows_per_call(wide, n, n_draws):
         widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
-        room = max(1, _MEASURED_CELLS // (n_draws * max(widths)))
-        return kernels.padded_rows(min(n, room))
+        n_calls = math.ceil(n * n_draws * max(widths) / _MEASURED_CELLS)
+        return kernels.padded_rows(math.ceil(n / n_calls))
 
     def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
         """Return objectives and ELBOs."""

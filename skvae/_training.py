@@ -30,7 +30,9 @@ _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000
 _DRAWS_OF_COMPONENTS = 4  # per row, by which the KL of each component is told where it has no closed form
-_WATCHED_DRAWS = 16_384  # row-samples of one measurement during training
+_WATCHED_DRAWS = 16_384  # row-samples of one measurement during training, at most,
+_FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
+_REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
@@ -280,10 +282,10 @@ def _is_linear_start(init: str, model: Model) -> bool:
     return possible and init != "random"
 
 
-def _n_draws(model: Model, limit: float = math.inf) -> int:
+def _n_draws(model: Model, fewest: int, limit: float = math.inf) -> int:
     """Return an even number of draws per row for a measurement: enough for exact moments, unless there is no room for them."""
     room = _MEASURED_CELLS / max(model.n_columns, 1)
-    return max(2, int(min(max(16, 2 * model.n_noise), limit, room)) // 2 * 2)
+    return max(2, int(min(max(fewest, 2 * model.n_noise), limit, room)) // 2 * 2)
 
 
 class Run:
@@ -294,7 +296,7 @@ class Run:
         model, device = fitted.model, split.train.device
         progress = start_progress(fitted, split, recipe, so_far, one_epoch)
         params, best, slots = start_state(fitted, split, recipe, one_epoch)
-        draws = _n_draws(model, _WATCHED_DRAWS // len(split.watched))
+        draws = _n_draws(model, _FEWEST_WATCHED_DRAWS, _WATCHED_DRAWS // len(split.watched))
         self.trainee = Trainee(
             Problem(
                 model,
@@ -369,7 +371,7 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     flat = torch.tensor(fitted.params, device=rows.x.device)
     params = model.unpack(flat)
     stream = generator(model.seed, "report", device=rows.x.device)
-    noise = matched_normal(_n_draws(model), model.n_noise, stream, fitted.dtype)
+    noise = matched_normal(_n_draws(model, _REPORTED_DRAWS), model.n_noise, stream, fitted.dtype)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
     noise_of_kl = matched_normal(min(len(noise), _DRAWS_OF_COMPONENTS), model.n_noise, stream, fitted.dtype)
     described = partial(bound_kl_mean, noise_of_kl=noise_of_kl)

@@ -1,7 +1,6 @@
 """Windows of batches: those of several models put side by side, or those of one model as they are."""
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +31,12 @@ class Window(NamedTuple):
     def shape(self) -> tuple:
         """Return what two windows must have in common to take the same steps."""
         return (*self.x.shape, *self.noise.shape, *self.n_models)
+
+    def split(self, n_batches: int) -> Iterator["Window"]:
+        """Yield windows of so many batches each, in turn."""
+        for start in range(0, len(self.n_models), n_batches):
+            here = slice(start, start + n_batches)
+            yield Window(self.x[:, here], self.weight[:, here], self.noise[:, here], self.counts[here], self.n_models[here])
 
 
 class BatchesOfOne(NamedTuple):
@@ -80,50 +85,58 @@ def one_after_the_other(rows: Batch, sizes: list[int], noise: Tensor, kept: dict
     return BatchesOfOne(rows.x[None], weight[None], noise[None], counts, sizes)
 
 
-def side_by_side(parts: list[tuple[Batch, list[int], Tensor]], k: int, kept: dict | None = None) -> Window:
+def side_by_side(parts: Sequence[tuple[Batch, list[int], Tensor]], k: int, kept: dict | None = None) -> Window:
     """Put the batches of several models side by side; noise (s, n, k) gets `k` components, those that fill up have none.
 
-    The weights of rows without weights depend on the sizes of the batches alone, and are `kept` for windows of the same sizes.
+    A model may have batches of no rows, as long as those before it have some. What a window is made of is `kept`, and filled
+    again for the next batches of the same sizes.
     """
     kept = {} if kept is None else kept
-    like, s = parts[0][0].x, len(parts[0][2])
     key = tuple(tuple(sizes) for _, sizes, _ in parts)
     if key not in kept:
-        kept[key] = _plain_weights(like, [sizes for _, sizes, _ in parts])
-    weight, counts, n_models = kept[key]
-    if any(rows.weight is not None for rows, _, _ in parts):
-        weight = weight.clone()
-    m, n_batches, n = weight.shape
-    fits = m == 1 and set(parts[0][1]) == {n}
-    x = like.view(1, n_batches, n, -1) if fits else like.new_zeros((m, n_batches, n, like.shape[1]))
-    noise = like.new_zeros((m, n_batches, n, s, k))
-    for i, (rows, sizes, draws) in enumerate(parts):
-        for size, batches, here in runs_of(sizes):
-            cut = (batches.stop - batches.start, size)
-            noise[i, batches, :size, :, : draws.shape[-1]] = draws[:, here].movedim(0, 1).unflatten(0, cut)
+        kept[key] = _Frame(parts, k)
+    return kept[key].filled(parts)
+
+
+class _Frame:
+    """A window for batches of the same sizes, which is filled again and again."""
+
+    def __init__(self, parts: Sequence[tuple[Batch, list[int], Tensor]], k: int):
+        (like, *_), s, all_sizes = parts[0], len(parts[0][2]), [sizes for _, sizes, _ in parts]
+        m, n_batches = len(parts), max(map(len, all_sizes))
+        n = kernels.padded_rows(max(map(max, all_sizes)))
+        self.fits = m == 1 and set(all_sizes[0]) == {n}  # rows as they lie are a window
+        new_zeros = like.x.new_zeros
+        x = new_zeros((m, n_batches, 0 if self.fits else n, like.n_columns))
+        weight, noise = new_zeros((m, n_batches, n)), new_zeros((m, n_batches, n, s, k))
+        self.flat_x, self.flat_weight, self.flat_noise = x.flatten(1, 2), weight.flatten(1), noise.flatten(1, 2)
+        self.places = [_places(sizes, n).to(like.device) for sizes in all_sizes]  # of rows in what is flat
+        self.shares = []
+        for flat, place, sizes in zip(self.flat_weight, self.places, all_sizes):
+            lengths = torch.tensor(sizes, device="cpu")
+            self.shares.append((1 / lengths).repeat_interleave(lengths).to(flat))  # of rows without weights
+            flat[place] = self.shares[-1]
+        counts = [[sizes[j] if j < len(sizes) else 0 for sizes in all_sizes] for j in range(n_batches)]
+        n_models = [sum(count > 0 for count in row) for row in counts]
+        self.window = Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like.x), n_models)
+
+    def filled(self, parts: Sequence[tuple[Batch, list[int], Tensor]]) -> Window:
+        """Return the window with these rows and their noise, in the memory of the last one."""
+        for i, ((rows, _, draws), place) in enumerate(zip(parts, self.places)):
+            self.flat_noise[i, ..., : draws.shape[-1]].index_copy_(0, place, draws.movedim(0, 1))
             if rows.weight is not None:
-                weight[i, batches, :size] = rows.weight[here].view(cut) / size
-            if not fits:
-                x[i, batches, :size] = rows.x[here].unflatten(0, cut)
-    return Window(x, weight, noise.movedim(3, 2), counts, n_models)
+                self.flat_weight[i].index_copy_(0, place, rows.weight * self.shares[i])
+            if not self.fits:
+                self.flat_x[i].index_copy_(0, place, rows.x)
+        if not self.fits:
+            return self.window
+        (rows, *_), (_, n_batches, n) = parts[0], self.window.weight.shape
+        return self.window._replace(x=rows.x.view(1, n_batches, n, -1))
 
 
-def _plain_weights(like: Tensor, sizes_of_models: list[list[int]]) -> tuple[Tensor, Tensor, list[int]]:
-    """Return weights (m, n_batches, n) of batches of these sizes, their counts (n_batches, m), and who has a batch."""
-    n_batches = max(map(len, sizes_of_models))
-    n = kernels.padded_rows(max(map(max, sizes_of_models)))
-    weight = like.new_zeros((len(sizes_of_models), n_batches, n))
-    for i, sizes in enumerate(sizes_of_models):
-        for size, batches, _ in runs_of(sizes):
-            weight[i, batches, :size] = 1 / size
-    counts = [[sizes[j] if j < len(sizes) else 0 for sizes in sizes_of_models] for j in range(n_batches)]
-    return weight, torch.tensor(counts, device="cpu").to(like), [sum(count > 0 for count in row) for row in counts]
-
-
-def runs_of(sizes: list[int]) -> Iterator[tuple[int, slice, slice]]:
-    """Yield runs of batches of equal size: the size, the batches, and their rows."""
-    batch, row = 0, 0
-    for size, run in groupby(sizes):
-        count = len(list(run))
-        yield size, slice(batch, batch + count), slice(row, row + count * size)
-        batch, row = batch + count, row + count * size
+def _places(sizes: list[int], n: int) -> Tensor:
+    """Return where the rows of batches of these sizes lie if every batch has room for n.  # (sum(sizes),)"""
+    lengths = torch.tensor(sizes, device="cpu")
+    starts = n * torch.arange(len(sizes), device="cpu")
+    before = lengths.cumsum(0) - lengths
+    return torch.arange(sum(sizes), device="cpu") + (starts - before).repeat_interleave(lengths)

@@ -384,8 +384,8 @@ def test_warm_start_with_holes_goes_on_to_the_last_bit(holey, kind):
     X = holey[kind]
     fixed = {"learning_rate": "constant"}
     twice = vae(warm_start=True, **fixed).fit(X).set_params(max_iter=6).fit(X)
-    once = vae(max_iter=6, **fixed).fit(X)
-    np.testing.assert_array_equal(twice._fitted.params, once._fitted.params)
+    once = vae(warm_start=True, max_iter=6, **fixed).fit(X)
+    np.testing.assert_array_equal(twice._fitted.training.params, once._fitted.training.params)
 
 
 def test_sources_whose_holes_come_later_go_on_training(holey):

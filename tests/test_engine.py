@@ -270,8 +270,7 @@ def test_a_recording_keeps_alive_what_it_works_on(monkeypatch):
     monkeypatch.setattr(_engine, "capture", record_on_cpu)
     cohort = _engine.Cohort([trainee])
     with torch.inference_mode():
-        (part,) = next(cohort._parts())
-        window = _engine.side_by_side([part], 16)
+        window = next(cohort._windows())
         recording = cohort._recording(window, False)
     kernels = list(trainee.state.kept["kernel"].values())
     assert all(any(kernel is used for used in sum(recording.uses, [])) for kernel in kernels) and kernels

@@ -135,7 +135,7 @@ def test_beta_acts_like_noise_scaled_by_beta(beta):
     eigenvalues = ppca(X, 1)[2]
     noise = 0.5
     vae = linear_vae(
-        4, likelihood=Gaussian(noise=noise), objective=ELBO(beta=beta), batch_size=178, max_iter=3000,
+        4, likelihood=Gaussian(noise=noise), objective=ELBO(beta=beta, n_samples=4), batch_size=178, max_iter=3000,
         learning_rate="cosine", learning_rate_init=0.01,
     ).fit(X)  # fmt: skip
     weights = vae._fitted.model.unpack(torch.tensor(vae._fitted.params))["decoder"]["weight0"].numpy()

@@ -19,6 +19,7 @@ from skvae._random import generator, uniform
 from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
+from skvae.objectives import ELBO
 
 
 def gaussian_case(likelihood, d=3, n=50):
@@ -289,6 +290,7 @@ def test_scores_of_drawn_pixels_are_those_of_zeros_and_ones_and_of_each_row_alon
     every_image = np.array(list(product([0.0, 1.0], repeat=4)))
     possible = vae.score_samples(every_image)
     assert all(np.isclose(possible, score, rtol=1e-5).any() for score in scores)
+    possible = vae.set_params(score_method=ELBO(n_samples=1000)).score_samples(every_image)
     assert np.exp(possible).sum() < 1.0, "bounds on the probabilities of all images"
 
 

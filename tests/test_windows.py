@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skvae._batch import Batch
-from skvae._windows import become, copy_of, one_after_the_other, runs_of, side_by_side
+from skvae._windows import become, copy_of, one_after_the_other, side_by_side
 
 
 def test_batches_side_by_side_hold_every_row_once_and_fill_up_with_weight_zero():
@@ -44,8 +44,26 @@ def test_a_window_becomes_another_of_the_same_shape(put):
     assert windows[0].x.max() == 1.0
 
 
-@pytest.mark.parametrize("sizes", [[3], [3, 3, 2], [5, 4, 5]])
-def test_runs_cover_all_batches_and_rows(sizes):
-    found = [(size, batches.stop - batches.start, here.stop - here.start) for size, batches, here in runs_of(sizes)]
-    assert [size for size, count, _ in found for _ in range(count)] == sizes
-    assert sum(n for _, _, n in found) == sum(sizes)
+def test_batches_of_no_rows_are_skipped():
+    x = torch.arange(1.0, 11.0)[:, None]
+    parts = [(Batch(x[:8]), [3, 1, 3, 1], torch.ones(1, 8, 1)), (Batch(-x[:6]), [3, 0, 3, 0], torch.ones(1, 6, 1))]
+    window = side_by_side(parts, 1)
+    assert window.n_models == [2, 1, 2, 1] and window.counts.tolist() == [[3, 3], [1, 0], [3, 3], [1, 0]]
+    assert window.x[0, :, 0, 0].tolist() == [1.0, 4.0, 5.0, 8.0] and window.x[1, :, 0, 0].tolist() == [-1.0, 0.0, -4.0, 0.0]
+
+
+def test_a_window_is_filled_again_in_the_same_memory():
+    kept = {}
+    first = side_by_side([(Batch(torch.ones(7, 2), torch.ones(7)), [4, 3], torch.ones(2, 7, 1))], 16, kept)
+    where, before = first.x.data_ptr(), first.x.sum().item()
+    second = side_by_side([(Batch(torch.full((7, 2), 3.0), torch.full((7,), 2.0)), [4, 3], torch.ones(2, 7, 1))], 16, kept)
+    assert second.x.data_ptr() == where and second.x.sum() == 3 * before
+    torch.testing.assert_close(second.weight[0, 1, :3], torch.full((3,), 2 / 3))
+
+
+def test_a_window_is_split_into_epochs():
+    x = torch.arange(24.0).view(12, 2)
+    epochs = list(side_by_side([(Batch(x), [3, 1, 2] * 2, torch.ones(1, 12, 1))], 1).split(3))
+    assert [epoch.counts[:, 0].tolist() for epoch in epochs] == [[3, 1, 2], [3, 1, 2]]
+    rows = [batch.x[0, : int(count)] for epoch in epochs for batch, _, count in epoch.batches()]
+    assert torch.equal(torch.cat(rows), x)
