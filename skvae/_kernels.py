@@ -277,6 +277,7 @@ class Kernel:
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
         self.conditions = self.decoded[..., k : k + wide.n_given].unflatten(1, (s, n))  # (m, s, n, n_given)
         self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
+        self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
         self.encoder_delta = torch.zeros_like(self.encoder.out)
         self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
 
@@ -370,21 +371,27 @@ class Kernel:
         self.codes_delta.mul_(share.flatten(1)[..., None])
         by_log_q = noise / self.scale_per_draw  # (m, s, n, k)
         self.z_delta.sub_(by_log_q.mul_(w.view(*share.shape, 1)).mul_(share[..., None]))
-        self.mean_delta.copy_(_sum_of_draws(self.z_delta))
-        self.log_scale_delta.copy_(_sum_of_draws(self.spread.mul_(self.z_delta)))
+        by_z, by_log_scale = self._sums_of_draws()
+        self.mean_delta.copy_(by_z)
+        self.log_scale_delta.copy_(by_log_scale)
 
     def _deltas_by_closed_kl(self, w: Tensor) -> None:
         """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1 or k)."""
-        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
-        torch.addcmul(_sum_of_draws(self.z_delta), self.mean, w, out=self.mean_delta)
+        by_z, by_log_scale = self._sums_of_draws()
+        torch.addcmul(by_z, self.mean, w, out=self.mean_delta)
         torch.addcmul(by_log_scale, self.scale.square_().sub_(self.one), w, out=self.log_scale_delta)
 
     def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""
         self._add_deltas_of_prior(w_draws, noise)
-        self.mean_delta.copy_(_sum_of_draws(self.z_delta))
-        by_log_scale = _sum_of_draws(self.spread.mul_(self.z_delta))
+        by_z, by_log_scale = self._sums_of_draws()
+        self.mean_delta.copy_(by_z)
         torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
+
+    def _sums_of_draws(self) -> tuple[Tensor, Tensor]:
+        """Return the slopes by z, and those by the log scale that pass through z, summed over the draws.  # (m, n, k) each"""
+        self.spread.mul_(self.z_delta)
+        return self.of_only_draw or (self.z_delta.sum(1), self.spread.sum(1))
 
     def _add_deltas_of_prior(self, w: Tensor, noise: Tensor) -> None:
         """Add the slopes of -log p(z) by z, and write those by the prior's parameters; draws count with w (m, r, 1)."""
@@ -413,11 +420,6 @@ def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
                 sources.append(named[name])
                 targets.append(slope)
     return drafts, sources, targets
-
-
-def _sum_of_draws(values: Tensor) -> Tensor:
-    """Return sums over the draws.  # (m, s, n, k) -> (m, n, k)"""
-    return values.squeeze(1) if values.shape[1] == 1 else values.sum(1)
 
 
 def _per_draw(x: Tensor, n_samples: int) -> Tensor:

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from skvae._constants import constant
 from skvae._settings import Interval, Settings, belongs_with, register
 
 Slots = dict[str, Tensor]
@@ -99,7 +100,8 @@ class Adam(Optimizer):
         params.addcdiv_(mean * (learning_rate / of_mean), (square / -of_square).sqrt_().add_(self.epsilon))
 
     def step_many(self, params, grads, slots, learning_rate):
-        torch._foreach_add_(slots["step"], 1)
+        numbers = slots["step"]
+        torch._foreach_add_(numbers, [constant(1.0, numbers[0])] * len(numbers))  # a number costs four times as much
         torch._fused_adam_(
             params, grads, slots["mean"], slots["square"], [], slots["step"], lr=learning_rate, beta1=self.betas[0],
             beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None,
