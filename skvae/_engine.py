@@ -109,10 +109,6 @@ class Trainee:
     restart: "Restart" = field(init=False)
     supply: Supply = field(init=False)
 
-    def __post_init__(self):
-        plan, n_draws = self.plan, self.solver.n_draws(self.problem.objective)
-        self.supply = Supply(self.problem.model, self.data, plan.seed, plan.batch_size, n_draws)
-
     def join(self, state: SolverState, row: int) -> None:
         """Become one of the models of a state."""
         self.state, self.row = state, row
@@ -312,8 +308,12 @@ def flops_of_step(model: Model, n_draws: int, batch_size: int) -> float:
 
 def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
     """Put the models into one state, those with the most batches first, so that the ones in a step are always the first."""
+    solver = trainees[0].solver
+    for t in trainees:
+        n_draws = solver.n_draws(t.problem.objective)
+        t.supply = Supply(t.problem.model, t.data, t.plan.seed, t.plan.batch_size, n_draws)
     trainees = sorted(trainees, key=lambda t: -len(t.supply.sizes))
-    solver, problems = trainees[0].solver, [trainee.problem for trainee in trainees]
+    problems = [trainee.problem for trainee in trainees]
     arrangement = solver.arrange(problems)
     place = arrangement.place
     params = [place(i, t.params) for i, t in enumerate(trainees)]
