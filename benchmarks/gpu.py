@@ -1,12 +1,12 @@
 """Seconds per epoch on a graphics card: skvae, a loop with autograd tuned by hand, and JAX where it is installed.
 
-    python benchmarks/gpu.py                 # the workloads of throughput.py, then a search: about two minutes
-    python benchmarks/gpu.py --only W1 W3    # workloads by the beginning of their names; "search" is the search
+    python benchmarks/gpu.py                 # the workloads of throughput.py, steps by autograd, a search: about three minutes
+    python benchmarks/gpu.py --only W1 W3    # workloads by the beginning of their names; also "autograd" and "search"
     python benchmarks/gpu.py --rounds 5
 
 All run in this interpreter, one after the other, and compute in float32; JAX's compilation and skvae's recording of the steps
 are not counted. The search is a GridSearchCV of nine candidates and two folds, on the card and on the processor, in serial and
-with `fused_fits`.
+with `fused_fits`. Steps by autograd are those of models without closed forms, recorded as CUDA graphs and call by call.
 """
 
 import os
@@ -29,9 +29,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 import skvae
+from skvae import VAETransformer, _engine
+from skvae.networks import MLP, Conv, ConvTranspose, VariationalMLP
 
 EPOCHS = {"W1": 10, "W2-100": 200, "W2-32": 100, "W3-512": 2, "W3-4096": 8}
 SEARCH = "search, 2,000 x 64, 64-512-2..8, Gaussian, batch 256, 18 fits of 40 epochs"
+IMAGES = "steps by autograd, MNIST 20,000 x 784, 10 components, Bernoulli, batch 100"
+PAPER = MLP((500,), activation="tanh", skip=False)
+AUTOGRAD = {
+    "wake-sleep": {"solver": "wake-sleep", "optimizer": "adagrad", "encoder": PAPER, "decoder": PAPER},
+    "convolutional": {"encoder": Conv((28, 28)), "decoder": ConvTranspose((28, 28))},
+    "Laplace posterior": {"posterior": "laplace"},
+    "uncertain weights": {"decoder": VariationalMLP((500,))},
+}
 GRID = {"n_components": [2, 5, 8], "learning_rate_init": [3e-4, 1e-3, 3e-3]}
 
 
@@ -108,6 +118,29 @@ def run(name: str, lineup: dict, rounds: int) -> dict:
     return found
 
 
+def autograd(rounds: int) -> dict:
+    """Return the seconds per epoch of models that train by autograd, with and without recordings of their steps."""
+    X, found, recording = WORKLOADS["W1"].rows()[:20_000], {}, _engine.Cohort._recording
+    ways = {"recorded": recording, "call by call": lambda cohort, window, measured: None}
+    common = {
+        "likelihood": "bernoulli", "init": "random", "learning_rate": "constant", "batch_size": 100, "early_stopping": False,
+        "tol": 0, "n_iter_no_change": 10**9,
+    }  # fmt: skip
+
+    def fit(settings: dict, n_epochs: int) -> float:
+        vae = VAETransformer(10, max_iter=n_epochs, device="cuda", random_state=0, **common, **settings)
+        return seconds(lambda: vae.fit(X))
+
+    for _ in range(rounds):
+        for name, settings in AUTOGRAD.items():
+            for way, function in ways.items():
+                _engine.Cohort._recording = function
+                short = min(fit(settings, 1) for _ in range(2))
+                found.setdefault(f"{name}, {way}", []).append((fit(settings, 4) - short) / 3)
+    _engine.Cohort._recording = recording
+    return found
+
+
 def search(rounds: int) -> dict:
     """Return the seconds of a search, four ways."""
     task, X = Task("", (512,), 8, "gaussian", 256, 2), made_up_table(2_000, 64)
@@ -134,15 +167,16 @@ def main():
     if importlib.util.find_spec("jax") is None:
         del lineup["JAX"]
     found = {}
-    for name in chosen([*WORKLOADS, "search"], args.only):
-        found[name] = search(args.rounds) if name == "search" else run(name, lineup, args.rounds)
+    others = {"autograd": (autograd, IMAGES), "search": (search, SEARCH)}
+    for name in chosen([*WORKLOADS, *others], args.only):
+        found[name] = others[name][0](args.rounds) if name in others else run(name, lineup, args.rounds)
         best = {who: median(times) for who, times in found[name].items()}
         first = next(iter(best.values()))
         rows = [
             [who, number(value), f"{number(min(found[name][who]))}..{number(max(found[name][who]))}", ratio(value, first)]
             for who, value in best.items()
         ]
-        title = SEARCH if name == "search" else WORKLOADS[name].title.rpartition(",")[0]
+        title = others[name][1] if name in others else WORKLOADS[name].title.rpartition(",")[0]
         table(title, ("", "s" if name == "search" else "s/epoch", "range", f"x {next(iter(best))}"), rows)
     keep(args.json, found)
 
