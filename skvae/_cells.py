@@ -509,8 +509,7 @@ def _warn_of_few(sizes, n_draws, stacklevel):
 
 def _ordered(fitted):
     """Return which of the columns that the model sees hold neither categories nor flags, which have no order."""
-    likelihoods = fitted.model.likelihood.of_columns()
-    return [j for j, likelihood in enumerate(likelihoods) if not isinstance(likelihood, (Categorical, Bernoulli))]
+    return [j for j, one in enumerate(fitted.likelihoods) if not isinstance(one, (Categorical, Bernoulli))]
 
 
 def _checked_n_draws(n_draws):

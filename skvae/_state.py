@@ -44,19 +44,23 @@ class Fitted:
         return torch.float64 if self.params.dtype == np.float64 else torch.float32
 
     @property
+    def likelihoods(self) -> list[Likelihood]:
+        """The likelihood of each column that the model sees, in its order."""
+        likelihood = self.model.likelihood
+        return likelihood.of_columns() if isinstance(likelihood, PerColumn) else [likelihood] * self.codec.n_columns
+
+    @property
     def conditions(self) -> np.ndarray:
         """The columns of the table that are conditions."""
-        likelihood = self.model.likelihood
-        kinds = likelihood.of_columns() if isinstance(likelihood, PerColumn) else []
-        return np.sort(self.codec.order[[j for j, kind in enumerate(kinds) if isinstance(kind, Given)]])
+        is_given = np.array([isinstance(likelihood, Given) for likelihood in self.likelihoods], dtype=bool)
+        return np.sort(self.codec.order[is_given])
 
     def having_seen(self, table: Table | StreamedTable) -> "Fitted":
         """Return the state that knows which values the rows of a table have, besides those of its own training rows."""
-        form, likelihood = self.codec.form, self.model.likelihood
+        form = self.codec.form
         if form is None:
             return self
-        kinds = likelihood.of_columns() if isinstance(likelihood, PerColumn) else [likelihood] * self.codec.n_columns
-        likelihoods = dict(zip(self.codec.order.tolist(), kinds, strict=True))
+        likelihoods = dict(zip(self.codec.order.tolist(), self.likelihoods, strict=True))
         return replace(self, codec=replace(self.codec, form=form.having_seen(table.columns(), likelihoods)))
 
     def tolerating_holes(self) -> "Fitted":

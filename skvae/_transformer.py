@@ -379,10 +379,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     def _with_residual(self, cells, before, after):
         """Return cells changed as their reconstructions do: by the difference, or levels to the new one if it is another."""
-        fitted, *_ = self._ready(has_holes=True)  # in the form that knows a likelihood for each column
-        codec, likelihoods = fitted.codec, fitted.model.likelihood.of_columns()
+        codec = self._fitted.codec
         has_levels = np.zeros(cells.shape[1], bool)
-        has_levels[codec.order] = [isinstance(likelihood, (Categorical, Ordinal)) for likelihood in likelihoods]
+        has_levels[codec.order] = [isinstance(likelihood, (Categorical, Ordinal)) for likelihood in self._fitted.likelihoods]
         if codec.form is not None:
             has_levels |= [format.categories is not None for format in codec.form.formats]
         levels = np.where(np.rint(after) != np.rint(before), after, cells)

@@ -192,3 +192,10 @@ def test_objectives_and_decoders_read_conditions():
     X = frame()
     for params in ({"objective": "iwae"}, {"prior": "vamp"}, {"solver": "mcem", "early_stopping": False}):
         assert np.isfinite(quick(**params).fit(X).score(X))
+
+
+def test_conditions_are_known_where_no_other_column_varies():
+    X = np.c_[linear_regression(50)[:, 0], np.ones(50)]
+    vae = quick(condition_on=0).fit(X)
+    assert list(vae._fitted.conditions) == [0]
+    assert np.array_equal(vae.reconstruct(X), X)
