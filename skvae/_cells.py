@@ -286,7 +286,7 @@ class CellsMixin:
         X = array_or_frame(X)
         scores, cells = self._scores(X), self._cells(X)
         fitted, params, rows = self._tolerant(cells)
-        proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, by_cell=True)
+        proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, judged=range(fitted.model.n_columns))
         fit, _ = conditional.leave_one_out(fitted.model, params, rows, proposal)
         fit = fit.cpu().numpy() + self._log_widths(fitted)
         fit[:, np.isin(fitted.codec.order, fitted.conditions)] = np.nan
@@ -363,7 +363,7 @@ class CellsMixin:
         fitted, params, rows = self._tolerant(self._cells(X))
         seed = fitted.model.seed if random_state is None else seed_of(random_state)
         judged = _ordered(fitted)
-        proposal = Proposal(_checked_n_draws(n_draws), seed, by_cell=True, judged=judged)
+        proposal = Proposal(_checked_n_draws(n_draws), seed, judged=judged)
         levels = ((1 - coverage) / 2, (1 + coverage) / 2)
         ends = torch.full((len(rows), 2, fitted.model.n_columns), torch.nan, dtype=torch.float64, device=rows.device)
         if judged:

@@ -22,7 +22,6 @@ _INFLATION = 1.2  # of the fitted variance, because a proposal had better be too
 _WANTED = 0.25  # share of the latents that count, below which those of a row are drawn again, from modes
 _CLIMBS, _STEPS = 3, 8  # to the modes of a row
 _STEPS_WITHOUT = 2  # to a mode of a row without some cells, of which q(z|x) or the prior mostly shows the place
-_ALL = slice(None)
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -50,9 +49,7 @@ class Pool:
     have given draws (the balance heuristic): weighted means tend to those under p(z|x) as the draws become many.
     """
 
-    def __init__(
-        self, model: Model, params: Params, batch: Batch, components: Sequence[Component], judged: Sequence[int] | slice = _ALL
-    ):
+    def __init__(self, model: Model, params: Params, batch: Batch, components: Sequence[Component], judged: Sequence[int]):
         self._model, self._params, self._batch, self._judged = model, params, batch, judged
         self._components: list[Component] = []
         self.z, self.eta, self.log_px, self._log_prior, self._log_mass = (torch.empty(0, device=batch.device) for _ in range(5))
@@ -117,22 +114,21 @@ class Proposal(NamedTuple):
 
     n_draws: int
     seed: int
-    by_cell: bool = False  # whether cells are to be judged, each given the others; the second stage then comes from modes
+    judged: Sequence[int] = ()  # columns whose cells are judged, each given the others; the second stage then comes from modes
     adapts: bool = True  # whether there are later stages
     is_common: bool = True  # whether all rows have the same random numbers, so that a row does not depend on its neighbours
     from_prior: float = 0.25  # share of the first stage
     climbs: bool = False  # whether the second stage comes from modes
-    judged: Sequence[int] | slice = _ALL  # columns of the cells that are judged
 
     def pool(self, model: Model, params: Params, batch: Batch, start: int) -> Pool:
         """Return the weighted latents of the rows of a tile that starts at row `start`."""
         stream = self.stream(start, device=batch.device)
         first, *later = self._stages() if self.may_adapt(model) else [self.n_draws]
         pool = Pool(model, params, batch, list(self._first(model, params, batch, first, stream)), self.judged)
-        if later and (self.climbs or self.by_cell):
+        if later and (self.climbs or self.judged):
             pool.add(self._at_modes(model, params, batch, later.pop(0), pool, stream))
         for n in later:
-            log_w = _mean_of_cells(pool.log_w_without()) if self.by_cell else pool.log_w
+            log_w = _mean_of_cells(pool.log_w_without()) if self.judged else pool.log_w
             pool.add([_fitted(pool.z, log_w, self._noise(n, len(batch), model.n_components, stream, torch.float64))])
         return pool
 
@@ -142,7 +138,7 @@ class Proposal(NamedTuple):
 
     def _stages(self) -> list[int]:
         """Return how many latents there are in each stage; where cells are judged, half of them come from modes."""
-        if self.by_cell:
+        if self.judged:
             return [self.n_draws // 4, self.n_draws // 2, self.n_draws - self.n_draws // 4 - self.n_draws // 2]
         return _parts(self.n_draws, min(_MOST_STAGES, max(1 + self.climbs, self.n_draws // _FEWEST_PER_STAGE)))
 
@@ -153,7 +149,7 @@ class Proposal(NamedTuple):
 
     def sizes(self, pool: Pool) -> Tensor:
         """Return as how many draws the latents count for a row, or for each cell that is judged.  # (n, 1 or d)"""
-        return _size(pool.log_w_without()) if self.by_cell else pool.effective_sample_size[:, None]
+        return _size(pool.log_w_without()) if self.judged else pool.effective_sample_size[:, None]
 
     def _first(self, model: Model, params: Params, batch: Batch, n: int, stream: torch.Generator) -> Iterator[Component]:
         """Yield the components of the first stage."""
@@ -162,7 +158,7 @@ class Proposal(NamedTuple):
             shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
             z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
             yield Component(z, None)
-        variants = _without_each(batch, self.judged) if self.by_cell else batch
+        variants = _without_each(batch, self.judged) if self.judged else batch
         q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
         for of, part in zip(q, _parts(n - n_prior, len(q))):
             if part:
@@ -174,7 +170,7 @@ class Proposal(NamedTuple):
         self, model: Model, params: Params, batch: Batch, n: int, pool: Pool, stream: torch.Generator
     ) -> list[Component]:
         """Return draws of normal approximations at the modes to which the best latents of a pool lead."""
-        if self.by_cell:
+        if self.judged:
             places = pool.log_joint_without().argmax(1)  # (v, n)
             modes = climb(model, params, _without_each(batch, self.judged), pool.at(places).flatten(0, 1)[None], _STEPS_WITHOUT)
         else:
@@ -196,9 +192,9 @@ def _parts(total: int, n: int) -> list[int]:
     return [total // n + (i < total % n) for i in range(n)]
 
 
-def _without_each(batch: Batch, judged: Sequence[int] | slice) -> Batch:
+def _without_each(batch: Batch, judged: Sequence[int]) -> Batch:
     """Return the rows, and after them the rows without the cells of each group of columns that are judged."""
-    groups = _groups(torch.arange(batch.n_columns, device=batch.device)[judged])
+    groups = _groups(torch.tensor(judged, device=batch.device))
     return Batch(torch.cat([batch.x, *(batch.x.index_fill(-1, group, torch.nan) for group in groups)]))
 
 
@@ -270,8 +266,7 @@ def _by_pools(function: PoolValues, model: Model, params: Params, rows: Rows, pr
 
     Rows of which few latents count have another pool, from modes, if the first one was not.
     """
-    n_sizes = len(range(model.n_columns)[proposal.judged] if isinstance(proposal.judged, slice) else proposal.judged)
-    n_sizes = n_sizes if proposal.by_cell else 1
+    n_sizes = max(1, len(proposal.judged))
 
     def mapped(proposal: Proposal, rows: Rows) -> Tensor:
         def values(params: Params, batch: Batch, start: int) -> Tensor:
@@ -282,7 +277,7 @@ def _by_pools(function: PoolValues, model: Model, params: Params, rows: Rows, pr
         return map_draws(values, model, params, rows, proposal.n_draws)
 
     found = mapped(proposal, rows)
-    if not proposal.by_cell and proposal.may_adapt(model):
+    if not proposal.judged and proposal.may_adapt(model):
         few = (found[:, -1] < _WANTED * proposal.n_draws).nonzero()[:, 0]
         if len(few):
             found = found.index_copy(0, few, mapped(proposal._replace(climbs=True), rows.take(few)))
@@ -333,14 +328,14 @@ def _resampled(pool: Pool, n_samples: int, stream: torch.Generator) -> Tensor:
 
 
 def leave_one_out(model: Model, params: Params, rows: Rows, proposal: Proposal) -> tuple[Tensor, Tensor]:
-    """Return log p(x_j | x_-j), every cell given the others of its row, NaN if missing, and effective sample sizes.
+    """Return log p(x_j | x_-j), cells that are judged given the others, NaN if missing, and effective sample sizes.
 
     By p(x_-j) = E_r[p(x, z) / (p(x_j|z) r(z))], from the same latents for all cells. Shapes (n, d), in double precision.
     """
 
     def log_p(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
         found = pool.log_w.logsumexp(0)[:, None] - pool.log_w_without().logsumexp(0)
-        return torch.where(batch.x.isnan(), torch.nan, found)
+        return torch.where(batch.x[..., proposal.judged].isnan(), torch.nan, found)
 
     return _by_pools(log_p, model, params, rows, proposal)
 
