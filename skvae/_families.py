@@ -13,12 +13,14 @@ Functions take and return tensors that broadcast; parameters come in the order o
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
 import torch
+from scipy.special import betaincinv, stdtrit
 from torch import Tensor
-from torch.special import digamma, gammainc, gammaincc, gammaln, log_ndtr
+from torch.special import digamma, gammainc, gammaincc, gammaln, log_ndtr, ndtri
 
 EULER = 0.5772156649015329  # Euler's constant
 _LOG_2PI = math.log(2 * math.pi)
@@ -74,6 +76,11 @@ class Family:
         """Return z = g(noise); noise (..., k * n_noise) is standard normal.  # (..., k)"""
         raise NotImplementedError
 
+    def quantile(self, u: Tensor, *params: Tensor) -> Tensor:
+        """Return the values below which z lies with probability u: where a draw takes one number of noise, it is one."""
+        assert self.n_noise == 1, "families of more noise have quantiles of their own"
+        return self.draw(ndtri(u), *params)
+
     def log_prob(self, z: Tensor, *params: Tensor) -> Tensor:
         """Return the log density, in nats."""
         raise NotImplementedError
@@ -106,6 +113,12 @@ class Family:
 def _log_uniform(noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return log u and log(1 - u) of u = Phi(noise)."""
     return log_ndtr(noise), log_ndtr(-noise)
+
+
+def _by_scipy(function: Callable, *values: Tensor) -> Tensor:
+    """Return what a function of scipy, which torch lacks, makes of tensors."""
+    found = function(*(value.cpu().numpy() for value in values))
+    return torch.as_tensor(found, dtype=values[0].dtype, device=values[0].device)
 
 
 def _smaller_tail(noise: Tensor) -> Tensor:
@@ -210,6 +223,9 @@ class StudentT(LocationScale):
         top, below = noise.chunk(2, -1)
         half = below.new_full((), self.df / 2)
         return top * (half / gamma_quantile(below, half)).sqrt()
+
+    def quantile(self, u, *params):
+        return params[0] + params[1] * _by_scipy(stdtrit, u.new_full((), self.df), u)
 
     def standard_log_prob(self, t):
         return self._log_norm - (self.df + 1) / 2 * torch.log1p(t.square() / self.df)
@@ -508,6 +524,9 @@ class Beta(Family):
     def draw(self, noise, *params):
         log_one, log_rest = (log_gamma_quantile(eps, a) for eps, a in zip(noise.chunk(2, -1), params))
         return inside_unit((log_one - log_rest).sigmoid().to(noise.dtype))
+
+    def quantile(self, u, *params):
+        return _by_scipy(betaincinv, *params, u)
 
     def log_prob(self, z, *params):
         a, b = params

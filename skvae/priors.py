@@ -73,6 +73,13 @@ class Prior(Settings):
         """Draw latents of `shape` (..., k)."""
         raise NotImplementedError
 
+    def quantile(self, u: Tensor) -> Tensor:
+        """Return the values below which a component lies with probability u.
+
+        Optional: for a prior under which all components are independent and alike.
+        """
+        raise NotImplementedError
+
 
 class StandardNormal(Prior):
     """The standard normal distribution N(0, I), the prior of the paper."""
@@ -84,6 +91,9 @@ class StandardNormal(Prior):
 
     def sample(self, params, shape, stream, dtype):
         return normal(shape, stream, dtype)
+
+    def quantile(self, u):
+        return torch.special.ndtri(u)
 
 
 # --- components that are independent and alike -----------------------------------------------------------------------
@@ -114,6 +124,9 @@ class FamilyPrior(Prior):
     def sample(self, params, shape, stream, dtype):
         noise = normal((*shape[:-1], shape[-1] * self.family().n_noise), stream, dtype)
         return self.family().draw(noise, *self.member(noise))
+
+    def quantile(self, u):
+        return self.family().quantile(u, *self.member(u))
 
 
 class LocationScalePrior(FamilyPrior):

@@ -63,6 +63,12 @@ def test_density_moments_and_entropy_are_those_of_scipy(family, params, oracle):
 
 
 @each_case
+def test_quantiles_are_those_of_scipy(family, params, oracle):
+    u = np.array([1e-6, 0.001, 0.1, 0.5, 0.8, 0.999])
+    np.testing.assert_allclose(family.quantile(torch.tensor(u), *tensors(params)), oracle.ppf(u), rtol=1e-9)
+
+
+@each_case
 def test_noise_far_out_gives_finite_draws(family, params, oracle):
     noise = torch.tensor([[-8.0], [0.0], [8.0]]).expand(3, family.n_noise)
     z = family.draw(noise, *(p.float() for p in tensors(params)))

@@ -52,6 +52,18 @@ def test_draws_have_the_density(prior):
     assert prior.log_prob({}, z).isfinite().all()
 
 
+@pytest.mark.parametrize("prior", [prior for prior in OWN if not prior.support.sums_to_one], ids=repr)
+def test_draws_lie_below_the_quantiles_as_often_as_they_say(prior):
+    u = torch.tensor([0.05, 0.5, 0.8], dtype=F64)
+    z = prior.sample({}, (100_000, 1), generator(0), F64)
+    torch.testing.assert_close((z < prior.quantile(u)).double().mean(0), u, rtol=0, atol=0.006)
+
+
+def test_components_that_depend_on_each_other_have_no_quantiles():
+    offered = {type(prior).__name__ for _, prior in PAIRS if not prior.offers("quantile")}
+    assert offered == {"Dirichlet", "MixtureOfNormals", "VampPrior"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("concentration", [0.01, 0.02, 0.3])
 @pytest.mark.parametrize("k", [2, 5])

@@ -4,11 +4,8 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from scipy.special import betaincinv, ndtri, stdtrit
 
-from skvae import _families as families
 from skvae.displays._drawing import as_images, check_estimator, check_image_shape, draw_images, new_axes, two_components
-from skvae.priors import FamilyPrior, StandardNormal
 
 _INCHES_PER_IMAGE = 0.36
 _MAX_TICKS = 7
@@ -19,8 +16,8 @@ class ManifoldDisplay:
 
     The unit square is cut into cells of equal size, and the middle of each is taken to the latent space by the inverse of the
     prior's distribution function, so that every image stands for the same share of all. It needs a prior under which components
-    are independent: the standard normal one, or one of a family such as gamma. Make one with :meth:`from_estimator`; all
-    parameters are kept as attributes.
+    are independent: the standard normal one, one of a family such as gamma, or one of your own that has `quantile`. Make one
+    with :meth:`from_estimator`; all parameters are kept as attributes.
 
     Parameters
     ----------
@@ -146,26 +143,13 @@ class ManifoldDisplay:
 
 def _quantiles(prior, u):
     """Return the quantiles u of every component of a prior under which they are independent and alike."""
-    if type(prior).log_prob is StandardNormal.log_prob:
-        return ndtri(u)
-    if type(prior).log_prob is FamilyPrior.log_prob:
-        return _quantiles_of_family(prior, u)
-    raise ValueError(
-        f"ManifoldDisplay sets images at places that are equally probable under the prior, and knows no quantiles of the "
-        f"components of {prior!r}, or they depend on each other. Draw a SamplesDisplay, or decode places of your own by "
-        "inverse_transform."
-    )
-
-
-def _quantiles_of_family(prior, u):
-    """Return the quantiles u of a family; a draw that takes one number of noise is the quantile of its probability."""
-    family = prior.family()
-    if isinstance(family, families.StudentT):
-        return prior.loc + prior.scale * stdtrit(family.df, u)
-    if isinstance(family, families.Beta):
-        return betaincinv(prior.concentration1, prior.concentration0, u)
-    noise = torch.from_numpy(ndtri(u))
-    return family.draw(noise, *prior.member(noise)).numpy()
+    if not prior.offers("quantile"):
+        raise ValueError(
+            f"ManifoldDisplay sets images at places that are equally probable under the prior, and knows no quantiles of the "
+            f"components of {prior!r}, or they depend on each other. Draw a SamplesDisplay, or decode places of your own by "
+            "inverse_transform."
+        )
+    return prior.quantile(torch.from_numpy(u)).numpy()
 
 
 class SamplesDisplay:
