@@ -469,9 +469,11 @@ def _possible(known, form):
     """Return given cells, those of categories that no training row had as missing ones; refuse what columns cannot hold."""
     known = known.copy()
     for cells, format in zip(known.T, form.formats, strict=True):
-        if format.categories is None and "int" in format.dtype.lower() and (np.rint(cells) != cells)[~np.isnan(cells)].any():
-            wrong = cells[~np.isnan(cells) & (np.rint(cells) != cells)][0]
-            raise ValueError(f"given has {wrong:g} for {format.name!r}, a column of whole numbers. Round it, or leave it out.")
+        is_broken = ~np.isnan(cells) & (np.rint(cells) != cells)
+        if format.categories is None and format.is_whole and is_broken.any():
+            raise ValueError(
+                f"given has {cells[is_broken][0]:g} for {format.name!r}, a column of whole numbers. Round it, or leave it out."
+            )
         if format.seen is not None:
             is_new = ~np.isnan(cells) & ~np.isin(cells, format.seen)
             if is_new.any() and form.handle_unknown == "error":

@@ -29,6 +29,11 @@ class Format:
         """Number of categories that training rows have; 0 for numbers."""
         return len(self.categories or ()) if self.seen is None else len(self.seen)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the type is one of whole numbers."""
+        return re.match(r"u?int\d", dense_type(self.dtype).lower()) is not None
+
 
 def polars(name: str):
     """Return what polars has under a name."""
@@ -124,7 +129,7 @@ def _pandas_column(cells: np.ndarray, format: Format):
 
 def _polars_column(cells: np.ndarray, format: Format):
     """Return numbers as a column of polars in its type."""
-    whole, values = format.dtype.startswith(("Int", "UInt")), values_of(cells, format)
+    whole, values = format.is_whole, values_of(cells, format)
     if format.dtype.startswith("Decimal") and format.categories is None:
         values = _decimals(values, format.dtype)
     told = zip(np.isnan(cells), values.tolist(), strict=True)
@@ -150,13 +155,13 @@ def values_of(cells: np.ndarray, format: Format) -> np.ndarray:
     """Return numbers as the values of a column, None for categories that are missing."""
     name = dense_type(format.dtype).lower()
     if format.categories is None:
-        return _whole(cells, name) if re.match(r"u?int\d", name) else cells
+        return _whole(cells, name) if format.is_whole else cells
     missing = np.isnan(cells)
     categories = np.empty(len(format.categories), dtype=object)
     categories[:] = format.categories
     values = categories[np.nan_to_num(_clipped(cells, format)).astype(int)]
     values[missing] = None
-    are_numbers = re.match(r"u?int\d|float", name)
+    are_numbers = format.is_whole or name.startswith("float")
     return values.astype(np.float64) if are_numbers and not missing.all() else values
 
 

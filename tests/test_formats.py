@@ -11,6 +11,7 @@ from test_frames import MOMENTS, N, assert_like, frame, of_arrow, polars_frame, 
 
 import skvae
 from skvae import _formats
+from skvae._frames import columns_of
 from skvae.likelihoods import Mixed
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -83,6 +84,16 @@ def test_empty_columns_of_polars_are_filled_in_the_type_of_the_training_data(dty
     X = polars_frame()
     found = quick().fit(X).impute(X.with_columns(pl.lit(None, dtype=dtype).alias(name) for name in X.columns[:-1]))
     assert found.schema == X.schema and not found.null_count().to_numpy().any()
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_types_of_whole_numbers_are_known_by_their_names(library):
+    X = frame(holes=False).assign(**rarer_columns()) if library == "pandas" else polars_frame()
+    X = X.assign(of_arrow=of_arrow(range(N), pa.int8())) if library == "pandas" else X
+    for name, _, dtype in columns_of(X):
+        kind = X[name].dtype
+        is_whole = kind.is_integer() if library == "polars" else pd.api.types.is_integer_dtype(kind)
+        assert _formats.Format(name, dtype).is_whole == is_whole
 
 
 def test_types_that_cannot_hold_what_is_filled_in_give_way():
