@@ -468,7 +468,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _encoded_cells(self, X, *, only_for_encoder=False):
         """Do what `_encoded` does for cells that were read."""
-        fitted, params, device = self._ready(has_holes=self._fitted.codec.has_holes(X).any())
+        fitted, params, device = self._ready(has_holes=self._fitted.codec.incomplete_rows(X).any())
         model = fitted.model
         present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
         return fitted, params, EncodedRows(fitted.codec, X, fitted.dtype, device, present), X.dtype
@@ -512,7 +512,7 @@ class BaseVAE(TableReader, CallbackSupportMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._cells(X)
-        holes = self._fitted.codec.has_holes(X)
+        holes = self._fitted.codec.incomplete_rows(X)
         if self._fitted.codec.per_cell or holes.all() or not holes.any():
             return self._scores_of_cells(X)
         scores = np.empty(len(X))

@@ -400,7 +400,7 @@ class CellsMixin:
         X = X.toarray() if sparse.issparse(X) else X
         known, codec = self._cells(X), self._fitted.codec
         cells = np.where(np.isnan(known), codec.loc, known)  # which is all that there is for a column that never varied
-        holes = codec.has_holes(known)
+        holes = codec.incomplete_rows(known)
         unfilled = [codec.schema[j].name for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
         if unfilled:
             warnings.warn(

@@ -43,7 +43,7 @@ class SparseRows:
         """Return some rows, still sparse."""
         return SparseRows(self.matrix[rows])
 
-    def have_holes(self, columns: np.ndarray) -> np.ndarray:
+    def incomplete_rows(self, columns: np.ndarray) -> np.ndarray:
         """Tell of every row whether cells of some columns are missing.  # (n,) bool"""
         holes = np.flatnonzero(np.isnan(self.matrix.data))
         holes = holes[np.isin(self.matrix.indices[holes], columns)]

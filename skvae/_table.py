@@ -282,9 +282,10 @@ class TableCodec:
             spread([getattr(group.likelihood, name) for group in groups]).astype(bool)
             for name in ("clips", "is_density", "is_whole")
         )
-        has_holes = bool((statistics.missing[order] > 0).any()) or any(group.likelihood.reads_missing for group in groups)
-        may_have_holes = has_holes or (form is not None and form.has_varying_categories)  # where categories are new
-        per_cell = len(groups) > 1 or may_have_holes
+        has_holes = bool((statistics.missing[order] > 0).any())
+        reads_holes = any(group.likelihood.reads_missing for group in groups)
+        awaits_holes = form is not None and form.has_varying_categories  # where categories are new
+        per_cell = len(groups) > 1 or has_holes or reads_holes or awaits_holes
         return cls(
             schema, loc, scale, order, low.astype(float), high.astype(float), clips, is_density, is_whole, per_cell, form
         )
@@ -321,19 +322,20 @@ class TableCodec:
         """What a score in the model's units lacks to be one in the user's; nothing where the likelihood heeds them."""
         return 0.0 if self.per_cell else -float(self.log_units.sum())
 
-    def has_holes(self, X: Cells) -> np.ndarray:
+    def incomplete_rows(self, X: Cells) -> np.ndarray:
         """Tell of each row whether the model will miss a cell of it.  # (n,)"""
         if isinstance(X, SparseRows):
-            return X.have_holes(self.order)
+            return X.incomplete_rows(self.order)
         missing = np.any(np.isnan(X), axis=0)
         return np.any(np.isnan(X[:, self.order[missing[self.order]]]), axis=1)
 
     def has_new_category(self, X: Cells, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Tell of the cells that the model sees whether their category is in some rows, but not in others.  # (n, d)"""
-        formats = [] if self.form is None else self.form.formats
         new = np.zeros((len(rows), self.n_columns), dtype=bool)
+        if self.form is None:
+            return new
         for at, j in enumerate(self.order):
-            if formats and formats[j].categories is not None:
+            if self.form.formats[j].categories is not None:
                 new[:, at] = ~np.isin(X[rows, j], pd.unique(X[others, j]))
         return new
 
@@ -505,7 +507,7 @@ class Table:
 
     def has_holes(self, codec: TableCodec) -> bool:
         """Tell whether the model will miss a cell."""
-        return bool(codec.has_holes(self.X)[self.rows].any())
+        return bool(codec.incomplete_rows(self.X)[self.rows].any())
 
     @property
     def is_empty(self) -> bool:
