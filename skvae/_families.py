@@ -6,8 +6,7 @@ throughout, so that one stream of noise serves all families and antithetic noise
 - *tractable inverse CDF*: :math:`z = F^{-1}(u)` with :math:`u = \Phi(\epsilon)`; everything is written in :math:`\log u` and
   :math:`\log(1 - u)`, which keep their digits in both tails;
 - *location and scale*: :math:`z = \mathrm{loc} + \mathrm{scale} \cdot t` with :math:`t` from the standard member;
-- *composition*: the exponential of a normal, ratios of gammas. The quantile of the gamma distribution has no closed form: it is
-  found by Newton's method, and its derivative by the implicit function theorem (Figurnov, Mohamed & Mnih, 2018).
+- *composition*: the exponential of a normal, quantiles and ratios of gammas.
 
 Functions take and return tensors that broadcast; parameters come in the order of `Family.parameters`.
 """
@@ -20,12 +19,12 @@ from typing import NamedTuple
 import torch
 from scipy.special import betaincinv, stdtrit
 from torch import Tensor
-from torch.special import digamma, gammainc, gammaincc, gammaln, log_ndtr, ndtri
+from torch.special import digamma, gammaln, log_ndtr, ndtri
+
+from skvae._gamma_quantile import gamma_quantile, log_gamma_quantile
 
 EULER = 0.5772156649015329  # Euler's constant
 _LOG_2PI = math.log(2 * math.pi)
-_N_NEWTON = 5  # from the starts below: all digits for concentrations from 1e-4 on, nine of them for large ones
-_NEAR_ZERO = -40.0  # log z below which the first term of the series is exact in float64
 
 
 class Support(NamedTuple):
@@ -562,66 +561,3 @@ def inside_unit(z: Tensor) -> Tensor:
 def _within(inside: Tensor, value: Tensor) -> Tensor:
     """Return log densities, minus infinity outside the support."""
     return torch.where(inside, value, -math.inf)
-
-
-# --- the quantile of the gamma distribution --------------------------------------------------------------------------
-
-
-def gamma_quantile(noise: Tensor, concentration: Tensor) -> Tensor:
-    """Return the quantile Phi(noise) of gamma distributions of rate 1, differentiable in the concentration."""
-    z = log_gamma_quantile(noise, concentration).exp().to(noise.dtype)
-    return z.clamp(min=torch.finfo(noise.dtype).tiny)
-
-
-def log_gamma_quantile(noise: Tensor, concentration: Tensor) -> Tensor:
-    """Return the logarithm of `gamma_quantile`, in float64, which holds it however small the concentration."""
-    return _LogGammaQuantile.apply(noise.double(), concentration.double())
-
-
-class _LogGammaQuantile(torch.autograd.Function):
-    """log z with F(z, a) = Phi(noise); d log z / da = -(dF/da) / (dF/d log z)."""
-
-    @staticmethod
-    def forward(ctx, noise, concentration):
-        eps, a = torch.broadcast_tensors(noise, concentration)
-        log_z = _log_gamma_quantile(eps, a)
-        ctx.save_for_backward(eps, a, log_z)
-        ctx.shape = concentration.shape
-        return log_z
-
-    @staticmethod
-    def backward(ctx, slope):
-        eps, a, log_z = ctx.saved_tensors
-        z, log_density = log_z.exp(), a * log_z - log_z.exp() - gammaln(a)  # of log z
-        step = 1e-4 * a.clamp(max=1.0) + 1e-5 * a
-        below = eps < 0  # differences of the smaller tail keep their digits
-        by_a = torch.where(
-            below, gammainc(a + step, z) - gammainc(a - step, z), gammaincc(a - step, z) - gammaincc(a + step, z)
-        ) / (2 * step)
-        near_zero = (digamma(a + 1) - log_z) / a  # the derivative of `_log_quantile_near_zero`
-        by_a = torch.where(log_z < _NEAR_ZERO, near_zero, -by_a * (-log_density).exp())
-        return None, (slope * by_a).sum_to_size(ctx.shape)
-
-
-def _log_quantile_near_zero(eps: Tensor, a: Tensor) -> Tensor:
-    """Return the limit of log z for small z, where F(z, a) is z ** a / gamma(a + 1); its relative error is that of 1 - z."""
-    return (log_ndtr(eps) + gammaln(a + 1)) / a
-
-
-def _log_gamma_quantile(eps: Tensor, a: Tensor) -> Tensor:
-    """Solve for log z, in float64, by Newton's method on the logarithm of the smaller tail, which is concave in log z."""
-    below = eps < 0
-    log_tail = log_ndtr(-eps.abs())
-    cube = 1 - 1 / (9 * a) + eps / (3 * a.sqrt())  # Wilson & Hilferty, 1931
-    small = _log_quantile_near_zero(eps, a)
-    is_sparse = a < 0.1
-    far = (a.log() - log_ndtr(-eps)).clamp(min=1e-3).log()  # of a sparse one, 1 - F(z, a) is about a exp(-z)
-    near = torch.where(is_sparse & (far > 0), far, small.clamp(max=0.0))
-    log_z = torch.where((cube > 0.3) & ~is_sparse, a.log() + 3 * cube.clamp(min=0.3).log(), near)
-    for _ in range(_N_NEWTON):
-        z = log_z.exp()
-        tail = torch.where(below, gammainc(a, z), gammaincc(a, z)).clamp(min=1e-300)
-        log_density = a * log_z - z - gammaln(a)  # of log z
-        move = (tail.log() - log_tail) * (tail.log() - log_density).exp()
-        log_z = log_z + torch.where(below, -move, move).clamp(-2.0, 2.0)
-    return torch.where(small < _NEAR_ZERO, small, log_z)
