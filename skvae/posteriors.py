@@ -11,7 +11,8 @@ from skvae import _families as families
 from skvae._families import Family, Support
 from skvae._settings import Interval, Settings, belongs_with, register
 from skvae.priors import Dirichlet as DirichletPrior
-from skvae.priors import FamilyPrior, Prior, StandardNormal, dirichlet_draw, dirichlet_kl, dirichlet_log_prob
+from skvae.priors import FamilyPrior, Prior, StandardNormal
+from skvae.priors._dirichlet import dirichlet_draw, dirichlet_kl, dirichlet_log_prob
 
 #: of a standard deviation, from 4.5e-5 to 148: wide enough for any column at the noise floor, safe to square in float32
 LOG_SCALE_RANGE = (-10.0, 5.0)

@@ -1,0 +1,358 @@
+"""Priors under which the components are independent members of one family."""
+
+from numbers import Real
+
+from torch import Tensor
+
+from skvae import _families as families
+from skvae._families import Family, Support
+from skvae._random import normal
+from skvae._settings import Interval
+from skvae.priors._base import Prior
+
+_POSITIVE = [Interval(Real, 0, None, closed="neither")]
+_REAL = [Interval(Real, None, None, closed="neither")]
+
+
+class FamilyPrior(Prior):
+    """Base of the priors under which the components are independent members of one family, with given parameters."""
+
+    def family(self) -> Family:
+        """Return the family."""
+        raise NotImplementedError
+
+    def member(self, like: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters of the family, in its order."""
+        return tuple(like.new_full((), getattr(self, name)) for name in self.family().parameters)
+
+    @property
+    def support(self):
+        return self.family().support
+
+    @property
+    def growth(self):
+        return self.family().growth
+
+    def log_prob(self, params, z):
+        return self.family().log_prob(z, *self.member(z))
+
+    def sample(self, params, shape, stream, dtype):
+        noise = normal((*shape[:-1], shape[-1] * self.family().n_noise), stream, dtype)
+        return self.family().draw(noise, *self.member(noise))
+
+    def quantile(self, u):
+        return self.family().quantile(u, *self.member(u))
+
+
+class LocationScalePrior(FamilyPrior):
+    """Base of the priors with a location and a scale.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Where the distribution lies.
+
+    scale : float, default=1.0
+        How wide it is.
+    """
+
+    _parameter_constraints = {"loc": _REAL, "scale": _POSITIVE}
+
+    def __init__(self, loc=0.0, scale=1.0):
+        self.loc = loc
+        self.scale = scale
+
+
+class Laplace(LocationScalePrior):
+    """Laplace distribution: most components near `loc`, a few far from it.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Mean.
+
+    scale : float, default=1.0
+        Mean distance from `loc`.
+    """
+
+    def family(self):
+        return families.Laplace()
+
+
+class Logistic(LocationScalePrior):
+    """Logistic distribution.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Mean.
+
+    scale : float, default=1.0
+        Scale; the standard deviation is 1.81 times as large.
+    """
+
+    def family(self):
+        return families.Logistic()
+
+
+class StudentT(LocationScalePrior):
+    """Student's t distribution, with heavy tails.
+
+    Parameters
+    ----------
+    df : float, default=5.0
+        Degrees of freedom.
+
+    loc : float, default=0.0
+        Centre.
+
+    scale : float, default=1.0
+        Scale.
+    """
+
+    _parameter_constraints = {"df": _POSITIVE, **LocationScalePrior._parameter_constraints}
+
+    def __init__(self, df=5.0, loc=0.0, scale=1.0):
+        super().__init__(loc, scale)
+        self.df = df
+
+    def family(self):
+        return families.StudentT(self.df)
+
+
+class _Bounded(LocationScalePrior):
+    """A prior on an interval."""
+
+    @property
+    def support(self):
+        return Support(self.loc - self.scale, self.loc + self.scale)
+
+
+class Uniform(_Bounded):
+    """Uniform distribution on `loc - scale` to `loc + scale`.
+
+    Parameters
+    ----------
+    loc : float, default=0.5
+        Middle of the interval.
+
+    scale : float, default=0.5
+        Half of its width.
+    """
+
+    def __init__(self, loc=0.5, scale=0.5):
+        super().__init__(loc, scale)
+
+    def family(self):
+        return families.Uniform()
+
+
+class Triangular(_Bounded):
+    """Symmetric triangular distribution on `loc - scale` to `loc + scale`.
+
+    Parameters
+    ----------
+    loc : float, default=0.5
+        Middle of the interval.
+
+    scale : float, default=0.5
+        Half of its width.
+    """
+
+    def __init__(self, loc=0.5, scale=0.5):
+        super().__init__(loc, scale)
+
+    def family(self):
+        return families.Triangular()
+
+
+class Cauchy(LocationScalePrior):
+    """Cauchy distribution, whose tails are so heavy that it has no mean.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Median.
+
+    scale : float, default=1.0
+        Half of the width of the middle half of the distribution.
+    """
+
+    def family(self):
+        return families.Cauchy()
+
+
+class Gumbel(LocationScalePrior):
+    """Gumbel distribution, of maxima.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Mode.
+
+    scale : float, default=1.0
+        Scale.
+    """
+
+    def family(self):
+        return families.Gumbel()
+
+
+class Exponential(FamilyPrior):
+    """Exponential distribution of positive numbers.
+
+    Parameters
+    ----------
+    scale : float, default=1.0
+        Mean.
+    """
+
+    _parameter_constraints = {"scale": _POSITIVE}
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def family(self):
+        return families.Exponential()
+
+
+class Rayleigh(FamilyPrior):
+    """Rayleigh distribution of positive numbers.
+
+    Parameters
+    ----------
+    scale : float, default=1.0
+        Mode.
+    """
+
+    _parameter_constraints = {"scale": _POSITIVE}
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def family(self):
+        return families.Rayleigh()
+
+
+class Weibull(FamilyPrior):
+    """Weibull distribution of positive numbers.
+
+    Parameters
+    ----------
+    scale : float, default=1.0
+        Scale.
+
+    concentration : float, default=1.0
+        Shape: 1 is the exponential distribution, larger ones have a mode away from zero.
+    """
+
+    _parameter_constraints = {"scale": _POSITIVE, "concentration": _POSITIVE}
+
+    def __init__(self, scale=1.0, concentration=1.0):
+        self.scale = scale
+        self.concentration = concentration
+
+    @property
+    def growth(self):
+        return self.concentration
+
+    def family(self):
+        return families.Weibull()
+
+
+class Pareto(FamilyPrior):
+    """Pareto distribution of numbers above 1.
+
+    Parameters
+    ----------
+    concentration : float, default=3.0
+        Shape: the density falls like `z ** -(concentration + 1)`.
+    """
+
+    _parameter_constraints = {"concentration": _POSITIVE}
+
+    def __init__(self, concentration=3.0):
+        self.concentration = concentration
+
+    def family(self):
+        return families.Pareto()
+
+
+class LogNormal(LocationScalePrior):
+    """Log-normal distribution of positive numbers.
+
+    Parameters
+    ----------
+    loc : float, default=0.0
+        Mean of the logarithm.
+
+    scale : float, default=1.0
+        Standard deviation of the logarithm.
+    """
+
+    def family(self):
+        return families.LogNormal()
+
+
+class Gamma(FamilyPrior):
+    """Gamma distribution of positive numbers.
+
+    Parameters
+    ----------
+    concentration : float, default=1.0
+        Shape: the mean is `concentration / rate`. Below 0.1, part of the mass is at numbers that float32 does not have: 1.3 %
+        of it at 0.05, 42 % at 0.01. Draws that belong there become the smallest number there is; `dtype="float64"` has more.
+
+    rate : float, default=1.0
+        Inverse of the scale.
+    """
+
+    _parameter_constraints = {"concentration": _POSITIVE, "rate": _POSITIVE}
+
+    def __init__(self, concentration=1.0, rate=1.0):
+        self.concentration = concentration
+        self.rate = rate
+
+    def family(self):
+        return families.Gamma()
+
+
+class ChiSquared(FamilyPrior):
+    """Chi-squared distribution of positive numbers.
+
+    Parameters
+    ----------
+    df : float, default=3.0
+        Degrees of freedom, the mean.
+    """
+
+    _parameter_constraints = {"df": _POSITIVE}
+
+    def __init__(self, df=3.0):
+        self.df = df
+
+    def family(self):
+        return families.ChiSquared()
+
+
+class Beta(FamilyPrior):
+    """Beta distribution of numbers between 0 and 1.
+
+    Parameters
+    ----------
+    concentration1 : float, default=1.0
+        Pulls towards 1; the mean is `concentration1 / (concentration1 + concentration0)`. Numbers close to 1 have few digits:
+        for sparse shares, well below 0.5, prefer :class:`Dirichlet` latents, which keep the small share beside the large one.
+
+    concentration0 : float, default=1.0
+        Pulls towards 0.
+    """
+
+    _parameter_constraints = {"concentration1": _POSITIVE, "concentration0": _POSITIVE}
+
+    def __init__(self, concentration1=1.0, concentration0=1.0):
+        self.concentration1 = concentration1
+        self.concentration0 = concentration0
+
+    def family(self):
+        return families.Beta()

@@ -1,0 +1,180 @@
+"""Mixtures as priors: of normals, and of the posteriors of rows that are made up."""
+
+import math
+from numbers import Integral
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skvae._constants import constant
+from skvae._random import generator, normal
+from skvae._settings import Interval
+from skvae.priors._base import Prior
+
+_LOG_SCALES = (-10, 5)  # of the normals
+_VECTOR = 32  # numbers that an elementwise function takes at a time
+_CELLS = 100_000  # of rows, modes and components that are worked on at once where nobody needs them afterwards
+
+
+def mixture_log_prob(log_weights: Tensor, log_probs: Tensor) -> Tensor:
+    """Return the log density of a mixture, of each component given those before it.  # (..., k)
+
+    `log_weights` (modes, 1) are normalised, `log_probs` (..., modes, k) the densities of the components in each mode.
+    """
+    so_far = torch.logsumexp(log_weights + log_probs.cumsum(-1), -2)
+    return torch.diff(so_far, dim=-1, prepend=torch.zeros_like(so_far[..., :1]))
+
+
+def _draw_modes(log_weights: Tensor, n: int, stream: torch.Generator) -> Tensor:
+    """Return the modes of n draws."""
+    return torch.multinomial(log_weights[:, 0].exp(), n, replacement=True, generator=stream)
+
+
+class MixtureOfNormals(Prior):
+    """A mixture of normal distributions with diagonal covariances, learnt with the model.
+
+    Where the data fall into groups, the aggregated posterior does as well, and a single normal prior pulls the groups together.
+
+    Parameters
+    ----------
+    n_modes : int, default=10
+        Number of normals.
+    """
+
+    _parameter_constraints = {"n_modes": [Interval(Integral, 1, None, closed="left")]}
+    growth = 2.0
+
+    def __init__(self, n_modes=10):
+        self.n_modes = n_modes
+
+    def shapes(self, n_components, n_inputs):
+        return {
+            "logit": (self.n_modes, 1),
+            "mean": (self.n_modes, n_components),
+            "log_scale": (self.n_modes, n_components),
+        }
+
+    def init(self, n_components, n_inputs, stream):
+        """Return equal weights and standard deviations of 1, around means drawn from N(0, I)."""
+        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
+        params["mean"].normal_(generator=stream)
+        return params
+
+    def log_prob(self, params, z):
+        if torch.is_grad_enabled():
+            return self._log_prob(params, z)
+        n_rows = _VECTOR * max(1, _CELLS // (_VECTOR * params["mean"].numel()))
+        parts = [self._log_prob(params, rows) for rows in z.reshape(-1, z.shape[-1]).split(n_rows)]
+        return torch.cat(parts).view(z.shape)
+
+    def _log_prob(self, params, z):
+        log_scale = params["log_scale"].clamp(*_LOG_SCALES)
+        t = (z[..., None, :] - params["mean"]) * (-log_scale).exp()  # (..., n, modes, k)
+        log_probs = -0.5 * t.square() - log_scale - 0.5 * math.log(2 * math.pi)
+        return mixture_log_prob(params["logit"].log_softmax(-2), log_probs)
+
+    def log_prob_rows(self, params, z):
+        return _Modes(params).log_probs(z.double()).logsumexp(-1).to(z.dtype)
+
+    def derivative(self, params, z, weight):
+        modes, weight, in_double = _Modes(params), weight.double(), z.double()
+        share = weight * modes.log_probs(in_double).softmax(-1)  # (..., n, modes)
+        by_z = share @ modes.scaled_mean - in_double * (share @ modes.precision)
+        total = share.sum(-2)[..., None]  # (..., modes, 1)
+        first, second = share.mT @ in_double, share.mT @ in_double.square()  # (..., modes, k)
+        squares = modes.precision * (second - 2 * modes.mean * first + modes.mean.square() * total)
+        by_params = {
+            "logit": total - modes.log_weight.exp() * weight.sum(-2, keepdim=True),
+            "mean": modes.precision * (first - modes.mean * total),
+            "log_scale": (squares - total) * modes.is_free,
+        }
+        n_modes = params["logit"].shape[-2]
+        return by_z.to(z.dtype), {name: slope[..., :n_modes, :].to(z.dtype) for name, slope in by_params.items()}
+
+    def sample(self, params, shape, stream, dtype):
+        modes = _draw_modes(params["logit"].log_softmax(-2), math.prod(shape[:-1]), stream)
+        noise = normal((len(modes), shape[-1]), stream, dtype)
+        z = params["mean"][modes] + params["log_scale"].clamp(*_LOG_SCALES)[modes].exp() * noise
+        return z.view(shape)
+
+
+class _Modes:
+    """The normals of a mixture as factors of matrix products, in double precision, in which squares may be multiplied out.
+
+    Their number is filled up to whole vectors by modes of weight zero: torch rounds a rest in another way.
+    """
+
+    def __init__(self, params: dict[str, Tensor]):
+        rest = -params["logit"].shape[-2] % _VECTOR
+        logit, self.mean, log_scale = (
+            F.pad(params[name].double(), (0, 0, 0, rest), value=value)
+            for name, value in (("logit", -math.inf), ("mean", 0.0), ("log_scale", 0.0))
+        )
+        low, high = _LOG_SCALES
+        self.is_free = (low <= log_scale) & (log_scale <= high)
+        log_scale = log_scale.clamp(low, high)
+        self.log_weight = logit.log_softmax(-2)  # (..., modes, 1)
+        self.precision = (-2 * log_scale).exp()  # (..., modes, k)
+        self.scaled_mean = self.precision * self.mean
+        at_zero = -0.5 * self.mean * self.scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
+        self.constant = self.log_weight + at_zero.sum(-1, keepdim=True)  # (..., modes, 1)
+
+    def log_probs(self, z: Tensor) -> Tensor:
+        """Return the log of each mode's weight times its density.  # (..., n, modes)"""
+        return self.constant.mT + z @ self.scaled_mean.mT - 0.5 * z.square() @ self.precision.mT
+
+
+class VampPrior(Prior):
+    r"""The variational mixture of posteriors, :math:`p(z) = \sum_j w_j\, q(z \mid u_j)`, whose pseudo-inputs are learnt.
+
+    The best prior for the bound is the aggregated posterior, the average of q(z|x) over the data; this approximates it by the
+    posteriors of a few made-up rows :math:`u_j`, which start as rows of the training data.
+
+    Parameters
+    ----------
+    n_pseudo_inputs : int, default=50
+        Number of made-up rows.
+
+    References
+    ----------
+    Tomczak & Welling, *VAE with a VampPrior*, 2018.
+    """
+
+    _parameter_constraints = {"n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")]}
+    support = None
+
+    def __init__(self, n_pseudo_inputs=50):
+        self.n_pseudo_inputs = n_pseudo_inputs
+
+    def shapes(self, n_components, n_inputs):
+        return {"logit": (self.n_pseudo_inputs, 1), "pseudo_inputs": (self.n_pseudo_inputs, n_inputs)}
+
+    def init(self, n_components, n_inputs, stream):
+        """Return equal weights and rows of standard normal noise."""
+        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
+        params["pseudo_inputs"].normal_(generator=stream)
+        return params
+
+    def start_from(self, params, x, seed):
+        """Take rows of the data as pseudo-inputs, each at most once if there are enough."""
+        n_rounds = -(-self.n_pseudo_inputs // len(x))
+        stream = generator(seed, "pseudo-inputs")
+        rows = torch.cat([torch.randperm(len(x), generator=stream, device="cpu") for _ in range(n_rounds)])
+        params["pseudo_inputs"].copy_(x[rows[: self.n_pseudo_inputs].to(x.device)])
+
+    def given(self, model, params):
+        """Return the posterior of every pseudo-input; those of a bounded likelihood stay within its bounds."""
+        u = params["prior"]["pseudo_inputs"]
+        u = u.clamp(*(constant(limit, u) for limit in model.input_limits))
+        return {**params["prior"], "posterior": model.posterior, "q": model.encode_inputs(params, u)}
+
+    def log_prob(self, params, z):
+        log_probs = params["posterior"].log_prob(params["q"], z[..., None, :])  # (..., n, pseudo-inputs, k)
+        return mixture_log_prob(params["logit"].log_softmax(-2), log_probs)
+
+    def sample(self, params, shape, stream, dtype):
+        modes = _draw_modes(params["logit"].log_softmax(-2), math.prod(shape[:-1]), stream)
+        family = params["posterior"]
+        noise = normal((len(modes), family.n_noise(shape[-1])), stream, dtype)
+        return family.sample(params["q"][modes], noise[None])[0].view(shape)
