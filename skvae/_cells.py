@@ -11,11 +11,11 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import _conditional as conditional
-from skvae._base import EncodedRows, check_n_samples, seed_of
 from skvae._conditional import Proposal
 from skvae._frames import filled, is_frame, labelled
 from skvae._random import generator
 from skvae._reading import array_or_frame
+from skvae._rows import EncodedRows, check_n_samples, seed_of
 from skvae.likelihoods import Bernoulli, Categorical
 
 _FEW = 10  # draws of equal weight, below which a sample tells little about p(x'|x)

@@ -8,6 +8,7 @@ from sklearn.utils.validation import validate_data
 
 from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, rows_where, with_conditions
 from skvae._settings import REGISTRY, resolve
+from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
 from skvae._table import array_of_tensor, explain_columns
@@ -71,6 +72,10 @@ class TableReader:
             )
         self._check_same_conditions(row_of_zeros(source))
 
+    def _check_columns(self, source, *, reset):
+        """Check the number and the names of a source's columns, as of an array."""
+        self._numbers(row_of_zeros(source), reset=reset)
+
     def _numbers(self, X, *, reset):
         """Return a table of numbers, in which cells may be missing."""
         accepted = {"dtype": [np.float64, np.float32], "accept_sparse": "csr", "ensure_all_finite": "allow-nan"}
@@ -128,6 +133,18 @@ def array_or_frame(X):
     if kind in _OTHER_TABLES:
         raise TypeError(f"X is a {kind}; frames of pandas or polars and arrays are accepted. Pass {_OTHER_TABLES[kind]}.")
     return X
+
+
+def checked_weight(sample_weight, X):
+    """Return the weights of the rows of X, which must not be negative and must have a positive, finite sum."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("All values of sample_weight are zero: give at least one row a positive weight.")
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if total == np.inf:
+        raise ValueError(f"The sum of sample_weight is infinite, its largest value {weight.max():g}. Divide all by one number.")
+    return weight
 
 
 def _reads_any_cells(likelihood):

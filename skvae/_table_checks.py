@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
-from skvae._base import seed_of
 from skvae._frames import columns_of, is_frame, is_number, numbers_of
+from skvae._rows import seed_of
 
 _N_PERMUTATIONS = 200
 _CHANCE = 0.95  # of the distances of tables of one distribution lie below `chance`

@@ -8,9 +8,10 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._base import FARTHEST, BaseVAE
+from skvae._base import BaseVAE
 from skvae._cells import CellsMixin
 from skvae._frames import is_frame
+from skvae._rows import FARTHEST
 from skvae.likelihoods import Categorical, Ordinal
 
 

@@ -8,12 +8,13 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvae._base import BaseVAE, resolve_score_method, seed_of
+from skvae._base import BaseVAE
 from skvae._batch import Batch
 from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._random import generator, matched_normal, normal
 from skvae._reading import array_or_frame
+from skvae._rows import resolve_score_method, seed_of
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
 from skvae.posteriors import covers

@@ -27,12 +27,12 @@ ORDER = [
     "networks._base", "networks._mlp", "networks._variational", "networks._conv", "networks._module", "networks", "_model",
     "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_supply", "_solver", "solvers", "_devices",
     "_inference", "_marginal", "_modes", "_conditional", "_engine", "_population", "data", "_formats", "_frames", "_schema",
-    "_sparse", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_reading", "_base", "_cells",
-    "_transformer", "__init__",
+    "_sparse", "_table", "_stream", "_state", "_training", "persistence", "callbacks", "_reading", "_rows", "_base",
+    "_cells", "_transformer", "__init__",
     "_table_checks", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",
     "displays._reconstruction", "displays._images", "displays._table_check", "displays", "_demo", "__main__",
 ]  # fmt: skip
-ESTIMATORS = {"_reading", "_base", "_cells", "_transformer", "__init__"}
+ESTIMATORS = {"_reading", "_rows", "_base", "_cells", "_transformer", "__init__"}
 DISPLAYS = {name for name in ORDER if name.partition(".")[0] == "displays"}
 AROUND = {"persistence", "callbacks", "_table_checks", "evaluation", *DISPLAYS, "_demo", "__main__"}
 
@@ -152,6 +152,6 @@ def test_the_disk_is_touched_by_persistence_alone(module):
 def test_test_files_mirror_modules():
     ours = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     tested_by_topic = {"_sklearn", "_settings", "_batch", "_model", "_linear", "_solver", "_state", "_marginal", "_base",
-                       "_transformer", "__init__", "__main__", "_schema", "_reading"}  # fmt: skip
+                       "_transformer", "__init__", "__main__", "_schema", "_reading", "_rows"}  # fmt: skip
     missing = {name.partition(".")[0].lstrip("_") for name in set(ORDER) - tested_by_topic} - ours
     assert not missing
