@@ -402,9 +402,9 @@ class Cohort:
         if not self._is_by_hand():
             return self._windows_of_one()
         if not self.stock:
-            n_epochs = min(t.supply.n_ahead(t.progress.epoch) for t in self.trainees)
-            cells = sum(len(t.data) * (t.data.n_columns + self.state.arrangement.wide.n_components) for t in self.trainees)
-            n_epochs = min(n_epochs, _AHEAD_CELLS // cells)
+            room = _AHEAD_CELLS // sum(len(t.data) * t.supply.row_cells for t in self.trainees)
+            left = [(t.supply.n_ahead(t.progress.epoch), t.plan.max_iter - t.progress.epoch) for t in self.trainees]
+            n_epochs = min(room, *map(min, left))
             if n_epochs < 2:
                 return self._windows_side_by_side()
             self.stock = self._ahead(n_epochs)

@@ -10,7 +10,7 @@ from skvae._model import Model
 from skvae._random import generator, normal
 
 _WINDOW_BATCHES = 64  # that are gathered, and given their noise, at a time,
-_WINDOW_CELLS = 2**20  # with so many cells at most
+_WINDOW_CELLS = 2**20  # with so many cells or numbers of noise at most
 _SHORT_CELLS = 2**18  # of epochs that are drawn together
 
 
@@ -31,8 +31,9 @@ class Supply:
     def __init__(self, model: Model, data: Rows, seed: int, batch_size: int, n_draws: int):
         self.model, self.data, self.seed, self.batch_size, self.n_draws = model, data, seed, batch_size, n_draws
         self.sizes = batch_sizes(len(data), batch_size)  # of the batches of an epoch
-        cells = len(data) * max(data.n_columns, n_draws * model.n_noise, 1)
-        self.n_together = _power_of_two(min(_WINDOW_BATCHES // len(self.sizes), _SHORT_CELLS // cells))
+        self.row_cells = max(data.n_columns, n_draws * model.n_noise, 1)
+        short = min(_WINDOW_BATCHES // len(self.sizes), _SHORT_CELLS // (len(data) * self.row_cells))
+        self.n_together = _power_of_two(short)
         self._kept: tuple[int, Part] | None = None
 
     def n_ahead(self, epoch: int) -> int:
@@ -44,8 +45,7 @@ class Supply:
         if self.n_together > 1:
             yield self.ahead(epoch, 1)
             return
-        cells = self.batch_size * max(self.data.n_columns, 1)
-        n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // cells))
+        n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // (self.batch_size * self.row_cells)))
         order = generator(self.seed, "order", epoch, device=self.data.device)
         for number, (rows, sizes) in enumerate(self.data.epoch(self.batch_size, order, n_batches)):
             yield self._part(rows, sizes, "epoch", epoch, number)
