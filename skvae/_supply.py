@@ -11,6 +11,7 @@ from skvae._random import generator, normal
 
 _WINDOW_BATCHES = 64  # that are gathered, and given their noise, at a time,
 _WINDOW_CELLS = 2**20  # with so many cells or numbers of noise at most
+_USUAL_COMPONENTS = 16
 _SHORT_CELLS = 2**18  # of epochs that are drawn together
 
 
@@ -31,7 +32,8 @@ class Supply:
     def __init__(self, model: Model, data: Rows, seed: int, batch_size: int, n_draws: int):
         self.model, self.data, self.seed, self.batch_size, self.n_draws = model, data, seed, batch_size, n_draws
         self.sizes = batch_sizes(len(data), batch_size)  # of the batches of an epoch
-        self.row_cells = max(data.n_columns, n_draws * model.n_noise, 1)
+        # not by the number of components: windows of models that train together must have as many batches
+        self.row_cells = max(data.n_columns, n_draws * _USUAL_COMPONENTS)
         short = min(_WINDOW_BATCHES // len(self.sizes), _SHORT_CELLS // (len(data) * self.row_cells))
         self.n_together = _power_of_two(short)
         self._kept: tuple[int, Part] | None = None

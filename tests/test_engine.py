@@ -12,14 +12,14 @@ from conftest import SETTINGS, SmallNet, table_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from skvae import VAETransformer, _engine
+from skvae import VAETransformer, _engine, _supply
 from skvae._batch import Batch
 from skvae._engine import DivergenceError, Mean, Plan, Progress, Trainee, divergence, train
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP, Module, VariationalMLP
-from skvae.objectives import ELBO, InfoVAE
+from skvae.objectives import ELBO, IWAE, InfoVAE
 from skvae.optimizers import Adam
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
@@ -68,6 +68,27 @@ def test_a_model_learns_alone_what_it_learns_in_company_to_the_last_bit(hidden):
     def make():
         widths = [tuple(h + 3 * i for h in hidden) for i in range(len(kinds))]
         return [make_trainee(seed=i, network=MLP(widths[i]), **kind) for i, kind in enumerate(kinds)]
+
+    alone, together = make(), make()
+    for trainee in alone:
+        train([trainee])
+    train(together)
+    for one, other in zip(alone, together):
+        assert_same_course(one, other)
+
+
+def test_models_of_several_widths_share_windows_of_many_draws(monkeypatch):
+    """The windows of all must have as many batches, whatever their noise takes."""
+    monkeypatch.setattr(_supply, "_WINDOW_CELLS", 2000)
+
+    def make():
+        trainees = [
+            make_trainee(n=600, k=2, batch_size=4, max_iter=2),
+            make_trainee(n=592, k=5, seed=1, batch_size=4, max_iter=2),
+        ]
+        for trainee in trainees:
+            trainee.problem = replace(trainee.problem, objective=IWAE(3))
+        return trainees
 
     alone, together = make(), make()
     for trainee in alone:
