@@ -1,6 +1,7 @@
 """The model: the chosen pieces, and the layout of all their parameters in one vector."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,7 +194,10 @@ class Model:
         """Return log p(x|z) of every row, for those who ask for no column; faster without gradients.  # (..., n)"""
         if torch.is_grad_enabled() or not self.likelihood.offers("log_prob_rows"):
             return self.log_likelihood(params, batch, z).sum(-1)
-        return self.likelihood.log_prob_rows(params["likelihood"], self.decode(params, z, batch.x), batch.x)
+        eta = self.decode(params, z, batch.x)
+        if _is_of_others(eta, [z, *params["decoder"].values()]):  # from a network that returns what it was given
+            eta = eta.clone(memory_format=torch.contiguous_format)
+        return self.likelihood.log_prob_rows(params["likelihood"], eta, batch.x)
 
     def log_prior(self, params: Params, z: Tensor) -> Tensor:
         """Return log p(z), one value per component.  # (..., n, k)"""
@@ -233,3 +237,10 @@ class Model:
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)
         return self.likelihood.mean(params["likelihood"], eta)
+
+
+def _is_of_others(values: Tensor, others: Iterable[object]) -> bool:
+    """Tell whether to overwrite values would change others, or more than one of their own at a time."""
+    memory = values.untyped_storage().data_ptr()
+    is_repeated = any(stride == 0 and size > 1 for stride, size in zip(values.stride(), values.shape))
+    return is_repeated or any(isinstance(one, Tensor) and one.untyped_storage().data_ptr() == memory for one in others)

@@ -7,7 +7,7 @@ from torch import nn
 
 from skvae import VAETransformer
 from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.networks import MLP, Conv, ConvTranspose, Module, build_module
+from skvae.networks import MLP, Conv, ConvTranspose, Module, Network, build_module
 
 MLPS = [MLP(()), MLP((7,)), MLP((7, 5), activation="relu"), MLP((7,), activation="tanh", skip=False), MLP(4, activation="gelu")]
 
@@ -319,3 +319,35 @@ def test_the_scale_of_the_initial_numbers_can_be_chosen(skip):
 def test_an_impossible_scale_is_refused(init_std):
     with pytest.raises(ValueError, match="The 'init_std' parameter of MLP"):
         MLP(init_std=init_std).validate()
+
+
+class Given(Network):
+    """Returns its input, or the same few outputs for every row, as they are or as a copy."""
+
+    def __init__(self, what="input", *, copies=False):
+        self.what = what
+        self.copies = copies
+
+    def shapes(self, n_in, n_out, seed):
+        return {"outputs": (1, n_out)}
+
+    def init(self, n_in, n_out, seed):
+        return {"outputs": torch.full((1, n_out), 0.25)}
+
+    def forward(self, params, x):
+        outputs = params["outputs"].expand(*x.shape[:-1], -1) if self.what == "outputs" else x
+        return outputs.clone() if self.copies else outputs
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()])
+@pytest.mark.parametrize("what", ["input", "outputs"])
+@pytest.mark.parametrize("score_method", ["elbo", "iwae", "hmc"])
+def test_scores_overwrite_nothing_that_a_network_was_given(likelihood, what, score_method):
+    X = np.random.default_rng(0).uniform(size=(60, 3))
+
+    def scores(copies):
+        vae = VAETransformer(3, likelihood=likelihood, decoder=Given(what, copies=copies), max_iter=2, random_state=0)
+        vae.set_params(learning_rate="cosine").fit(X)
+        return vae.set_params(score_method=score_method).score_samples(X[:5])
+
+    np.testing.assert_allclose(scores(copies=False), scores(copies=True), rtol=1e-4)
