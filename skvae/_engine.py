@@ -311,7 +311,7 @@ def assemble(trainees: Sequence[Trainee]) -> list[Trainee]:
     solver = trainees[0].solver
     for t in trainees:
         n_draws = solver.n_draws(t.problem.objective)
-        t.supply = Supply(t.problem.model, t.data, t.plan.seed, t.plan.batch_size, n_draws)
+        t.supply = Supply(t.problem.model, t.data, t.plan.seed, t.plan.batch_size, n_draws, once=not t.is_judged)
     trainees = sorted(trainees, key=lambda t: -len(t.supply.sizes))
     problems = [trainee.problem for trainee in trainees]
     arrangement = solver.arrange(problems)

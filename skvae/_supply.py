@@ -27,15 +27,16 @@ class Supply:
     """The rows and the noise of one model's training.
 
     Short epochs are drawn together, a power of two of them, because to prepare a batch costs nearly as much as a small step.
+    Not so those of rows that come but `once`: the next rows, which may be fewer, would get noise of these again.
     """
 
-    def __init__(self, model: Model, data: Rows, seed: int, batch_size: int, n_draws: int):
+    def __init__(self, model: Model, data: Rows, seed: int, batch_size: int, n_draws: int, once: bool = False):
         self.model, self.data, self.seed, self.batch_size, self.n_draws = model, data, seed, batch_size, n_draws
         self.sizes = batch_sizes(len(data), batch_size)  # of the batches of an epoch
         # not by the number of components: windows of models that train together must have as many batches
         self.row_cells = max(data.n_columns, n_draws * _USUAL_COMPONENTS)
         short = min(_WINDOW_BATCHES // len(self.sizes), _SHORT_CELLS // (len(data) * self.row_cells))
-        self.n_together = _power_of_two(short)
+        self.n_together = 1 if once else _power_of_two(short)
         self._kept: tuple[int, Part] | None = None
 
     def n_ahead(self, epoch: int) -> int:

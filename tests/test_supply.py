@@ -87,3 +87,13 @@ def test_rows_that_are_read_on_the_way_come_in_the_same_order():
     data = Batch(normal((50, 3), generator(0, "rows"), F32))
     one, other = make_supply(data=data).ahead(0, 4), make_supply(data=Read(data)).ahead(0, 4)
     assert torch.equal(one.rows.x, other.rows.x) and torch.equal(one.noise, other.noise)
+
+
+def test_rows_that_come_once_have_noise_that_no_others_had():
+    seen = []
+    for epoch, n in enumerate([50, 25, 10]):
+        supply = make_supply(n)
+        supply = Supply(supply.model, supply.data, supply.seed, supply.batch_size, supply.n_draws, once=True)
+        assert supply.n_together == 1
+        seen.append(epoch_of(supply, epoch)[2].flatten())
+    assert len(torch.cat(seen).unique()) == sum(map(len, seen))
