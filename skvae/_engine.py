@@ -402,13 +402,20 @@ class Cohort:
         if not self._is_by_hand():
             return self._windows_of_one()
         if not self.stock:
-            room = _AHEAD_CELLS // sum(len(t.data) * t.supply.row_cells for t in self.trainees)
+            room = _AHEAD_CELLS // self._cells_of_epoch()
             left = [(t.supply.n_ahead(t.progress.epoch), t.plan.max_iter - t.progress.epoch) for t in self.trainees]
             n_epochs = min(room, *map(min, left))
             if n_epochs < 2:
                 return self._windows_side_by_side()
             self.stock = self._ahead(n_epochs)
         return iter([self.stock.pop(0)])
+
+    def _cells_of_epoch(self) -> int:
+        """Return how many numbers the batches of an epoch are, side by side and as wide as the largest."""
+        n_batches = max(len(t.supply.sizes) for t in self.trainees)
+        n_rows = max(max(t.supply.sizes) for t in self.trainees)
+        n_draws, n_columns = self.trainees[0].supply.n_draws, self.trainees[0].data.n_columns
+        return len(self.trainees) * n_batches * n_rows * (n_columns + n_draws * self.state.arrangement.wide.n_components)
 
     def _windows_of_one(self) -> Iterator[BatchesOfOne]:
         """Yield the batches of the only model, and let the solver draw from a stream that belongs to them."""

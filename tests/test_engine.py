@@ -297,6 +297,17 @@ def test_a_recording_keeps_alive_what_it_works_on(monkeypatch):
     assert all(any(kernel is used for used in sum(recording.uses, [])) for kernel in kernels) and kernels
 
 
+@pytest.mark.parametrize(("limit", "n_in_stock"), [(2**15, 0), (2**20, 1)])
+def test_epochs_are_prepared_together_where_their_windows_do_not_take_much_memory(monkeypatch, limit, n_in_stock):
+    """Side by side, small tables take as much of it as the largest."""
+    monkeypatch.setattr(_engine, "_AHEAD_CELLS", limit)
+    trainees = [make_trainee(500), *(make_trainee(20, seed=seed) for seed in range(1, 13))]
+    cohort = _engine.Cohort(_engine.assemble(trainees))
+    with torch.inference_mode():
+        window = next(cohort._windows())
+    assert len(window.n_models) == 32 and len(cohort.stock) == n_in_stock
+
+
 def test_a_restart_point_is_a_copy():
     trainee = make_trainee()
     train([trainee])
