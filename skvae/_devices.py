@@ -169,18 +169,18 @@ def capture(work: Callable[[], None], changed: list[torch.Tensor], random: torch
     returns. Raises a RuntimeError where the work cannot be recorded.
     """
     before, random_before = [tensor.clone() for tensor in changed], random.get_state()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # libraries set themselves up in the first calls
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     graph.register_generator_state(random)
     try:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # libraries set themselves up in the first calls
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
             work()
     finally:
+        torch.cuda.current_stream().wait_stream(stream)
         for tensor, kept in zip(changed, before):
             tensor.copy_(kept)
         random.set_state(random_before)

@@ -358,7 +358,8 @@ class Cohort:
     def run_epoch(self, measured: bool) -> list[float]:
         """Take every model over its data once; return the mean of each objective over its rows, in nats, if `measured`.
 
-        The mean is over every eighth batch, as the value of the objective costs extra, less what the weights cost in the end.
+        The mean is over every eighth batch of a window, as the value of the objective costs extra, less what the weights cost
+        in the end.
         """
         self._close_ranks()
         trainees, state = self.trainees, self.state

@@ -235,9 +235,8 @@ class GradientSolver(Solver):
             state.problems[0].optimizer.tidy(state.slots)
 
     def can_be_recorded(self, state):
-        problems = state.problems
-        pieces_can = all(problem.objective.is_capturable and problem.optimizer.can_be_recorded() for problem in problems)
-        return self.is_capturable and belongs_with(self, "is_capturable", "step") and pieces_can
+        says_so = self.is_capturable and all(belongs_with(self, "is_capturable", name) for name in ("step", "update"))
+        return says_so and all(p.objective.can_be_recorded() and p.optimizer.can_be_recorded() for p in state.problems)
 
     def update(self, state: SolverState, m: int) -> None:
         """Move the parameters of the first models by their gradients."""

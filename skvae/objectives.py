@@ -9,7 +9,7 @@ from torch import Tensor
 from skvae._batch import Batch
 from skvae._model import Model, Params
 from skvae._random import generator
-from skvae._settings import Interval, Settings, StrOptions, register
+from skvae._settings import Interval, Settings, StrOptions, belongs_with, register
 from skvae.posteriors import Posterior
 
 _PRIOR_DRAWS = 512
@@ -60,7 +60,7 @@ class Objective(Settings):
     #: whether its gradients pass through the draws, as those of a discrete posterior cannot
     differentiates_draws: bool = True
     #: whether it is a fixed sequence of work on the device, which can be recorded and replayed
-    is_capturable: bool = True
+    is_capturable: bool = False
 
     @property
     def is_rowwise(self) -> bool:
@@ -81,6 +81,10 @@ class Objective(Settings):
     def annealing(self, epoch: int) -> float:
         """Return the share of the KL that counts in `epoch`."""
         return 1.0
+
+    def can_be_recorded(self) -> bool:
+        """Tell whether `is_capturable` was said of what this objective computes."""
+        return self.is_capturable and all(belongs_with(self, "is_capturable", name) for name in ("__call__", "bound"))
 
 
 class ELBO(Objective):
@@ -120,6 +124,7 @@ class ELBO(Objective):
     VAETransformer(objective=ELBO(beta=4.0, n_samples=5))
     """
 
+    is_capturable = True
     _parameter_constraints = {
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl": [StrOptions({"auto", "analytic", "monte_carlo"})],
@@ -216,7 +221,6 @@ class InfoVAE(Objective):
         "n_samples": [Interval(Integral, 1, None, closed="left")],
     }
     is_rowwise = False
-    is_capturable = False  # it makes a stream of random numbers
 
     def __init__(self, alpha=1.0, *, weight=10.0, n_samples=1):
         self.alpha = alpha
@@ -289,6 +293,7 @@ class BetaTCVAE(Objective):
     VAETransformer(objective=BetaTCVAE(beta=4.0))
     """
 
+    is_capturable = True
     _parameter_constraints = {
         "beta": [Interval(Real, 0, None, closed="left")],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
@@ -345,6 +350,7 @@ class IWAE(Objective):
     VAETransformer(score_method=IWAE(n_samples=1000))
     """
 
+    is_capturable = True
     _parameter_constraints = {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "gradient": [StrOptions({"standard", "doubly_reparameterized"})],

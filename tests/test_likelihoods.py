@@ -190,6 +190,9 @@ def test_the_sum_over_columns_is_that_of_the_values_per_column(likelihood, shape
     tolerance = (1e-6 if dtype == torch.float32 else 1e-12) * per_column.abs().sum(-1).max()
     found = likelihood.log_prob_rows(params, eta.clone(), x)
     torch.testing.assert_close(found, per_column.sum(-1), rtol=0, atol=float(tolerance))
+    for_several_rows = likelihood.log_prob_rows(params, eta[0].clone(), x.expand(2, n, d))
+    expected = likelihood.log_prob(params, eta[0], x).sum(-1).expand(2, n)
+    torch.testing.assert_close(for_several_rows, expected, rtol=0, atol=float(tolerance))
 
 
 # --- grey levels ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The step of AEVB: its gradient, its penalty, its weights, the average of its iterates, and models in company."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import SmallNet
@@ -9,11 +11,11 @@ from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae.likelihoods import Gaussian
 from skvae.networks import MLP, Module
-from skvae.objectives import ELBO, IWAE
+from skvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from skvae.optimizers import SGD, Adam
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
-from skvae.solvers import AEVB, Problem
+from skvae.solvers import AEVB, MonteCarloEM, Problem, WakeSleep
 
 F64 = torch.float64
 NETWORKS = [MLP((6,), activation="tanh"), Module(SmallNet)]  # with closed forms, and without
@@ -204,3 +206,32 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch, network
 def test_impossible_averaging_is_refused(averaging):
     with pytest.raises(ValueError, match="The 'averaging' parameter of AEVB"):
         AEVB(averaging=averaging).validate()
+
+
+class Observed(AEVB):
+    """Counts its updates, which a recording would not."""
+
+    n = 0
+
+    def update(self, state, m):
+        Observed.n += 1
+        super().update(state, m)
+
+
+class Fading(ELBO):
+    """A user's objective, with a number that changes from call to call."""
+
+    n = 0
+
+    def __call__(self, *args):
+        Fading.n += 1
+        return super().__call__(*args) / Fading.n
+
+
+@pytest.mark.parametrize(("solver", "objective", "can"), [
+    (AEVB(), ELBO(beta=2.0), True), (WakeSleep(2), ELBO(), True), (AEVB(), BetaTCVAE(), True), (AEVB(), InfoVAE(), False),
+    (MonteCarloEM(), ELBO(), False), (Observed(), ELBO(), False), (AEVB(), Fading(), False),
+], ids=repr)  # fmt: skip
+def test_steps_are_recorded_where_every_piece_says_that_they_can(solver, objective, can):
+    problem = replace(make_problem(objective=objective, network=Module(SmallNet)), n_rows=9)
+    assert solver.can_be_recorded(start(solver, problem, make_params(problem))) is can

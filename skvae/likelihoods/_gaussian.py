@@ -145,7 +145,7 @@ class Gaussian(Standardized):
         if self.noise == "network":
             return self.log_prob(params, eta, x).sum(-1)
         mean, log_scale = self.as_normal(params, eta)
-        is_whole = mean.shape[-2] == x.shape[-2]  # else every row is compared with the same few outputs
+        is_whole = mean.shape == torch.broadcast_shapes(mean.shape, x.shape)  # else the same outputs serve several rows
         residual = torch.sub(mean, x, out=mean) if is_whole else mean - x
         distance = residual.mul_((-log_scale).exp()).square_().sum(-1)
         return -0.5 * distance - (log_scale + HALF_LOG_2PI).expand(*log_scale.shape[:-1], x.shape[-1]).sum(-1)

@@ -63,7 +63,7 @@ class Prior(Settings):
         raise NotImplementedError
 
     def quantile(self, u: Tensor) -> Tensor:
-        """Return the values below which a component lies with probability u.
+        """Return the values below which a component lies with probability u, 0 < u < 1.
 
         Optional: for a prior under which all components are independent and alike.
         """
