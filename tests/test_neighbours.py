@@ -138,6 +138,17 @@ def run(code):
     return done.stdout
 
 
+@pytest.mark.parametrize("settings", ["condition_on=[0]", "likelihood='self_masking'", "likelihood='ordinal'"])
+def test_no_fit_loads_the_symbolic_algebra_of_torch(settings):
+    out = run(
+        "import sys, warnings, numpy as np; from skvae import VAETransformer; before = list(warnings.filters);"
+        "X = np.random.default_rng(0).integers(3, size=(60, 3)) * 1.0; X[::7, 1] = np.nan;"
+        f"VAETransformer(1, {settings}, max_iter=2, learning_rate='cosine').fit(X).score(X);"
+        "print('sympy' in sys.modules, warnings.filters == before)"
+    )
+    assert out.split() == ["False", "True"]
+
+
 def test_neither_import_nor_fit_loads_the_compiler_of_torch():
     out = run(
         "import sys, warnings, numpy as np; warnings.simplefilter('ignore'); import skvae;"

@@ -174,7 +174,7 @@ class SelfMasking(Likelihood):
 
     def _chance(self, params, eta) -> "Chance":
         mean, log_scale = self.of_values.as_normal(_of_values(params), eta)
-        scale = log_scale.exp().expand(torch.broadcast_shapes(log_scale.shape, mean.shape[-1:]))
+        scale, _ = torch.broadcast_tensors(log_scale.exp(), mean.new_empty(mean.shape[-1:]))  # broadcast_shapes imports sympy
         chosen = self._chosen(mean)
         return Chance(mean.index_select(-1, chosen), scale.index_select(-1, chosen), self._slope(params), params["intercept"])
 
