@@ -1,5 +1,6 @@
 """Numbers of settings as tensors, made once for each device."""
 
+import weakref
 from functools import cache
 
 import torch
@@ -7,13 +8,22 @@ from torch import Tensor
 
 Numbers = bool | float | tuple["Numbers", ...]
 
+_KEPT: dict[int, dict] = {}  # numbers that were learnt, by the identity of their owner
 
-def constant(values: Numbers, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+
+def constant(values: Numbers, like: Tensor, dtype: torch.dtype | None = None, owner: object = None) -> Tensor:
     """Return numbers as a tensor on the device of another one, which nobody may change.
 
-    To copy numbers to a device takes as long as a calculation there, waits for all before it, and cannot be recorded.
+    To copy numbers to a device takes as long as a calculation there, waits for all before it, and cannot be recorded. Numbers
+    of settings are few and stay for good; those that were learnt stay as long as their `owner`.
     """
-    return _constant(values, like.dtype if dtype is None else dtype, like.device)
+    key = values, like.dtype if dtype is None else dtype, like.device
+    if owner is None:
+        return _constant(*key)
+    if id(owner) not in _KEPT:
+        weakref.finalize(owner, _KEPT.pop, id(owner), None).atexit = False
+    kept = _KEPT.setdefault(id(owner), {})
+    return kept[key] if key in kept else kept.setdefault(key, _constant.__wrapped__(*key))
 
 
 @cache  # without a limit: a recorded step knows where a tensor lies and does not keep it

@@ -121,9 +121,11 @@ class TableReader:
 
 
 def array_or_frame(X):
-    """Return a table as a frame or an array of whatever cells; refuse sources, and tables of other libraries."""
+    """Return a table as a frame or an array of whatever cells, NaN where they are masked; refuse sources and other tables."""
     if isinstance(X, torch.Tensor):
         X = array_of_tensor(X)
+    if isinstance(X, np.ma.MaskedArray):
+        X = X.filled(np.nan) if X.dtype.kind in "fO" else X.astype(np.float64).filled(np.nan)
     if isinstance(X, Source):
         raise TypeError(
             f"This method takes an array, not a {type(X).__name__}: its result would be as large as the data. Call it on "

@@ -1,5 +1,9 @@
 """Numbers of settings as tensors, and that the steps of training need nothing else that a device cannot record."""
 
+import gc
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import LIKELIHOODS, cells_for
@@ -8,10 +12,12 @@ from test_kernels import flat_params, make_model
 from test_mixed import TABLE
 from test_mixed import rows as table_rows
 
+from skvae import VAETransformer, _constants
 from skvae import _kernels as kernels
 from skvae._constants import constant
 from skvae._model import nested
 from skvae._random import generator, normal
+from skvae.likelihoods import Mixed
 from skvae.objectives import IWAE
 from skvae.priors import MixtureOfNormals, StandardNormal
 
@@ -63,3 +69,32 @@ def test_a_gradient_is_a_fixed_sequence_of_work_on_the_device(likelihood, prior)
         fresh, expected = worker()
         torch.testing.assert_close(value, gradient(fresh, given(1)))
         torch.testing.assert_close(slopes, expected)
+
+
+def test_numbers_that_were_learnt_go_with_their_owner():
+    before, like = _constants._constant.cache_info().currsize, torch.ones(2)
+    owner = Mixed()
+    found = constant((0.125, 7.5), like, owner=owner)
+    assert found is constant((0.125, 7.5), like, owner=owner) and found.tolist() == [0.125, 7.5]
+    assert found is not constant((0.125, 7.5), like, owner=TABLE)
+    assert _constants._constant.cache_info().currsize == before
+    key = id(owner)
+    assert key in _constants._KEPT
+    del owner
+    gc.collect()
+    assert key not in _constants._KEPT
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_of_new_tables_leave_nothing_behind():
+    def fit(seed):
+        rng = np.random.default_rng(seed)
+        frame = pd.DataFrame(rng.normal(size=(40, 3)), columns=list("abc")).assign(kind=["u", "v"] * 20)
+        return VAETransformer(2, max_iter=1).fit(frame)
+
+    fit(0).score(pd.DataFrame(np.zeros((2, 3)), columns=list("abc")).assign(kind=["u", "v"]))
+    before = _constants._constant.cache_info().currsize, len(_constants._KEPT)
+    for seed in range(1, 4):
+        fit(seed)
+    gc.collect()
+    assert (_constants._constant.cache_info().currsize, len(_constants._KEPT)) == before

@@ -406,3 +406,17 @@ def test_weights_of_rows_without_copies_take_no_memory():
 def test_row_numbers_take_four_bytes():
     assert canonical_rows(np.arange(10.0)[:, None], np.ones(10))[0].dtype == np.int32
     assert _table._small_integers(np.arange(3), 2**31).dtype == np.int64
+
+
+def test_masked_cells_are_missing_cells():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    masked = np.ma.array(X.copy(), mask=False)
+    masked[3, 2] = 1e9
+    masked[3, 2] = np.ma.masked
+    holes = X.copy()
+    holes[3, 2] = np.nan
+    whole = np.ma.array([[1, 2], [3, 4], [5, 6]] * 10, mask=[[0, 1], [0, 0], [0, 0]] * 10)  # of whole numbers
+    model, other = (VAETransformer(2, max_iter=5, learning_rate="cosine", random_state=0).fit(rows) for rows in (masked, holes))
+    np.testing.assert_array_equal(model.score_samples(masked), other.score_samples(holes))
+    model.fit(whole)
+    assert np.isfinite(model.impute(whole)).all() and np.isfinite(model.score(whole))

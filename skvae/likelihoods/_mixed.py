@@ -309,7 +309,7 @@ class PerColumn(Likelihood):
         def of_part(part: Part) -> Tensor:
             return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
 
-        in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, constant(tuple(self.log_units), x))
+        in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, constant(tuple(self.log_units), x, owner=self))
         return torch.where(self._passed(x), 0.0, in_units)
 
     def offers(self, name):

@@ -112,7 +112,7 @@ class TruncatedNormal(Limited, Scaled):
     def _limits(self, like: Tensor) -> list[Tensor]:
         """Return both limits, in the precision of the cells.  # each (d,) or ()"""
         ends = (tuple(end) if isinstance(end, list | tuple) else end for end in self._ends())
-        return [constant(end, like).clamp(-_FARTHEST, _FARTHEST) for end in ends]
+        return [constant(end, like, owner=self).clamp(-_FARTHEST, _FARTHEST) for end in ends]
 
     def _truncation(self, log_scale, eta) -> "Truncation":
         """Return what a row says of its cells, in float64.  # (..., n, d)"""

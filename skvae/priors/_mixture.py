@@ -166,7 +166,7 @@ class VampPrior(Prior):
     def given(self, model, params):
         """Return the posterior of every pseudo-input; those of a bounded likelihood stay within its bounds."""
         u = params["prior"]["pseudo_inputs"]
-        u = u.clamp(*(constant(limit, u) for limit in model.input_limits))
+        u = u.clamp(*(constant(limit, u, owner=model.likelihood) for limit in model.input_limits))
         return {**params["prior"], "posterior": model.posterior, "q": model.encode_inputs(params, u)}
 
     def log_prob(self, params, z):
