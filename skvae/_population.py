@@ -59,7 +59,8 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     >>> import skvae
     >>> from sklearn.datasets import load_wine
     >>> from sklearn.model_selection import GridSearchCV
-    >>> X, _ = load_wine(return_X_y=True)
+    >>> from sklearn.utils import shuffle
+    >>> X = shuffle(load_wine().data, random_state=0)  # its rows come class by class
     >>> vae = skvae.VAETransformer(learning_rate="cosine", max_iter=20, random_state=0)
     >>> with skvae.fused_fits():
     ...     search = GridSearchCV(vae, {"n_components": [1, 2, 4]}, cv=3).fit(X)
