@@ -149,6 +149,12 @@ def test_the_disk_is_touched_by_persistence_alone(module):
     assert not names_called(SOURCES[module]) & {"open", "write_bytes", "write_text", "savez", "savefig"}
 
 
+@pytest.mark.parametrize("module", ORDER)
+def test_nobody_asks_torch_for_common_shapes(module):
+    """Because `torch.broadcast_shapes` imports sympy, which takes as long as a fit; `broadcast_tensors` does not."""
+    assert "broadcast_shapes" not in names_called(SOURCES[module])
+
+
 def test_test_files_mirror_modules():
     ours = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     tested_by_topic = {"_sklearn", "_settings", "_batch", "_model", "_linear", "_solver", "_state", "_marginal", "_base",

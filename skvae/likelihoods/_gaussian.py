@@ -145,8 +145,8 @@ class Gaussian(Standardized):
         if self.noise == "network":
             return self.log_prob(params, eta, x).sum(-1)
         mean, log_scale = self.as_normal(params, eta)
-        is_whole = mean.shape == torch.broadcast_shapes(mean.shape, x.shape)  # else the same outputs serve several rows
-        residual = torch.sub(mean, x, out=mean) if is_whole else mean - x
+        whole, _ = torch.broadcast_tensors(mean, x)  # larger than the mean where the same outputs serve several rows
+        residual = torch.sub(mean, x, out=mean) if whole.shape == mean.shape else mean - x
         distance = residual.mul_((-log_scale).exp()).square_().sum(-1)
         return -0.5 * distance - (log_scale + HALF_LOG_2PI).expand(*log_scale.shape[:-1], x.shape[-1]).sum(-1)
 
