@@ -338,7 +338,7 @@ class Cohort:
         """Prepare what belongs to the present state."""
         self.judges: dict = {}
         self.recordings: dict = {}
-        self.shares: dict = {}
+        self.kept: dict = {}  # what windows of the same sizes use again
         self.stock: list[Window] = []  # of the epochs to come
         self.mean = Mean(len(self.trainees), self.state.params.device)
         self.records = self.state.stays_on_device and self.solver.can_be_recorded(self.state)
@@ -423,7 +423,7 @@ class Cohort:
         (only,) = self.trainees
         for number, part in enumerate(only.supply.parts(only.progress.epoch)):
             restart(self.state.stream, only.plan.seed, "steps", only.progress.epoch, number)
-            yield one_after_the_other(*part, self.shares)
+            yield one_after_the_other(*part, self.kept)
 
     def _windows_side_by_side(self) -> Iterator[Window]:
         for parts in zip_longest(*(t.supply.parts(t.progress.epoch) for t in self.trainees)):
@@ -440,7 +440,7 @@ class Cohort:
         return list(self._side_by_side(parts).split(n_batches))
 
     def _side_by_side(self, parts: Sequence[tuple[Batch, list[int], Tensor]]) -> Window:
-        return side_by_side(parts, self.state.arrangement.wide.n_components, self.shares)
+        return side_by_side(parts, self.state.arrangement.wide.n_components, self.kept)
 
     def _run_window(self, window: Window | BatchesOfOne, measured: bool) -> None:
         """Take the steps of a window, as a recording where that is possible.

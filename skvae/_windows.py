@@ -77,8 +77,7 @@ def one_after_the_other(rows: Batch, sizes: list[int], noise: Tensor, kept: dict
     kept = {} if kept is None else kept
     key = tuple(sizes)
     if key not in kept:
-        counts = torch.tensor(sizes, device="cpu").to(rows.x)
-        kept[key] = (1 / counts).repeat_interleave(torch.tensor(sizes, device=rows.device)), counts[:, None]
+        kept[key] = _shares(sizes, rows.x), torch.tensor(sizes, device="cpu").to(rows.x)[:, None]
     weight, counts = kept[key]
     if rows.weight is not None:
         weight = weight * rows.weight
@@ -111,11 +110,9 @@ class _Frame:
         weight, noise = new_zeros((m, n_batches, n)), new_zeros((m, n_batches, n, s, k))
         self.flat_x, self.flat_weight, self.flat_noise = x.flatten(1, 2), weight.flatten(1), noise.flatten(1, 2)
         self.places = [_places(sizes, n).to(like.device) for sizes in all_sizes]  # of rows in what is flat
-        self.shares = []
-        for flat, place, sizes in zip(self.flat_weight, self.places, all_sizes):
-            lengths = torch.tensor(sizes, device="cpu")
-            self.shares.append((1 / lengths).repeat_interleave(lengths).to(flat))  # of rows without weights
-            flat[place] = self.shares[-1]
+        self.shares = [_shares(sizes, like.x) for sizes in all_sizes]
+        for flat, place, share in zip(self.flat_weight, self.places, self.shares):
+            flat[place] = share
         counts = [[sizes[j] if j < len(sizes) else 0 for sizes in all_sizes] for j in range(n_batches)]
         n_models = [sum(count > 0 for count in row) for row in counts]
         self.window = Window(x, weight, noise.movedim(3, 2), torch.tensor(counts, device="cpu").to(like.x), n_models)
@@ -132,6 +129,12 @@ class _Frame:
             return self.window
         (rows, *_), (_, n_batches, n) = parts[0], self.window.weight.shape
         return self.window._replace(x=rows.x.view(1, n_batches, n, -1))
+
+
+def _shares(sizes: list[int], like: Tensor) -> Tensor:
+    """Return what each row is of its batch, the weight of rows without weights.  # (sum(sizes),)"""
+    lengths = torch.tensor(sizes, device="cpu")
+    return (1 / lengths).repeat_interleave(lengths).to(like)
 
 
 def _places(sizes: list[int], n: int) -> Tensor:
