@@ -64,7 +64,7 @@ def print_biases():
         print(f"{q:<12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 
 
-def by_quadrature(vae, X, n_nodes=300, limit=8.0):
+def by_quadrature(vae, X, n_nodes=900, limit=8.0):
     """Return log p(x) of every row by the trapezoid rule over two components."""
     fitted = vae._fitted
     params = {

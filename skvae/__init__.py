@@ -1,6 +1,6 @@
 """Variational auto-encoders for scikit-learn, after *Auto-Encoding Variational Bayes* (Kingma & Welling, 2013)."""
 
-from skvae._engine import DivergenceError
+from skvae._course import DivergenceError
 from skvae._population import fused_fits
 from skvae._transformer import VAETransformer
 from skvae.persistence import SkvaeFileError, load

@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import callbacks, persistence
+from skvae._course import Progress
 from skvae._devices import gradients, resolve_device
-from skvae._engine import Progress, flops_of_step
+from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
 from skvae._reading import TableReader, array_or_frame, checked_weight

@@ -176,27 +176,28 @@ def kernel_density(draws: Tensor) -> LogDensity:
     """Return a kernel density estimate of the draws, row by row, as in the authors' code.  # draws (s, n, k)
 
     The kernel is normal, with the covariance of the draws scaled by the square of a bandwidth: Scott's times
-    exp((i - 5) / 2), i = 0 ... 9, whichever makes every draw most likely given the others.
+    exp((i - 5) / 2), i = 0 ... 9, whichever makes the first half of the draws most likely under the kernels of the others.
     """
     n_draws, _, k = draws.shape
-    mean, factor = _moments(draws)
-    centres = _whitened(draws, mean, factor)
     exponent = (torch.arange(_N_BANDWIDTHS, device=draws.device, dtype=draws.dtype) - 5) / 2
     bandwidths = n_draws ** (-1 / (k + 4)) * exponent.exp()
+    held_out, others = draws[: n_draws // 2], draws[n_draws // 2 :]
+    scores = torch.stack([_sum_of_kernels(others, b)(held_out).sum(0) for b in bandwidths])
+    return _sum_of_kernels(draws, bandwidths[scores.argmax(0)])
 
-    def squared_distances(at: Tensor) -> Tensor:
+
+def _sum_of_kernels(draws: Tensor, bandwidth: Tensor) -> LogDensity:
+    """Return the mean of normal densities around the draws, of the bandwidth (n,) or () of each row.  # draws (s, n, k)"""
+    mean, factor = _moments(draws)
+    centres = _whitened(draws, mean, factor).movedim(0, 1)
+    constant = draws.shape[-1] * bandwidth.log() + _log_volume(factor) + math.log(len(draws))
+
+    def log_prob(z: Tensor) -> Tensor:
         exactly = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(at.movedim(0, 1), centres.movedim(0, 1), compute_mode=exactly).square()  # (n, t, s)
+        distances = torch.cdist(_whitened(z, mean, factor).movedim(0, 1), centres, compute_mode=exactly)  # (n, t, s)
+        return torch.logsumexp(-0.5 * (distances / bandwidth[..., None, None]).square(), -1).mT - constant
 
-    def sum_of_kernels(distances: Tensor, bandwidth: Tensor) -> Tensor:
-        exponents = -0.5 * distances / bandwidth.square()[..., None, None]
-        return torch.logsumexp(exponents, -1).mT - k * bandwidth.log() - _log_volume(factor)  # (t, n)
-
-    itself = torch.eye(n_draws, device=draws.device, dtype=torch.bool)
-    to_others = squared_distances(centres).masked_fill(itself, math.inf)
-    held_out = torch.stack([sum_of_kernels(to_others, b).sum(0) for b in bandwidths])
-    best = bandwidths[held_out.argmax(0)]  # (n,)
-    return lambda z: sum_of_kernels(squared_distances(_whitened(z, mean, factor)), best) - math.log(n_draws)
+    return log_prob
 
 
 def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,6 +218,7 @@ def _log_volume(factor: Tensor) -> Tensor:
 
 
 DENSITIES: dict[str, Callable[[Tensor], LogDensity]] = {"gaussian": gaussian_density, "kde": kernel_density}
+_SMALLEST_PART = {"gaussian": ("Half", 2), "kde": ("A quarter", 4)}  # of the draws, from which a covariance is estimated
 
 
 class PosteriorDensity(MarginalLikelihood):
@@ -277,11 +279,12 @@ class PosteriorDensity(MarginalLikelihood):
         return self.n_moves * (self.n_leapfrog + 1)
 
     def estimate(self, model, params, batch, seed):
-        if self.n_samples // 2 <= model.n_components:
+        part, n_parts = _SMALLEST_PART[self.density]
+        if self.n_samples // n_parts <= model.n_components:
             raise ValueError(
-                f"Half of n_samples={self.n_samples} draws are too few to fit a density in {model.n_components} dimensions. "
-                f"Set n_samples of PosteriorDensity to {2 * model.n_components + 2} or more; {10 * model.n_components} are a "
-                "good number."
+                f"{part} of n_samples={self.n_samples} draws are too few to fit a density in {model.n_components} dimensions. "
+                f"Set n_samples of PosteriorDensity to {n_parts * (model.n_components + 1)} or more; "
+                f"{5 * n_parts * model.n_components} are a good number."
             )
         if model.support != Support():
             raise ValueError(

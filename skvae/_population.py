@@ -17,8 +17,9 @@ from joblib import parallel_config
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from skvae._batch import Batch
+from skvae._course import Trainee
 from skvae._devices import gradients
-from skvae._engine import Trainee, train
+from skvae._engine import train
 
 _STARTING = 0.5  # seconds that tasks in the queue get to start, once all others wait
 _PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else

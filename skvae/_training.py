@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch, Rows
+from skvae._course import Callback, Plan, Progress, Trainee, divergence
 from skvae._devices import room_for_data, threads_for
-from skvae._engine import Callback, Plan, Progress, Trainee, divergence, kl_of_weights
 from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
+from skvae._judging import kl_of_weights
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model, Params
 from skvae._population import train_in_company
@@ -32,7 +33,8 @@ _FEWEST_WATCHED_ROWS = 1_000
 _DRAWS_OF_COMPONENTS = 4  # per row, by which the KL of each component is told where it has no closed form
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training, at most,
 _FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
-_REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least
+_REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least,
+_REPORTED_FLOPS = 1e11  # and more where that makes moments exact, up to this work
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
@@ -371,7 +373,9 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     flat = torch.tensor(fitted.params, device=rows.x.device)
     params = model.unpack(flat)
     stream = generator(model.seed, "report", device=rows.x.device)
-    noise = matched_normal(_n_draws(model, _REPORTED_DRAWS), model.n_noise, stream, fitted.dtype)
+    affordable = _REPORTED_FLOPS / max(2 * model.n_products * len(rows), 1)
+    n_draws = _n_draws(model, _REPORTED_DRAWS, max(_REPORTED_DRAWS, affordable))
+    noise = matched_normal(n_draws, model.n_noise, stream, fitted.dtype)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
     noise_of_kl = matched_normal(min(len(noise), _DRAWS_OF_COMPONENTS), model.n_noise, stream, fitted.dtype)
     described = partial(bound_kl_mean, noise_of_kl=noise_of_kl)

@@ -5,7 +5,7 @@ import warnings
 from numbers import Integral
 
 from skvae import persistence
-from skvae._engine import Callback, Progress
+from skvae._course import Callback, Progress
 
 
 def tell_tasks(task, told: dict, outcome) -> Callback:

@@ -29,7 +29,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._engine import HISTORY, Progress
+from skvae._course import HISTORY, Progress
 from skvae._settings import Settings, class_of, name_of
 from skvae._state import Fitted
 

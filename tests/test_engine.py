@@ -1,4 +1,4 @@
-"""The loop: what is remembered so that training can go back, recorded steps, and courses that do not touch each other."""
+"""The loop: recorded steps, and models that train together without touching each other."""
 
 import math
 import warnings
@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from skvae import VAETransformer, _engine, _supply
 from skvae._batch import Batch
-from skvae._engine import DivergenceError, Mean, Plan, Progress, Trainee, divergence, train
+from skvae._course import DivergenceError, Plan, Progress, Trainee
+from skvae._engine import Mean, train
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
 from skvae.likelihoods import Gaussian
@@ -306,20 +307,3 @@ def test_epochs_are_prepared_together_where_their_windows_do_not_take_much_memor
     with torch.inference_mode():
         window = next(cohort._windows())
     assert len(window.n_models) == 32 and len(cohort.stock) == n_in_stock
-
-
-def test_a_restart_point_is_a_copy():
-    trainee = make_trainee()
-    train([trainee])
-    restart, (params, _, slots) = trainee.restart, trainee.state.member(trainee.row)
-    before = params.clone(), slots["mean"].clone(), list(trainee.progress.history["epoch"])
-    params.fill_(9.0)
-    slots["mean"].fill_(9.0)
-    trainee.progress.history["epoch"].append(1.0)
-    restart.restore(trainee)
-    assert torch.equal(params, before[0]) and torch.equal(slots["mean"], before[1])
-    assert restart.kept[3].history["epoch"] == before[2]
-
-
-def test_the_error_of_a_divergence_says_what_was_tried():
-    assert "learning rate had been divided by 8" in str(divergence(Progress(epoch=3, n_rollbacks=3)))

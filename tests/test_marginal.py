@@ -111,21 +111,13 @@ def test_gaussian_density_is_that_of_scipy():
         np.testing.assert_allclose(found[:, i].numpy(), oracle.logpdf(z[:, i].numpy()))
 
 
-def test_kernel_density_is_that_of_scipy_with_the_bandwidth_that_leaving_one_out_prefers():
+def test_kernel_density_is_that_of_scipy_with_the_bandwidth_that_draws_held_out_prefer():
     draws, z = normal((20, 3, 2), generator(0), F64), normal((5, 3, 2), generator(1), F64)
     found = kernel_density(draws)(z)
     for i in range(3):
         x = draws[:, i].numpy().T
         factors = 20 ** (-1 / 6) * np.exp((np.arange(10) - 5) / 2)
-
-        def held_out(factor, x=x):
-            """Sum the log densities of every draw under the kernels of all others, of the covariance of all."""
-            kernel = factor**2 * np.cov(x)
-            others = [np.delete(np.arange(20), j) for j in range(20)]
-            density = [multivariate_normal(x[:, j], kernel).pdf(x[:, rest].T).mean() for j, rest in enumerate(others)]
-            return np.log(np.maximum(density, 1e-300)).sum()
-
-        best = max(factors, key=held_out)
+        best = max(factors, key=lambda factor: gaussian_kde(x[:, 10:], factor).logpdf(x[:, :10]).sum())
         np.testing.assert_allclose(found[:, i].numpy(), gaussian_kde(x, best).logpdf(z[:, i].numpy().T))
 
 
@@ -156,14 +148,11 @@ def test_bias_of_a_gaussian_fit_is_small(q):
 
 
 @pytest.mark.parametrize("q", BIAS_OF_KERNELS)
-def test_bias_of_kernels_grows_with_the_components_and_is_below_that_of_the_authors_way(q):
-    """Leaving one out chooses the bandwidth with all draws; the authors' code holds half of them back."""
+def test_bias_of_kernels_grows_with_the_components(q):
     bias, spread = BIAS_OF_KERNELS[q]
     errors = errors_with_exact_draws(q, PosteriorDensity(50, density="kde"))
-    assert float(errors.std()) < 1.1 * spread
-    assert abs(float(errors.mean())) < abs(bias) + 4 * spread / math.sqrt(178)
-    if q == 8:
-        assert float(errors.mean()) > 0.3 > errors_with_exact_draws(8, PosteriorDensity(50)).mean()
+    assert float(errors.std()) == pytest.approx(spread, rel=0.35)
+    assert float(errors.mean()) == pytest.approx(bias, abs=4 * spread / math.sqrt(178))
 
 
 @pytest.mark.parametrize(("n_samples", "density", "bias"), [(200, "kde", 0.21), (400, "kde", 0.1), (1000, "gaussian", 0.001)])
@@ -194,12 +183,12 @@ def test_chains_reach_the_posterior_from_a_misled_encoder():
 
 
 @pytest.mark.parametrize(("likelihood", "d"), MODELS[::2], ids=lambda v: repr(v))
-@pytest.mark.parametrize("density", ["gaussian", "kde"])
-def test_appendix_d_matches_quadrature(likelihood, d, density):
+@pytest.mark.parametrize(("density", "largest_error"), [("gaussian", 0.15), ("kde", 0.2)])
+def test_appendix_d_matches_quadrature(likelihood, d, density, largest_error):
     model, params, batch = random_model(likelihood, d)
     exact = quadrature(model, params, batch)[0]
     value, error, _ = PosteriorDensity(200, density=density).estimate(model, params, batch, 0).unbind(-1)
-    assert (error < 0.15).all()
+    assert (error < largest_error).all()
     assert ((value - exact).abs() < 5 * error).all()
     assert float((value - exact).mean()) == pytest.approx(0, abs=0.03)
 

@@ -1,0 +1,108 @@
+"""Measurements by which training is judged, on the rows that are watched."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from skvae import _kernels as kernels
+from skvae._course import Trainee
+from skvae._inference import value_of_rows, weighted_mean
+from skvae._model import Model, Params, nested
+from skvae._random import generator, normal
+from skvae._settings import belongs_with
+from skvae.objectives import ELBO, Objective
+from skvae.solvers import SolverState
+
+_MEASURED_CELLS = 2**20  # numbers per call
+_WEIGHT_DRAWS = 4  # of uncertain weights
+_COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs,
+_COMPARED_DRAWS = 2  # of each
+
+
+def judged_alone(trainee: Trainee) -> tuple[float, float]:
+    """Return objective and ELBO of one model on its watched rows."""
+    problem, rows = trainee.problem, trainee.watched
+    model, objective = problem.model, trainee.solver.judge(problem.objective)
+    params = model.unpack(trainee.own(trainee.result()))
+
+    def mean_of(mean: Callable[[Params], float]) -> float:
+        return fmean(mean(drawn) for drawn in model.draws(params, _WEIGHT_DRAWS, "judge"))
+
+    def mean_over_rows(function) -> float:
+        return mean_of(lambda drawn: weighted_mean(value_of_rows(model, drawn, rows, function, trainee.noise), rows.weight))
+
+    bound = mean_over_rows(ELBO().bound)
+    if is_elbo(objective):
+        return bound, bound
+    if objective.is_rowwise:
+        return mean_over_rows(objective), bound
+    few = rows.head(_COMPARED_ROWS)
+    weight = few.x.new_ones(len(few)) if few.weight is None else few.weight
+    repeated = replace(few, weight=weight * trainee.watched_weight)
+    stream = generator(model.seed, "compared", device=few.device)
+    noise = normal((_COMPARED_DRAWS, len(few), model.n_noise), stream, few.dtype)  # not common to rows
+    with torch.inference_mode():
+        return mean_of(lambda drawn: weighted_mean(objective(model, drawn, repeated, noise), few.weight)), bound
+
+
+def kl_of_weights(model: Model, flat: Tensor, total_weight: float) -> float:
+    """Return the KL of uncertain weights to their prior, in nats per row."""
+    return float(model.kl_of_weights(model.unpack(flat))) / total_weight if model.decoder.is_uncertain else 0.0
+
+
+def is_elbo(objective: Objective) -> bool:
+    """Tell whether an objective at full strength is the bound itself."""
+    if not isinstance(objective, ELBO) or not objective.is_bound:
+        return False
+    return all(belongs_with(objective, "is_bound", name) for name in ("__call__", "bound"))
+
+
+class Judge:
+    """Measures several models at once by the closed forms, on the watched rows of each."""
+
+    def __init__(self, trainees: list[Trainee], state: SolverState):
+        self.problems = [trainee.problem for trainee in trainees]
+        wide, layout, like = state.arrangement.wide, state.arrangement.layout, state.params
+        n = max(len(t.watched) for t in trainees)
+        self.tile = self._rows_per_call(wide, n, len(trainees) * len(trainees[0].noise))
+        n += -n % self.tile
+        self.x = like.new_zeros((len(trainees), n, wide.n_columns))
+        self.weight = like.new_zeros((len(trainees), n), dtype=torch.float64)
+        self.noise = like.new_zeros((len(trainees), len(trainees[0].noise), 1, wide.n_components))
+        for i, t in enumerate(trainees):
+            self.x[i, : len(t.watched)] = t.watched.x
+            self.weight[i, : len(t.watched)] = 1.0 if t.watched.weight is None else t.watched.weight
+            self.noise[i, ..., : t.noise.shape[-1]] = t.noise
+        self.params = torch.zeros_like(like[: len(trainees)])
+        self.kernel = kernels.Kernel(wide, nested(layout.views(self.params)), None, self.tile, len(trainees[0].noise))
+        betas = [getattr(problem.objective, "beta", 1.0) for problem in self.problems]
+        self.kl_weight = torch.tensor(betas, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+    @staticmethod
+    def _rows_per_call(wide, n, n_draws):
+        widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
+        n_calls = math.ceil(n * n_draws * max(widths) / _MEASURED_CELLS)
+        return kernels.padded_rows(math.ceil(n / n_calls))
+
+    def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
+        """Return objectives and ELBOs."""
+        objective, judged_by_bound = self.problems[0].objective, all(is_elbo(problem.objective) for problem in self.problems)
+        values, bounds = [], []
+        with torch.inference_mode():
+            torch.stack([trainee.result() for trainee in trainees], out=self.params)
+            for x in self.x.split(self.tile, 1):
+                self.kernel.forward(x, self.noise)
+                log_px = self.kernel.log_px(x, is_last=True)
+                bounds.append(self.kernel.bound(ELBO(), log_px, self.noise, torch.ones_like(self.kl_weight)))
+                if not judged_by_bound:
+                    values.append(self.kernel.bound(objective, log_px, self.noise, self.kl_weight))
+            means = self._means(bounds)
+            return (means if judged_by_bound else self._means(values)), means
+
+    def _means(self, parts: list[Tensor]) -> list[float]:
+        rows = torch.cat(parts, 1).double()
+        return ((rows * self.weight).sum(1) / self.weight.sum(1)).tolist()
