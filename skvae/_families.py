@@ -379,8 +379,8 @@ class Weibull(Family):
         return params[0] * gammaln(1 + 1 / params[1]).exp()
 
     def std(self, *params):
-        first, second = (gammaln(1 + n / params[1]).exp() for n in (1, 2))
-        return params[0] * (second - first.square()).clamp(min=0).sqrt()
+        first, second = (gammaln(1 + n / params[1].double()).exp() for n in (1, 2))  # nearly equal where values vary little
+        return params[0] * (second - first.square()).clamp(min=0).sqrt().to(params[0].dtype)
 
     def entropy(self, *params):
         scale, concentration = params

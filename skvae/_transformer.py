@@ -286,7 +286,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             Rows where the ways begin.
 
         X_end : array-like of shape (n_samples, n_features)
-            Rows where they end, as many.
+            Rows where they end, as many. They must have the conditions of those where they begin, if the model has any.
 
         n_steps : int, default=10
             Number of places on each way, its ends among them.
@@ -307,9 +307,22 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         share = torch.linspace(0, 1, int(n_steps), dtype=start.dtype, device=start.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], share)  # (n, n_steps, k)
         known = self._conditions_of(X_start)
-        known = None if known is None else known.repeat(int(n_steps), axis=0)
+        if known is not None:
+            self._check_equal_conditions(known, self._conditions_of(X_end))
+            known = known.repeat(int(n_steps), axis=0)
         table = self._fitted_table(self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype), known))
         return table if is_frame(table) else table.reshape(len(start), int(n_steps), -1)
+
+    def _check_equal_conditions(self, start, end):
+        """Refuse ways between rows of other conditions: there is nothing between, say, two categories."""
+        schema = self._fitted.codec.schema
+        differ = [j for j in self._fitted.conditions if not np.array_equal(start[:, j], end[:, j], equal_nan=True)]
+        if differ:
+            names = [schema[j].name for j in differ]
+            raise ValueError(
+                f"X_start and X_end differ in columns of condition_on: {names[:5]}. A way has one condition from end to end: "
+                "give the rows of X_end the conditions of X_start."
+            )
 
     def attribute_direction(self, X, y):
         """Return the direction of an attribute in the latent space: the way from the rows without it to those with it.

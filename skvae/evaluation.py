@@ -526,14 +526,30 @@ def posterior_predictive_check(estimator, X, random_state=None):
 
 
 def _redrawn(estimator, cells, seed):
-    """Return the cells of as many rows drawn from the model, under the conditions of these if it has any."""
+    """Return the cells of as many rows drawn from the model, under the conditions of these if it has any.
+
+    Where the model knows why cells are missing, they have holes: its own, in other columns those of the rows given.
+    """
+    drawn = _drawn_like(estimator, cells, seed)
+    fitted, params, device = estimator._ready()
+    if not fitted.model.likelihood.reads_missing:
+        return drawn
+    rows, like = (fitted.codec.encode(part, dtype=fitted.dtype).to(device).x for part in (drawn, cells))
+    stream = generator(seed, "holes", device=device)
+    is_hole = np.zeros(drawn.shape, dtype=bool)
+    is_hole[:, fitted.codec.order] = fitted.model.likelihood.with_holes(params["likelihood"], rows, like, stream).isnan().cpu()
+    return np.where(is_hole, np.nan, drawn)
+
+
+def _drawn_like(estimator, cells, seed):
+    """Return the cells of as many complete rows drawn from the model, under the conditions of these if it has any."""
     conditions = estimator._fitted.conditions
     if not len(conditions):
         return estimator._cells(estimator.sample(len(cells), random_state=seed))
     known = np.full_like(cells, np.nan)
     known[:, conditions] = cells[:, conditions]
     estimator._check_conditions(known, "posterior_predictive_check")
-    return estimator._drawn(known, 1, _N_WEIGHTED, seed, noise=True)[0][0]
+    return estimator._drawn(known, 1, _N_WEIGHTED, seed, noise=True, are_unknown=True)[0][0]
 
 
 def _checked_fitted(estimator) -> BaseVAE:

@@ -204,14 +204,18 @@ class WakeSleep(_Competitor):
 
     def step(self, state, batch, noise, measured=True):
         n = batch.x.shape[1]
-        dreams = None if self.encoder_phase == "wake" else self._dreams(state, n)
+        dreams = None if self.encoder_phase == "wake" else self._dreams(state, batch.x[0])
         value = within_memory(state, n, lambda rows: self._gradient(state, *part_of(batch, noise, rows), dreams, rows))
         self.update(state, 1)
         return value
 
-    def _dreams(self, state, n):
+    def _dreams(self, state, rows):
+        """Return as many dreams as there are rows, with holes like theirs, which the encoder has to learn to read."""
         model = state.problems[0].model
-        return dream(model, model.unpack(state.params[0]), n, state.stream)
+        params = model.unpack(state.params[0])
+        z, x = dream(model, params, len(rows), state.stream)
+        with torch.no_grad():
+            return z, model.likelihood.with_holes(params["likelihood"], x, rows, state.stream)
 
     def _gradient(self, state, batch, noise, dreams, rows):
         """Fill the gradient from some rows and as many dreams; return the bound."""

@@ -153,6 +153,10 @@ class Likelihood(Settings):
         """Draw x given z, of shape (..., n, d)."""
         raise NotImplementedError
 
+    def with_holes(self, params: dict[str, Tensor], x: Tensor, like: Tensor, stream: torch.Generator) -> Tensor:
+        """Return drawn rows x with the holes of the rows `like`, or those that the model itself gives them.  # (n, d)"""
+        return torch.where(like.isnan(), like, x)
+
     def expectation_of_missing(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
         """Return the `expectation` of cells of which z is known, and that they are missing.  # (..., n, n_expected)"""
         return self.expectation(params, eta)

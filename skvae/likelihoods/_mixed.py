@@ -345,6 +345,12 @@ class PerColumn(Likelihood):
     def sample_missing(self, params, eta, stream):
         return self._joined(lambda part: part.likelihood.sample_missing(part.params, eta[..., part.outputs], stream), params)
 
+    def with_holes(self, params, x, like, stream):
+        def of_part(part: Part) -> Tensor:
+            return part.likelihood.with_holes(part.params, x[..., part.columns], like[..., part.columns], stream)
+
+        return self._joined(of_part, params)
+
     def noise_variance(self, params, n_columns):
         known = []
         for part in self._parts(params):

@@ -219,6 +219,14 @@ class SelfMasking(Likelihood):
         by_params["intercept"] = by_chance[1]
         return second.add_(first), by_params
 
+    def with_holes(self, params, x, like, stream):
+        """Return drawn rows with holes where large or small values are missing, in other columns those of the rows `like`."""
+        chosen = self._chosen(x)
+        values = x.index_select(-1, chosen)
+        is_missing = normal(values.shape, stream, values.dtype) < self._slope(params) * values + params["intercept"]
+        own = torch.where(is_missing, torch.nan, values)
+        return super().with_holes(params, x, like, stream).index_copy(-1, chosen, own)
+
     def expectation_of_missing(self, params, eta):
         """Return E[x | z, missing].  # (..., n, d)"""
         return self._with_chosen(self.mean(params, eta), self._chance(params, eta).moments()[0])
