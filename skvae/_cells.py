@@ -60,8 +60,9 @@ class CellsMixin:
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
             The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, none of
-            them unseen in training; numbers outside the range that their column had in training are moved to its edge, and
-            those of a :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
+            them unseen in training. Of frames, and of arrays under :class:`~skvae.likelihoods.Mixed`, numbers outside the range
+            that their column had in training are moved to its edge, and those of a
+            :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
 
         ess : ndarray of shape (n_rows,)
             As how many draws of :math:`p(z \mid x_g)` the `n_draws` latents count. Only returned if `return_ess` is True.
@@ -126,7 +127,7 @@ class CellsMixin:
 
         random_state : int, RandomState instance or None, default=None
             Where the draws come from if `method="draw"`; None gives others each time. The mean needs none: a row's depends on
-            that row alone, to the last bit.
+            that row alone, up to rounding in double precision.
 
         Returns
         -------
@@ -335,8 +336,8 @@ class CellsMixin:
         -------
         low, high : ndarray or DataFrame of shape (n_samples, n_features)
             Tables in the form of the training data, with the index of X. Of ordered levels, the ends are levels; unordered
-            categories and flags have no interval, so their cells are missing. After a fit on a frame, ends outside the range
-            that a column had in training are moved to its edge.
+            categories and flags have no interval, so their cells are missing. After a fit on a frame, or with
+            :class:`~skvae.likelihoods.Mixed`, ends outside the range that a column had in training are moved to its edge.
 
         Warns
         -----

@@ -429,11 +429,11 @@ class TableCodec:
         return self.table(self.settled(cells))
 
     def settled(self, cells: np.ndarray) -> np.ndarray:
-        """Return cells (..., d) that were drawn, those of a frame moved to numbers that its columns can have."""
+        """Return cells (..., d) that were drawn, those of columns of several kinds moved to numbers that they can have."""
         return cells if self.form is None else self.form.settled(cells)
 
     def within_limits(self, cells: np.ndarray) -> np.ndarray:
-        """Return cells (..., d) that were drawn, those of a frame moved into the range of their column in the training data."""
+        """Return cells (..., d) that were drawn, those of columns of several kinds moved into their range in training."""
         return cells if self.form is None else self.form.within_limits(cells)
 
     def within_support(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -483,7 +483,8 @@ def posterior_predictive_check(estimator, X, random_state=None):
     r"""Draw as many rows from a model as X has, and tell how alike both tables are.
 
     It is one draw, of the fitted parameters: another `random_state` gives another, and `chance` tells how much of a distance
-    the draw alone can make. Where the model has conditions, each row is drawn under those of a row of X.
+    the draw alone can make. Where the model has conditions, each row is drawn under those of a row of X; where it says which
+    cells are missing (:class:`~skvae.likelihoods.SelfMasking`), the rows drawn have holes of their own.
 
     Parameters
     ----------

@@ -127,7 +127,8 @@ class WakeSleep(_Competitor):
     raise :math:`\sum_k w_k \log p(x, z_k)`, with weights :math:`w_k \propto p(x, z_k) / q(z_k \mid x)` that add up to one.
     *Sleep*: the model dreams, :math:`z' \sim p(z)` and :math:`x' \sim p(x \mid z')`, and the encoder raises
     :math:`\log q(z' \mid x')`. No gradient passes through a sample, so none has to be differentiable; but there is no one
-    function that both phases raise, and the bound, by which training is judged, may fall.
+    function that both phases raise, and the bound, by which training is judged, may fall. A dream has the holes of a row of the
+    batch, or, where the likelihood itself says what is missing, its own.
 
     Parameters
     ----------

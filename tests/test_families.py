@@ -51,6 +51,13 @@ def test_draws_follow_the_distribution(family, params, oracle):
     assert stats.kstest(1.2 * z, oracle.cdf).pvalue < 1e-3
 
 
+def test_standard_deviations_of_narrow_weibulls_survive_single_precision():
+    concentration = torch.tensor([2.0, 50.0, 1000.0])
+    found = families.Weibull().std(torch.tensor(1.7), concentration)
+    expected = [stats.weibull_min(c, scale=1.7).std() for c in concentration.tolist()]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), rtol=1e-5, atol=0)
+
+
 @each_case
 def test_density_moments_and_entropy_are_those_of_scipy(family, params, oracle):
     z = torch.tensor(oracle.ppf(np.linspace(0.001, 0.999, 41)))

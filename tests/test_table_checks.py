@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from scipy import stats
 from scipy.stats import ks_2samp
 from scipy.stats.contingency import association
 from sklearn.datasets import load_diabetes
@@ -14,6 +15,7 @@ from skvae import VAETransformer
 from skvae._table_checks import _distance
 from skvae.displays import TableCheckDisplay
 from skvae.evaluation import compare_tables, posterior_predictive_check
+from skvae.likelihoods import Bernoulli, Mixed, SelfMasking
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -190,6 +192,26 @@ def test_codes_in_an_array_are_categories():
     X = rows(200, 0)["n"].clip(upper=3).to_numpy(float)[:, None].repeat(2, 1)
     found = posterior_predictive_check(short(likelihood="categorical").fit(X), X, random_state=0)
     assert found.is_category.all()
+
+
+def self_masked(n=1500):
+    """Return a table in which high values of x hide, more often than not, and the conditions c."""
+    rng = np.random.default_rng(0)
+    c, z = rng.integers(0, 2, n).astype(float), rng.normal(size=n)
+    x = z + 0.7 * rng.normal(size=n)
+    x[rng.random(n) < stats.norm.cdf(2 * x - 1)] = np.nan
+    return pd.DataFrame({"c": c, "a": z + 0.5 * rng.normal(size=n) + c, "x": x})
+
+
+@pytest.mark.parametrize("condition_on", [None, "c"])
+def test_a_model_that_knows_why_cells_are_missing_is_checked_with_its_own_holes(condition_on):
+    X = self_masked()
+    likelihood = Mixed({"x": SelfMasking(missing="high"), "c": Bernoulli(), "a": "gaussian"})
+    settings = {"hidden_layer_sizes": (), "max_iter": 200, "learning_rate": "cosine", "random_state": 0}
+    vae = VAETransformer(1, likelihood=likelihood, condition_on=condition_on, **settings).fit(X)
+    found = posterior_predictive_check(vae, X, random_state=0)
+    assert (found.columns.distance < 1.5 * found.columns.chance).all()
+    assert 0.4 < found.auc < 0.6
 
 
 def test_model_with_conditions_draws_under_those_of_the_rows():

@@ -54,6 +54,18 @@ def test_the_way_back_is_the_way_there(vae):
     np.testing.assert_allclose(back[:, ::-1], there, rtol=1e-5)
 
 
+def test_a_way_has_one_condition():
+    rng = np.random.default_rng(0)
+    c = rng.integers(0, 2, 80).astype(float)
+    X = np.column_stack([c, rng.normal(size=80) + 3 * c, rng.normal(size=80)])
+    vae = VAETransformer(1, condition_on=[0], max_iter=5, learning_rate="cosine", random_state=0).fit(X)
+    without, given = X[c == 0], X[c == 1]
+    ways = vae.interpolate(given[:3], given[3:6], 4)
+    np.testing.assert_allclose(ways[:, -1], vae.reconstruct(given[3:6]), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"differ in columns of condition_on: \['x0'\]"):
+        vae.interpolate(without[:3], given[:3])
+
+
 def coloured(n=300, seed=0):
     rng = np.random.default_rng(seed)
     size = rng.normal(size=n)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import SmallNet
@@ -9,10 +10,12 @@ from test_exact import gaussian_log_likelihood, linear_model_at_optimum, linear_
 from test_solvers import make_batch, make_params, make_problem, own, start
 from torch.distributions import Normal as OracleNormal
 
+from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae._model import Model, Pieces
 from skvae._random import generator, normal
-from skvae.likelihoods import Bernoulli
+from skvae.likelihoods import Bernoulli, Gaussian, SelfMasking
+from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP, Module
 from skvae.objectives import IWAE
 from skvae.posteriors import Normal
@@ -130,11 +133,11 @@ def test_dreams_of_a_bernoulli_model_are_zeros_and_ones():
 
 
 def test_every_step_dreams_anew():
-    solver, problem = WakeSleep(), make_problem()
+    solver, problem, rows = WakeSleep(), make_problem(), make_batch().x[0]
     state = start(solver, problem, make_params(problem))
-    first, second = solver._dreams(state, 9), solver._dreams(state, 9)
+    first, second = solver._dreams(state, rows), solver._dreams(state, rows)
     assert not torch.equal(first[1], second[1])
-    again = solver._dreams(start(solver, problem, make_params(problem)), 9)
+    again = solver._dreams(start(solver, problem, make_params(problem)), rows)
     assert torch.equal(first[1], again[1])
 
 
@@ -193,3 +196,41 @@ def test_the_sleep_phase_rests_at_the_exact_posterior_alone(widening, rests):
     value = sleep(model, leaves, *dream(model, params, 100_000, generator(0, "dream"))).mean()
     slopes = torch.autograd.grad(value, list(leaves["encoder"].values()))
     assert (max(float(slope.abs().max()) for slope in slopes) < 0.02) == rests
+
+
+# --- holes ---------------------------------------------------------------------------------------------------------------
+
+
+def rows_with_holes(n, seed):
+    """Return rows of one factor in four columns, with holes at random, and what is known of the factor without training."""
+    rng = np.random.default_rng(seed)
+    loadings, z = np.array([1.0, 1.2, -1.0, 0.8]), rng.normal(size=n)
+    X = z[:, None] * loadings + 0.5 * rng.normal(size=(n, 4))
+    X[rng.random(X.shape) < 0.3] = np.nan
+    precision = 1 + ((~np.isnan(X)) * loadings**2).sum(1) / 0.25
+    return X, np.nansum(X * loadings, 1) / 0.25 / precision, precision**-0.5
+
+
+def test_the_encoder_learns_in_dreams_what_a_hole_says():
+    X, mean, std = rows_with_holes(2000, 0)
+    settings = {"hidden_layer_sizes": (16,), "max_iter": 100, "learning_rate": "cosine", "random_state": 0}
+    vae = VAETransformer(1, solver="wake-sleep", **settings).fit(X)
+    q, few = vae.posterior_moments(X), np.isnan(X).sum(1) == 3
+    sign = np.sign(np.corrcoef(q.mean[:, 0], mean)[0, 1])
+    assert np.sqrt(np.mean((sign * q.mean[few, 0] - mean[few]) ** 2)) < 0.4
+    assert np.mean(q.std[few, 0] / std[few]) == pytest.approx(1, abs=0.15)
+
+
+def test_dreams_have_the_holes_of_the_rows_but_where_the_model_says_what_is_missing():
+    likelihood = PerColumn((Gaussian(), SelfMasking(missing="high", columns=(0,))), (2, 1), (0.0,) * 3, (0, 1, 2))
+    params = {name: value.double() for name, value in likelihood.init(3).items()}
+    x, like = normal((4000, 3), generator(0, "x"), F64), normal((4000, 3), generator(0, "like"), F64)
+    like[like > 1] = torch.nan
+    found = likelihood.with_holes(params, x, like, generator(0, "holes"))
+    assert torch.equal(found[:, :2].isnan(), like[:, :2].isnan())
+    assert torch.equal(found[~found.isnan()], x[~found.isnan()])
+    slope = SelfMasking(missing="high")._slope({"slope": params["1_slope"]})
+    expected = OracleNormal(0.0, 1.0).cdf(slope[0] * x[:, 2] + params["1_intercept"][0])
+    for low, high in ((-9, -0.5), (-0.5, 0.5), (0.5, 9)):
+        part = (x[:, 2] > low) & (x[:, 2] < high)
+        assert float(found[part, 2].isnan().double().mean()) == pytest.approx(float(expected[part].mean()), abs=0.04)
