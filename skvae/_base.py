@@ -346,7 +346,8 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
     def _network(self, role):
         network = getattr(self, role)
         if network is None:
-            return MLP(self.hidden_layer_sizes, activation=self.activation).validate()
+            network = MLP(self.hidden_layer_sizes, activation=self.activation).validate()
+            return network.set_params(hidden_layer_sizes=tuple(map(int, network.widths())))  # which no later change reaches
         return resolve(role, network if isinstance(network, (str, Network)) else Module(network))
 
     def _fitted_for_more(self, table):

@@ -29,15 +29,28 @@ class Settings(BaseEstimator):
         return super()._get_param_names()
 
     def __eq__(self, other):
-        return type(self) is type(other) and self.get_params(deep=False) == other.get_params(deep=False)
+        return type(self) is type(other) and self._compared() == other._compared()
 
     def __hash__(self):
         return hash(type(self))
+
+    def _compared(self) -> dict[str, Any]:
+        """Return the parameters in the form in which they are compared."""
+        return {name: _plain(value) for name, value in self.get_params(deep=False).items()}
 
     def validate(self) -> "Settings":
         """Check the parameters against their constraints; return self."""
         self._validate_params()
         return self
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with tuples in the place of lists and arrays, which say the same."""
+    if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def belongs_with(piece: Settings, name: str, basis: str) -> bool:

@@ -16,6 +16,21 @@ def params_of(network, n_in=3, n_out=2, seed=0):
     return network.init(n_in, n_out, seed)
 
 
+@pytest.mark.parametrize("sizes", [8, np.int64(8), [8], np.array([8])], ids=repr)
+def test_networks_of_the_same_sizes_are_equal(sizes):
+    assert MLP(sizes) == MLP((8,))
+    assert MLP(sizes) != MLP((8, 8))
+    assert Conv(np.array([4, 8])) == Conv([4, 8]) == Conv((4, 8)) != Conv((8, 4))
+
+
+def test_later_changes_of_an_array_of_sizes_do_not_reach_the_fitted_network():
+    sizes = np.array([8])
+    vae = VAETransformer(2, hidden_layer_sizes=sizes, max_iter=2, learning_rate="cosine").fit(np.eye(20, 3))
+    sizes[0] = 9
+    with pytest.raises(ValueError, match="encoder and decoder differ"):
+        vae.partial_fit(np.eye(20, 3))
+
+
 @pytest.mark.parametrize("network", MLPS, ids=repr)
 def test_init_has_the_declared_shapes_and_is_a_function_of_the_seed(network):
     first, again, other = (params_of(network, seed=s) for s in (0, 0, 1))

@@ -225,6 +225,19 @@ def test_every_estimator_comes_back(path, name):
         assert_equal_values(getattr(estimator, name), getattr(after, name))
 
 
+@pytest.mark.parametrize("sizes", [np.array([8, 5]), [8, 5], (np.int32(8), 5)], ids=repr)
+@pytest.mark.parametrize("given", [lambda s: {"hidden_layer_sizes": s}, lambda s: {"encoder": MLP(s), "decoder": MLP(s)}])
+def test_sizes_are_the_same_in_whatever_they_come(path, sizes, given):
+    small_vae(**given(sizes)).fit(X).save(path)
+    after, straight = skvae.load(path).partial_fit(X), small_vae(**given((8, 5))).fit(X).partial_fit(X)
+    np.testing.assert_array_equal(after.transform(X), straight.transform(X))
+    after.set_params(**given((8, 5)), warm_start=True).partial_fit(X)
+    after.set_params(**given(np.array([8, 5]))).fit(X)
+    clone(after).set_params(**given(sizes)).fit(X).partial_fit(X)
+    with pytest.raises(ValueError, match="encoder and decoder differ"):
+        after.set_params(**given(np.array([8, 6]))).fit(X)
+
+
 def test_partial_fit_goes_on_as_if_there_had_been_no_file(path):
     vae = small_vae().partial_fit(X[:40])
     vae.save(path)

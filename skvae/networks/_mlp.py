@@ -16,7 +16,7 @@ class MLP(Network):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(128,)
+    hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of each hidden layer, from the input on; `()` makes the map linear.
 
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
@@ -61,6 +61,11 @@ class MLP(Network):
         if not all(isinstance(size, Integral) and size >= 1 for size in self.widths()):
             raise ValueError(f"hidden_layer_sizes must be positive whole numbers, got {self.hidden_layer_sizes!r}.")
         return self
+
+    def _compared(self):
+        params = super()._compared()
+        sizes = params["hidden_layer_sizes"]
+        return {**params, "hidden_layer_sizes": (sizes,) if isinstance(sizes, Integral) else sizes}
 
     def shapes(self, n_in, n_out, seed):
         widths = [n_in, *map(int, self.widths()), n_out]

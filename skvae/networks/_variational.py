@@ -29,7 +29,7 @@ class VariationalMLP(MLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(128,)
+    hidden_layer_sizes : int or sequence of int, default=(128,)
         As in :class:`MLP`.
 
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
