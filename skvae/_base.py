@@ -8,7 +8,7 @@ from dataclasses import replace
 from numbers import Integral, Real
 
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import callbacks, persistence
@@ -157,14 +157,19 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         self : estimator
             The estimator itself.
         """
-        for role in {name.partition("__")[0] for name in params if "__" in name}:
+        for name in [name for name in params if "__" in name]:
+            role = name.partition("__")[0]
             piece = params.get(role, getattr(self, role, None))
-            if role == "prior" and piece == "auto":
+            if role == "prior" and isinstance(piece, str) and piece == "auto":
                 raise ValueError(
                     "prior='auto' is chosen in fit and has no parameters before. Name a prior as well, such as prior='mixture'."
                 )
-            if isinstance(piece, str) and piece in REGISTRY.get(role, {}):
-                params[role] = REGISTRY[role][piece]()
+            if isinstance(piece, str) and piece in _names_of(role):
+                piece = params[role] = clone(SCORE_METHODS[piece]) if role == "score_method" else REGISTRY[role][piece]()
+            if role in self.get_params(deep=False) and (isinstance(piece, type) or not hasattr(piece, "set_params")):
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self}: {role}={piece!r} has no parameters. {_advice(role)}"
+                )
         return super().set_params(**params)
 
     # --- the contract ------------------------------------------------------------------------------------------------
@@ -436,6 +441,20 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=5,
             )
+
+
+def _names_of(role):
+    """Return the names that stand for a piece."""
+    return sorted(SCORE_METHODS if role == "score_method" else REGISTRY.get(role, ()))
+
+
+def _advice(role):
+    """Return what to do instead of a nested name that reaches nothing."""
+    if role in ("encoder", "decoder"):
+        return f"Pass a network as well, such as {role}=MLP((64,)); None has the layers of hidden_layer_sizes and activation."
+    if _names_of(role):
+        return f"Pass an object as well, or one of the names {_names_of(role)}."
+    return f"Set {role} itself."
 
 
 def _check_places(pieces, codec):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import SCORE_METHODS
 from scipy.stats import gaussian_kde, multivariate_normal
+from sklearn.model_selection import GridSearchCV
 from test_exact import MODELS, linear_model_at_optimum, quadrature, random_model
 
+from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae._marginal import (
     AnnealedImportance,
@@ -21,7 +23,8 @@ from skvae._marginal import (
     log_mean,
 )
 from skvae._random import RowStreams, generator, normal
-from skvae.objectives import IWAE
+from skvae._rows import SCORE_METHODS as NAMED
+from skvae.objectives import ELBO, IWAE
 
 F64 = torch.float64
 
@@ -293,3 +296,44 @@ def test_single_precision_and_inference_mode_make_no_difference():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"parameter of {type(bad).__name__}"):
         bad.validate()
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, changed, found",
+    [
+        ("iwae", {"n_samples": 10}, IWAE(n_samples=10)),
+        ("elbo", {"kl": "sampled"}, ELBO(n_samples=32, kl="sampled")),
+        ("hmc", {"density": "kde"}, PosteriorDensity(density="kde")),
+        ("ais", {"start": "prior", "n_temperatures": 5}, AnnealedImportance(5, start="prior")),
+    ],
+)
+def test_nested_names_change_the_method_that_a_name_stands_for(name, changed, found):
+    before = repr(NAMED)
+    vae = VAETransformer(score_method=name).set_params(**{f"score_method__{key}": value for key, value in changed.items()})
+    assert vae.score_method == found
+    assert repr(NAMED) == before
+
+
+def test_number_of_draws_of_scores_can_be_searched():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    vae = VAETransformer(1, max_iter=2, learning_rate="cosine", random_state=0)
+    search = GridSearchCV(vae, {"score_method__n_samples": [1, 10]}, cv=2).fit(X)
+    assert search.best_params_ == {"score_method__n_samples": search.best_estimator_.score_method.n_samples}
+
+
+@pytest.mark.parametrize(
+    "given, match",
+    [
+        ({"encoder__x": 1}, r"'encoder__x' for estimator VAETransformer\(\): encoder=None .*encoder=MLP"),
+        ({"objective": "nope", "objective__beta": 1}, r"objective='nope' has no parameters. .*'elbo', "),
+        ({"score_method": "nope", "score_method__k": 1}, r"score_method='nope' .*\['ais', 'elbo', 'hmc', 'iwae'\]"),
+        ({"n_components__x": 1}, r"n_components=None has no parameters. Set n_components itself"),
+        ({"nope__x": 1}, r"Invalid parameter 'nope' for estimator"),
+    ],
+)
+def test_nested_names_that_reach_nothing_are_refused(given, match):
+    with pytest.raises(ValueError, match=match):
+        VAETransformer().set_params(**given)
