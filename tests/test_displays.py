@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import load_digits, load_iris
@@ -300,6 +301,16 @@ def test_of_many_columns_the_thirty_lowest_are_shown(digits, ax):
     assert "30 lowest of" in ax.get_xlabel()
 
 
+@pytest.fixture(scope="module")
+def mixed():
+    """Return an estimator and its table, of two columns of numbers beside two of categories."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(
+        {"text": list("xyz") * 30, "a": rng.normal(size=90), "level": list("uvwuu") * 18, "b": rng.normal(size=90)}
+    )
+    return fitted(X, n_components=2), X
+
+
 @pytest.mark.parametrize("column", ["petal width (cm)", 3, -1])
 def test_one_column_against_its_reconstruction(vae, column, ax):
     ReconstructionDisplay.from_estimator(vae, IRIS.data, column=column, ax=ax)
@@ -312,6 +323,21 @@ def test_one_column_against_its_reconstruction(vae, column, ax):
 def test_unknown_column_is_refused_with_those_there_are(vae, column, ax):
     with pytest.raises(ValueError, match=r"no column .* below 4.*sepal length"):
         ReconstructionDisplay.from_estimator(vae, IRIS.data, column=column, ax=ax)
+
+
+@pytest.mark.parametrize("column, name", [(1, "a"), (-1, "b"), (3, "b"), ("a", "a")])
+def test_number_of_a_column_is_its_place_in_the_table(mixed, column, name, ax):
+    vae, X = mixed
+    display = ReconstructionDisplay.from_estimator(vae, X, column=column, ax=ax)
+    np.testing.assert_array_equal(ax.collections[0].get_offsets()[:, 0], X[name])
+    assert ax.get_xlabel() == f"{name}, original"
+    assert display.plot(column=column).ax_.get_xlabel() == f"{name}, original"
+
+
+@pytest.mark.parametrize("column", ["text", 0])
+def test_column_of_categories_is_refused_as_such(mixed, column, ax):
+    with pytest.raises(ValueError, match=r"'text' has categories.* Use one of \['a', 'b'\]"):
+        ReconstructionDisplay.from_estimator(*mixed, column=column, ax=ax)
 
 
 def test_array_without_names_is_drawn_with_numbered_columns(ax):

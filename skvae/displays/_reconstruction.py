@@ -27,6 +27,9 @@ class ReconstructionDisplay:
     image_shape : tuple of int, default=None
         Height and width, and the number of channels, 1 or 3, if there are any, where rows are images.
 
+    table_columns : sequence of str, default=None
+        Names of all columns of the table, in its order, if those of `feature_names` are but some of them.
+
     Attributes
     ----------
     ax_ : matplotlib Axes
@@ -55,11 +58,12 @@ class ReconstructionDisplay:
     (4,)
     """
 
-    def __init__(self, *, original, reconstruction, feature_names, image_shape=None):
+    def __init__(self, *, original, reconstruction, feature_names, image_shape=None, table_columns=None):
         self.original = original
         self.reconstruction = reconstruction
         self.feature_names = feature_names
         self.image_shape = image_shape
+        self.table_columns = table_columns
 
     @property
     def explained_(self):
@@ -86,7 +90,7 @@ class ReconstructionDisplay:
             reconstructions. None draws a bar per column, the share of its variance that the reconstruction explains.
 
         column : str or int, default=None
-            Name or number of a column: draws its values against their reconstructions.
+            Name of a column of numbers, or its place in the table: draws its values against their reconstructions.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a new figure.
@@ -109,6 +113,7 @@ class ReconstructionDisplay:
             reconstruction=reconstruction.astype(np.float64),
             feature_names=[estimator.schema_[j].name for j in numbers],
             image_shape=image_shape,
+            table_columns=[column.name for column in estimator.schema_],
         )
         return display.plot(ax, column=column, **kwargs)
 
@@ -121,7 +126,7 @@ class ReconstructionDisplay:
             Where to draw; None makes a new figure.
 
         column : str or int, default=None
-            Name or number of a column: draws its values against their reconstructions.
+            Name of a column of numbers, or its place in the table: draws its values against their reconstructions.
 
         **kwargs : dict
             Passed to `ax.imshow`, `ax.barh` or `ax.scatter`, whichever draws.
@@ -147,15 +152,20 @@ class ReconstructionDisplay:
         return self
 
     def _number_of(self, column):
-        """Return the number of a column that is given by name or number."""
-        names = list(self.feature_names)
-        if column in names:
-            return names.index(column)
-        if isinstance(column, (int, np.integer)) and -len(names) <= column < len(names):
-            return int(column)
-        raise ValueError(
-            f"There is no column {column!r}. Pass a number below {len(names)}, or one of the names {names[:5]}, ..."
-        )
+        """Return which of the columns of numbers is given by its name or its place in the table."""
+        shown = list(self.feature_names)
+        names = shown if self.table_columns is None else list(self.table_columns)
+        if column not in names:
+            if not isinstance(column, (int, np.integer)) or not -len(names) <= column < len(names):
+                raise ValueError(
+                    f"There is no column {column!r}. Pass a number below {len(names)}, or one of the names {shown[:5]}, ..."
+                )
+            column = names[column]
+        if column not in shown:
+            raise ValueError(
+                f"Column {column!r} has categories, and this figure shows columns of numbers. Use one of {shown[:5]}, ..."
+            )
+        return shown.index(column)
 
     def _draw_images(self, ax, kwargs):
         """Draw a row of images above the row of their reconstructions."""
