@@ -47,6 +47,7 @@ class Form:
     container: str  # "pandas", "polars" or "array"
     formats: list[Format]
     handle_unknown: str = "error"
+    level_names: list | None = None  # of the columns of a frame of pandas, one for each level; None if they have none
 
     @property
     def has_categories(self) -> bool:
@@ -82,7 +83,7 @@ class Form:
             for j, (column, one) in enumerate(zip(columns, likelihoods, strict=True))
         ]
         seen = [_with_seen(one, series, weight) for (one, _), (_, series, _) in zip(learnt, columns)]
-        form = cls(container, seen, handle_unknown)
+        form = cls(container, seen, handle_unknown, _level_names(X))
         found = [one for _, one in learnt]
         if numbers is None and form.has_varying_categories:
             found = [NormalMixture() if one is default else one for one in found]
@@ -141,6 +142,8 @@ class Form:
             return np.column_stack(columns)
         frame = pd.DataFrame(dict(enumerate(columns)))
         frame.columns = pd.Index([format.name for format in self.formats])
+        if self.level_names is not None:
+            frame.columns = frame.columns.set_names(self.level_names)
         return frame.set_axis(like.index, axis=0) if isinstance(like, pd.DataFrame) else frame
 
     def within_limits(self, cells: np.ndarray) -> np.ndarray:
@@ -181,12 +184,14 @@ class Form:
     def pack(self) -> dict:
         """Return the form as plain values."""
         formats = [[f.name, f.dtype, f.categories, f.ordered, f.limits, f.seen, f.frequent] for f in self.formats]
-        return {"container": self.container, "formats": formats, "handle_unknown": self.handle_unknown}
+        packed = {"container": self.container, "formats": formats, "handle_unknown": self.handle_unknown}
+        return packed if self.level_names is None else {**packed, "level_names": self.level_names}
 
     @classmethod
     def unpack(cls, packed: dict) -> "Form":
         """Rebuild a form from what `pack` returned."""
-        return cls(packed["container"], [Format(*f) for f in packed["formats"]], packed["handle_unknown"])
+        formats = [Format(*f) for f in packed["formats"]]
+        return cls(packed["container"], formats, packed["handle_unknown"], packed.get("level_names"))
 
 
 def _unknown_categories(format: Format, values: list) -> str:
@@ -339,6 +344,14 @@ def _selected(columns, X, names: list, who: str = "Mixed") -> list:
             f"{who} names column(s) that X does not have: {unknown[:5]}. X has {len(names)} feature(s): {names[:10]}."
         )
     return found
+
+
+def _level_names(X) -> list | None:
+    """Return the names of the levels of the columns, if they have some and come back as levels when a frame is made of them."""
+    if not isinstance(X, pd.DataFrame) or X.columns.nlevels != pd.Index(list(X.columns)).nlevels:
+        return None
+    names = list(X.columns.names)
+    return None if all(name is None for name in names) else names
 
 
 def columns_of(X) -> list[tuple[Any, pd.Series, str]]:

@@ -666,6 +666,41 @@ def test_forms_survive_packing():
     pd.testing.assert_frame_equal(again.table(form.cells(X), X), X)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pd.Index(["a", "b", "c", "d"], name="gene"),
+        pd.Index(range(4), name=("no", 1)),
+        pd.MultiIndex.from_product([["a", "b"], ["x", "y"]], names=["outer", "inner"]),
+        pd.MultiIndex.from_product([["a", "b"], ["x", "y"]], names=[None, "inner"]),
+        pd.MultiIndex.from_product([["a", "b"], ["x", "y"]]),
+    ],
+)
+def test_names_of_the_levels_of_columns_come_back(columns, tmp_path):
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)), columns=columns)
+    vae = quick().fit(X)
+    vae.save(tmp_path / "m.skvae")
+    loaded = skvae.load(tmp_path / "m.skvae")
+    holes = X.mask(X > 1)
+    tables = (vae.reconstruct(X), vae.inverse_transform(vae.transform(X)), vae.sample(3), vae.impute(holes), loaded.sample(3))
+    for table in tables:
+        pd.testing.assert_index_equal(table.columns, columns, exact="equiv")
+
+
+def test_tuples_that_are_no_levels_have_no_names_of_levels():
+    columns = pd.Index([("a", 1), ("b", 2)], tupleize_cols=False, name="pair")
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=columns)
+    assert list(quick().fit(X).reconstruct(X).columns) == list(columns)
+
+
+def test_packed_forms_without_names_of_levels_can_be_read():
+    X = frame().rename_axis(columns="kind")
+    form, _ = Form.learn(X, [None] * X.shape[1], Gaussian(), "error")
+    assert Form.unpack(form.pack()) == form
+    old = {name: value for name, value in form.pack().items() if name in ("container", "formats", "handle_unknown")}
+    pd.testing.assert_frame_equal(Form.unpack(old).table(form.cells(X), X), X.rename_axis(columns=None))
+
+
 def test_two_numbers_are_a_flag_if_there_are_enough_of_them():
     X = pd.DataFrame({"a": [0.0, 1.0] * 4, "b": np.arange(8.0)})
     assert [c.kind for c in quick().fit(X).schema_] == ["gaussian", "gaussian"]
