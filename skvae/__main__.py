@@ -10,7 +10,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m skvae", description="Variational auto-encoders for scikit-learn.")
     top.add_argument("--version", action="version", version=f"skvae {__version__}")
-    commands = top.add_subparsers(title="commands", dest="command", metavar="")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     demo = commands.add_parser("demo", help="train on bundled data, print what was learnt, draw figures")
     demo.add_argument("--output", default="skvae-demo", metavar="DIR", help="folder for the files (default: %(default)s)")
     demo.add_argument(
@@ -20,10 +20,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    """Return the positive whole number that a text says."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from skvae import _demo
 
+    try:
+        _demo.check_folder(given.output)
+    except OSError as error:
+        cause = f"cannot write to the folder {given.output!r} ({error.strerror})"
+        print(f"python -m skvae demo: error: {cause}; choose another with --output", file=sys.stderr)
+        return 1
     return _demo.run(given.output, given.max_iter)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,7 +31,6 @@ def run(output: str, max_iter: int | None = None) -> int:
     """Run the demo; return the exit code."""
     start = time.perf_counter()
     folder = Path(output).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports that it builds its font cache
     print(f"skvae {skvae.__version__}: variational auto-encoders for scikit-learn")
     # One thread: the matrices are small, and threads that wait for each other on busy cores are many times slower than one.
@@ -42,6 +42,13 @@ def run(output: str, max_iter: int | None = None) -> int:
     write(folder, cancer, maps, digits, images, labels)
     print(f"\nDone in {time.perf_counter() - start:.0f} s.")
     return 0
+
+
+def check_folder(output: str) -> None:
+    """Make the folder if it is not there; raise an OSError if no files can be written to it."""
+    Path(output).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output):
+        pass
 
 
 # --- one: a density ----------------------------------------------------------------------------------------------------

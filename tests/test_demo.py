@@ -63,12 +63,29 @@ def test_version_is_the_package_version(capsys):
     assert capsys.readouterr().out == f"skvae {skvae.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["demo", "--max-iter", "0"], ["demo", "--max-iter", "many"]])
-def test_wrong_arguments_are_refused(arguments, capsys):
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["fly"], "argument COMMAND: invalid choice: 'fly'"),
+        (["demo", "--max-iter", "0"], "--max-iter: must be a whole number of at least 1, got '0'"),
+        (["demo", "--max-iter", "many"], "--max-iter: must be a whole number of at least 1, got 'many'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "usage: python -m skvae" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "usage: python -m skvae" in err and said in err
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_folder_that_cannot_be_made_is_told_in_one_line(inside, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--output", str(tmp_path / "file" / inside)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    assert "cannot write to the folder" in err and "--output" in err
 
 
 def test_help_does_not_wait_for_the_demo_to_be_imported():
