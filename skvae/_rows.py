@@ -250,8 +250,12 @@ class RowsMixin:
         return _to_array(*self._posterior_mean(X))
 
     def _decoded(self, Z, known=None):
-        """Return the mean of p(x|z) for every row of Z, in the form of the training data, under conditions in known cells."""
+        """Return the mean of p(x|z) for every row of Z, in the form of the training data, under conditions in known cells.
+
+        A frame gets the index of Z, if that has one.
+        """
         check_is_fitted(self)
+        like = Z
         Z = check_array(array_of_tensor(Z) if isinstance(Z, torch.Tensor) else Z, dtype=[np.float64, np.float32])
         fitted, _, device = self._ready()
         if Z.shape[1] != fitted.model.n_components:
@@ -263,7 +267,7 @@ class RowsMixin:
         if known is not None and len(known) != len(Z):
             known = np.broadcast_to(known, (len(Z), known.shape[1])) if len(known) == 1 else known
             check_consistent_length(Z, known)
-        return self._fitted_table(self._means(z, Z.dtype, known))
+        return self._fitted_table(self._means(z, Z.dtype, known), like)
 
 
 class EncodedRows:

@@ -268,7 +268,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Returns
         -------
         X_original : ndarray or DataFrame of shape (n_samples, n_features)
-            Rows in the units of the data; after a fit on a frame, in its types, with the most probable of categories.
+            Rows in the units of the data; after a fit on a frame, in its types, with the most probable of categories and the
+            index of X, if that is a frame too.
         """
         check_is_fitted(self)
         known = np.full((1, self.n_features_in_), np.nan) if given is None else self._known_cells(given)

@@ -687,6 +687,27 @@ def test_names_of_the_levels_of_columns_come_back(columns, tmp_path):
         pd.testing.assert_index_equal(table.columns, columns, exact="equiv")
 
 
+def test_decoded_latents_keep_their_index():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=list("abc"), index=range(1000, 1060))
+    vae = quick().set_output(transform="pandas").fit(X)
+    latents = vae.transform(X)[::-2]
+    found = vae.inverse_transform(latents)
+    pd.testing.assert_frame_equal(found, vae.reconstruct(X)[::-2], rtol=1e-5)
+    assert (X[::-2] - found).notna().all(axis=None)
+    assert vae.inverse_transform(latents.to_numpy()).index.tolist() == list(range(30))
+    assert isinstance(quick().fit(X.to_numpy()).inverse_transform(latents), np.ndarray)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1)], ids=["a row each", "one row for all"])
+def test_decoded_latents_keep_their_index_whatever_that_of_the_conditions(rows):
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=list("abc"), index=range(1000, 1060))
+    vae = quick(condition_on=["a"]).set_output(transform="pandas").fit(X)
+    given = X[["a"]].iloc[rows]
+    found = vae.inverse_transform(vae.transform(X), given=given.reset_index(drop=True))
+    assert found.index.equals(X.index)
+    np.testing.assert_array_equal(found["a"], np.broadcast_to(given["a"], 60))
+
+
 def test_tuples_that_are_no_levels_have_no_names_of_levels():
     columns = pd.Index([("a", 1), ("b", 2)], tupleize_cols=False, name="pair")
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=columns)
