@@ -202,7 +202,14 @@ def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnS
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts) / present
-    return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing)
+    return _exact_if_constant(ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing))
+
+
+def _exact_if_constant(found: ColumnStatistics) -> ColumnStatistics:
+    """Return the statistics with the moments of columns that do not vary, of which sums would be off by rounding noise."""
+    constant = found.low == found.high
+    mean = np.where(constant, found.low + 0.0, found.mean)  # no zero is negative
+    return replace(found, mean=mean, std=np.where(constant, 0.0, found.std))
 
 
 class RunningStatistics:
@@ -241,9 +248,8 @@ def _merged(one: ColumnStatistics, weight: np.ndarray, other: ColumnStatistics, 
     within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
     between = share * (1 - share) * np.square(step / unit)
     std = np.sqrt(within + between) * unit
-    return ColumnStatistics(
-        one.mean + share * step, std, np.fmin(one.low, other.low), np.fmax(one.high, other.high), one.missing
-    )
+    low, high = np.fmin(one.low, other.low), np.fmax(one.high, other.high)
+    return _exact_if_constant(ColumnStatistics(one.mean + share * step, std, low, high, one.missing))
 
 
 @dataclass(frozen=True)
