@@ -29,7 +29,7 @@ class Settings(BaseEstimator):
         return super()._get_param_names()
 
     def __eq__(self, other):
-        return type(self) is type(other) and self.get_params(deep=False) == other.get_params(deep=False)
+        return type(self) is type(other) and _are_equal(self.get_params(deep=False), other.get_params(deep=False))
 
     def __hash__(self):
         return hash(type(self))
@@ -38,6 +38,18 @@ class Settings(BaseEstimator):
         """Check the parameters against their constraints; return self."""
         self._validate_params()
         return self
+
+
+def _are_equal(one, other) -> bool:
+    """Tell whether two values of a parameter are equal, also where there are arrays in them, such as masks of columns."""
+    try:
+        return one is other or bool(one == other)
+    except (TypeError, ValueError):  # of arrays, which compare element by element
+        if type(one) is not type(other) or len(one) != len(other):
+            return False
+        if isinstance(one, dict):
+            return all(name in other and _are_equal(one[name], other[name]) for name in one)
+        return all(map(_are_equal, one, other))
 
 
 def belongs_with(piece: Settings, name: str, basis: str) -> bool:
