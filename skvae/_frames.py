@@ -40,6 +40,14 @@ def _is_polars(X) -> bool:
     return type(X).__module__.split(".")[0] == "polars" and hasattr(X, "schema")
 
 
+def array_of_list(X):
+    """Return rows that are lists as an array, of objects if there are texts, as numpy would make texts of all cells; else X."""
+    if not isinstance(X, (list, tuple)):
+        return X
+    array = np.asarray(X)
+    return np.asarray(X, dtype=object) if array.dtype.kind in "SU" else array
+
+
 @dataclass(frozen=True)
 class Form:
     """The form of a table: the kind of frame, or an array, and the format of every column."""
@@ -570,7 +578,7 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
         return X.with_columns(
             [filled_polars(X.to_series(j), holes[:, j], some, partial(anew, j)) for j, some in values.items()]
         )
-    out = np.array(X)
+    out = np.array(array_of_list(X))
     for j, some in values.items():
         out[holes[:, j], j] = some
     return out

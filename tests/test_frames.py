@@ -402,6 +402,33 @@ def test_columns_of_arrays_go_by_their_numbers():
         vae.transform(np.array([[0.0, 3.0]]))
 
 
+@pytest.mark.parametrize("as_rows", [list, tuple])
+def test_lists_with_texts_are_read_like_arrays_of_objects(as_rows):
+    X = frame(holes=False)[["real", "text", "flag", "whole"]].to_numpy(dtype=object)
+    X[3, 0] = np.nan
+    rows = as_rows(map(as_rows, X))
+    one, other = (quick(likelihood=Mixed({1: "categorical"})).fit(table) for table in (rows, X))
+    assert [c.kind for c in one.schema_] == ["normal_mixture", "categorical", "bernoulli", "normal_mixture"]
+    assert one.schema_ == other.schema_ and one.score(rows) == other.score(X)
+    filled = one.impute(rows)
+    assert filled.dtype == object and np.array_equal(filled, other.impute(X))
+    assert one.partial_fit(rows).score(rows) == other.partial_fit(X).score(X)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("columns", [["real", "text", "flag"], ["real", "flag"], ["real", "whole"], ["text", "object"]])
+def test_lists_are_read_like_the_frame_of_the_fit(columns):
+    X = frame(holes=False)[columns]
+    vae, rows = quick().fit(X), X.to_numpy(dtype=object).tolist()
+    assert np.array_equal(vae.transform(rows), vae.transform(X)) and vae.score(rows) == vae.score(X)
+
+
+def test_training_goes_on_with_lists_and_conditions():
+    X = np.random.default_rng(0).normal(size=(N, 3))
+    vaes = [quick(condition_on=0).partial_fit(table).partial_fit(table) for table in (X, X.tolist())]
+    assert vaes[0].score(X) == vaes[1].score(X)
+
+
 MASK = np.array([False, False, True, False])
 
 
