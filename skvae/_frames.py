@@ -253,7 +253,7 @@ def _frequent(numbers: np.ndarray, counts: np.ndarray, fewest: int = 2) -> list[
     total = counts.sum()
     if total < _FEWEST_OF_TWO:
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         distance = _NEAR * float(np.sqrt(counts @ np.square(numbers - counts @ numbers / total) / total))
     if not 0 < distance < np.inf:
         return None

@@ -177,6 +177,7 @@ def _sort_by_value(X: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, first
 
 
+@np.errstate(under="ignore")
 def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
     """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow.
 
@@ -235,6 +236,7 @@ class RunningStatistics:
         return replace(self.statistics, missing=self.missing / self.total)
 
 
+@np.errstate(under="ignore")
 def _merged(one: ColumnStatistics, weight: np.ndarray, other: ColumnStatistics, other_weight: np.ndarray) -> ColumnStatistics:
     """Return the moments and limits of two sets of cells per column together, given those of each set and its weight."""
     one, other = one.where(weight > 0, other), other.where(other_weight > 0, one)
@@ -353,7 +355,7 @@ class TableCodec:
 
     def variance(self, variance: np.ndarray) -> np.ndarray:
         """Return variances of the model's columns in the user's units; a constant column has none."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             return self.of_columns(variance * np.square(self.scale[self.order]))
 
     def encode(
@@ -421,7 +423,7 @@ class TableCodec:
         """Return model-unit rows as an array of numbers in the user's units; constant columns get their constant."""
         values = x.cpu().numpy().astype(np.float64)
         out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             out[..., self.order] += values * self.scale[self.order]
             out = out.astype(dtype)
         return out if self.form is None else self.form.among_seen(out)

@@ -198,6 +198,25 @@ def test_few_cells_among_many_holes_lose_no_digits():
         np.testing.assert_allclose(found.std, [cells.std(), 0], rtol=1e-15, atol=1e-16)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("as_table", [np.asarray, ArraySource, lambda X: pd.DataFrame(X).assign(flag=X[:, 0] > 0)])
+def test_numbers_that_vanish_are_no_errors(as_table):
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    X[:30, 0] *= 1e-200
+    X[:5, 1] = 1e200
+    X[:, 2] *= 1e-300
+    X[:30, 3] *= 1e-310
+    X[30:, 3] = 0.0
+    table = as_table(X)
+    if isinstance(table, pd.DataFrame):
+        table.columns = table.columns.astype(str)
+    with np.errstate(under="raise"):
+        vae = VAETransformer(1, max_iter=2, random_state=0).fit(table)
+        assert np.isfinite(vae.score(table))
+        vae.sample(5, random_state=0)
+        vae.partial_fit(table).partial_fit(table)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [0.1, -7.3, 1e300, 1e-310, -0.0])
 def test_columns_that_do_not_vary_have_exact_moments(value, dtype):
