@@ -40,6 +40,14 @@ def _is_polars(X) -> bool:
     return type(X).__module__.split(".")[0] == "polars" and hasattr(X, "schema")
 
 
+def array_of_list(X):
+    """Return rows that are lists as an array, of objects if there are texts, as numpy would make texts of all cells; else X."""
+    if not isinstance(X, (list, tuple)):
+        return X
+    array = np.asarray(X)
+    return np.asarray(X, dtype=object) if array.dtype.kind in "SU" else array
+
+
 @dataclass(frozen=True)
 class Form:
     """The form of a table: the kind of frame, or an array, and the format of every column."""
@@ -250,7 +258,7 @@ def _frequent(numbers: np.ndarray, counts: np.ndarray, fewest: int = 2) -> list[
     total = counts.sum()
     if total < _FEWEST_OF_TWO:
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         distance = _NEAR * float(np.sqrt(counts @ np.square(numbers - counts @ numbers / total) / total))
     if not 0 < distance < np.inf:
         return None
@@ -308,8 +316,8 @@ def likelihoods_of(X, likelihood: Likelihood) -> list[Likelihood | None]:
         return [likelihood] * len(names)
     chosen: list[Likelihood | None] = [None] * len(names)
     for one, columns in likelihood.chosen():
-        for name in _selected(columns, X, names):
-            chosen[names.index(name)] = one
+        for j in _selected(columns, X, names):
+            chosen[j] = one
     return chosen
 
 
@@ -318,7 +326,7 @@ def conditions_of(X, condition_on) -> list[int]:
     if condition_on is None:
         return []
     names = _names(X)
-    chosen = sorted({names.index(name) for name in _selected(condition_on, X, names, "condition_on")})
+    chosen = sorted(set(_selected(condition_on, X, names, "condition_on")))
     if len(chosen) == len(names):
         raise ValueError("condition_on names all columns of X: at least one must be left to be modelled.")
     return chosen
@@ -334,16 +342,45 @@ def _names(X) -> list:
     return list(X.columns) if is_frame(X) else list(range(X.shape[1]))
 
 
-def _selected(columns, X, names: list, who: str = "Mixed") -> list:
-    """Return the names of columns that a name, a list of names or a callable selects."""
-    found = columns(X) if callable(columns) else columns
-    found = [found] if isinstance(found, (str, int)) else list(found)
-    unknown = [name for name in found if name not in names]
+def _selected(columns, X, names: list, who: str = "Mixed") -> list[int]:
+    """Return the numbers of columns that a name, a list of names, a mask or a callable selects."""
+    places = {(_is_flag(name), name): j for j, name in reversed(list(enumerate(names)))}  # of equal names the first
+    if _place(columns, places) is None and callable(columns):
+        columns = columns(X)
+    is_one = _place(columns, places) is not None or isinstance(columns, str) or not isinstance(columns, Iterable)
+    chosen = [columns] if is_one else list(columns)
+    found = [_place(one, places) for one in chosen]
+    unknown = [one for one, place in zip(chosen, found, strict=True) if place is None]
+    if unknown and all(map(_is_flag, chosen)):
+        return _selected_by_mask(columns, chosen, len(names), who)
     if unknown:
         raise ValueError(
             f"{who} names column(s) that X does not have: {unknown[:5]}. X has {len(names)} feature(s): {names[:10]}."
         )
-    return found
+    return [place for place in found if place is not None]
+
+
+def _place(name, places: dict) -> int | None:
+    """Return the number of the column of that name, None if there is none; True and False are not 1 and 0."""
+    try:
+        return places.get((_is_flag(name), name))
+    except TypeError:  # a list or an array, or a tuple with some
+        return None
+
+
+def _is_flag(one) -> bool:
+    return isinstance(one, (bool, np.bool_))
+
+
+def _selected_by_mask(columns, mask: list, n_columns: int, who: str) -> list[int]:
+    """Return the numbers of columns that a mask selects, which has one flag per column."""
+    if _is_flag(columns) or len(mask) != n_columns:
+        what = f"is the single flag {columns}" if _is_flag(columns) else f"has a mask of {len(mask)} flag(s)"
+        raise ValueError(
+            f"{who} {what}, and X has {n_columns} feature(s). Pass names of columns, their numbers in an array, or a mask with "
+            "a flag for each column."
+        )
+    return np.flatnonzero(mask).tolist()
 
 
 def _level_names(X) -> list | None:
@@ -554,7 +591,7 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
         return X.with_columns(
             [filled_polars(X.to_series(j), holes[:, j], some, partial(anew, j)) for j, some in values.items()]
         )
-    out = np.array(X)
+    out = np.array(array_of_list(X))
     for j, some in values.items():
         out[holes[:, j], j] = some
     return out

@@ -6,7 +6,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skvae._frames import Form, conditions_of, is_frame, likelihoods_of, rows_where, with_conditions
+from skvae._frames import Form, array_of_list, conditions_of, is_frame, likelihoods_of, rows_where, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows
@@ -38,8 +38,8 @@ class TableReader:
 
     def _cells_for_more(self, X, weight):
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
-        cells = self._cells(X, None if weight is None else weight > 0)
-        self._check_same_conditions(array_or_frame(X))
+        cells, X = self._cells(X, None if weight is None else weight > 0), array_or_frame(X)
+        self._check_same_conditions(X if hasattr(X, "shape") else cells)
         return cells
 
     def _check_same_conditions(self, X):
@@ -95,7 +95,7 @@ class TableReader:
     def _checked_table(self, X, *, reset):
         """Return a frame, or an array of whatever cells, after a check of its shape and its names."""
         if not is_frame(X):
-            return validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
+            return validate_data(self, array_of_list(X), reset=reset, dtype=None, ensure_all_finite=False)
         validate_data(self, X, reset=reset, skip_check_array=True)
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
         return X

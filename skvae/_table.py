@@ -177,6 +177,7 @@ def _sort_by_value(X: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, first
 
 
+@np.errstate(under="ignore")
 def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnStatistics:
     """Return weighted moments of X[rows] in float64, chunk by chunk, safe for values whose squares overflow.
 
@@ -202,7 +203,14 @@ def column_statistics(X: Cells, rows: np.ndarray, weight: np.ndarray) -> ColumnS
     spread = np.max([np.abs(centred(p)).max(axis=0) for p in parts], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     variance = sum(share(p) @ np.square(centred(p) / spread) for p in parts) / present
-    return ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing)
+    return _exact_if_constant(ColumnStatistics(mean * unit, np.sqrt(variance) * spread * unit, low, high, missing))
+
+
+def _exact_if_constant(found: ColumnStatistics) -> ColumnStatistics:
+    """Return the statistics with the moments of columns that do not vary, of which sums would be off by rounding noise."""
+    constant = found.low == found.high
+    mean = np.where(constant, found.low + 0.0, found.mean)  # no zero is negative
+    return replace(found, mean=mean, std=np.where(constant, 0.0, found.std))
 
 
 class RunningStatistics:
@@ -228,6 +236,7 @@ class RunningStatistics:
         return replace(self.statistics, missing=self.missing / self.total)
 
 
+@np.errstate(under="ignore")
 def _merged(one: ColumnStatistics, weight: np.ndarray, other: ColumnStatistics, other_weight: np.ndarray) -> ColumnStatistics:
     """Return the moments and limits of two sets of cells per column together, given those of each set and its weight."""
     one, other = one.where(weight > 0, other), other.where(other_weight > 0, one)
@@ -241,9 +250,8 @@ def _merged(one: ColumnStatistics, weight: np.ndarray, other: ColumnStatistics, 
     within = (1 - share) * np.square(one.std / unit) + share * np.square(other.std / unit)
     between = share * (1 - share) * np.square(step / unit)
     std = np.sqrt(within + between) * unit
-    return ColumnStatistics(
-        one.mean + share * step, std, np.fmin(one.low, other.low), np.fmax(one.high, other.high), one.missing
-    )
+    low, high = np.fmin(one.low, other.low), np.fmax(one.high, other.high)
+    return _exact_if_constant(ColumnStatistics(one.mean + share * step, std, low, high, one.missing))
 
 
 @dataclass(frozen=True)
@@ -347,7 +355,7 @@ class TableCodec:
 
     def variance(self, variance: np.ndarray) -> np.ndarray:
         """Return variances of the model's columns in the user's units; a constant column has none."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             return self.of_columns(variance * np.square(self.scale[self.order]))
 
     def encode(
@@ -415,7 +423,7 @@ class TableCodec:
         """Return model-unit rows as an array of numbers in the user's units; constant columns get their constant."""
         values = x.cpu().numpy().astype(np.float64)
         out = np.broadcast_to(self.loc, (*values.shape[:-1], len(self.loc))).copy()
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             out[..., self.order] += values * self.scale[self.order]
             out = out.astype(dtype)
         return out if self.form is None else self.form.among_seen(out)

@@ -42,11 +42,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         "poisson" for counts. An object sets more, such as `Gaussian(noise="shared")`, `Bernoulli(limits=(0, 255))`, or
         `Mixed({"visits": "poisson"})` for single columns; see :mod:`skvae.likelihoods`.
 
-    condition_on : column, list of columns or callable, default=None
-        Columns that are conditions, by name, by number in an array, or by a selector: encoder and decoder read them, and the
-        model is one of the other columns given them, a conditional VAE. Scores are :math:`\log p(x \mid c)`, and `sample` and
-        `inverse_transform` need their values by `given`; what reads rows takes a missing condition as one that tells nothing.
-        They are part of X, so nothing changes in pipelines and searches.
+    condition_on : column, list of columns, mask or callable, default=None
+        Columns that are conditions, by name, by number in an array, by a mask with a flag for each column, or by a selector:
+        encoder and decoder read them, and the model is one of the other columns given them, a conditional VAE. Scores are
+        :math:`\log p(x \mid c)`, and `sample` and `inverse_transform` need their values by `given`; what reads rows takes a
+        missing condition as one that tells nothing. They are part of X, so nothing changes in pipelines and searches.
 
     hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the

@@ -24,6 +24,7 @@ from skvae._table import (
     hash_sum,
     hashes_of_encoded,
 )
+from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 
 
@@ -197,6 +198,37 @@ def test_few_cells_among_many_holes_lose_no_digits():
         np.testing.assert_allclose(found.std, [cells.std(), 0], rtol=1e-15, atol=1e-16)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("as_table", [np.asarray, ArraySource, lambda X: pd.DataFrame(X).assign(flag=X[:, 0] > 0)])
+def test_numbers_that_vanish_are_no_errors(as_table):
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    X[:30, 0] *= 1e-200
+    X[:5, 1] = 1e200
+    X[:, 2] *= 1e-300
+    X[:30, 3] *= 1e-310
+    X[30:, 3] = 0.0
+    table = as_table(X)
+    if isinstance(table, pd.DataFrame):
+        table.columns = table.columns.astype(str)
+    with np.errstate(under="raise"):
+        vae = VAETransformer(1, max_iter=2, random_state=0).fit(table)
+        assert np.isfinite(vae.score(table))
+        vae.sample(5, random_state=0)
+        vae.partial_fit(table).partial_fit(table)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.1, -7.3, 1e300, 1e-310, -0.0])
+def test_columns_that_do_not_vary_have_exact_moments(value, dtype):
+    X = np.full((40, 3), min(value, 1e38), dtype=dtype)
+    X[::3, 1] = np.nan
+    X[:20, 2] = np.nan  # all of the first parts
+    weight = np.random.default_rng(0).random(40)
+    for found in (column_statistics(X, np.arange(40), weight), merged_statistics(X, weight, [0, 7, 20, 33, 40])):
+        assert (found.mean == X[0, 0]).all() and (found.std == 0).all()
+        assert not (np.signbit(found.mean) & (found.mean == 0)).any()
+
+
 # --- there and back --------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +277,16 @@ def test_a_constant_column_stays_where_later_rows_may_vary():
     codec = codec_for(np.full((3, 1), 7.0), drop_constant=False)
     assert codec.n_columns == 1
     assert codec.encode(np.array([[9.0]])).x.item() == 2.0
+
+
+@pytest.mark.parametrize("source", [np.asarray, pd.DataFrame, ArraySource])
+@pytest.mark.parametrize("likelihood", ["gaussian", "student_t", "laplace"])
+def test_a_constant_column_of_a_first_batch_has_the_unit_one(likelihood, source):
+    first, second = np.random.default_rng(0).normal(size=(2, 40, 3))
+    first[:, 2] = 0.1
+    vae = VAETransformer(1, likelihood=likelihood, max_iter=2, random_state=0).partial_fit(source(first))
+    assert (vae.schema_[2].loc, vae.schema_[2].scale) == (0.1, 1.0)
+    assert vae.partial_fit(source(second)).score(second) > -100
 
 
 def test_log_jacobian_is_minus_the_sum_of_log_scales():

@@ -22,8 +22,9 @@ class Mixed(Likelihood):
     ----------
     columns : dict or list of tuples, default=None
         Likelihoods, by name or as objects, for some columns: `{"visits": "poisson"}`, or pairs `(likelihood, columns)` as in
-        :func:`sklearn.compose.make_column_transformer`, where columns are a name, a list of names, or a callable that takes the
-        frame, such as :func:`sklearn.compose.make_column_selector` makes. Columns of an array go by their numbers.
+        :func:`sklearn.compose.make_column_transformer`, where columns are a name, a list of names, a mask with a flag for each
+        column, or a callable that takes the frame and returns one of these, such as
+        :func:`sklearn.compose.make_column_selector` makes. Columns of an array go by their numbers.
 
     numbers : str or Likelihood, default="auto"
         The likelihood of the other columns that hold numbers. "auto" is "normal_mixture" in a table with categories or flags,
