@@ -5,7 +5,7 @@
     python benchmarks/paper.py --only fig2-mnist --components 3 10 20 --samples 1e7
     python benchmarks/paper.py --only fig3 --samples 2e7
     python benchmarks/paper.py --only fig4 fig5 --samples 3e6
-    python benchmarks/paper.py --only fig2-mnist --components 20 200 --algorithms aevb --samples 1e7 --seed 1   # of several
+    python benchmarks/paper.py --only fig2-mnist --components 20 200 --algorithms aevb --samples 1e7 --seed 1
     python benchmarks/paper.py --quick                                   # seconds: does everything run?
 
 Every curve is one model that is trained on and on; it is measured, saved and written to a CSV file at sample counts that grow
@@ -254,8 +254,8 @@ def table(found: list[tuple[Curve, pd.DataFrame]]) -> pd.DataFrame:
         last = frame.iloc[-1]
         row = {
             "figure": curve.figure, "data": curve.dataset, "Nz": curve.n_components, "algorithm": curve.algorithm,
-            "N": curve.n_train, "samples": f"{last.samples:.3g}", "minutes": round(frame.seconds.sum() / 60, 1),
-            "active": int(last.active),
+            "N": curve.n_train, "seed": curve.seed, "samples": f"{last.samples:.3g}",
+            "minutes": round(frame.seconds.sum() / 60, 1), "active": int(last.active),
         }  # fmt: skip
         label = f"{curve.n_components}(N_train={curve.n_train})" if curve.figure == "fig3" else str(curve.n_components)
         for split in ("train", "test"):

@@ -232,7 +232,8 @@ class PosteriorDensity(MarginalLikelihood):
     Parameters
     ----------
     n_samples : int, default=50
-        Draws per row: the first half fits the density, the second takes the mean. Ten per component are a good number.
+        Draws per row: the first half fits the density, the second takes the mean. Ten per component are a good number, twenty
+        with `density="kde"`. One half, with "kde" a quarter, must be more than there are components.
 
     density : {"gaussian", "kde"}, default="gaussian"
         What is fitted: a normal distribution with full covariance, or the kernel density of the authors' code, which is

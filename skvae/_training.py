@@ -34,7 +34,7 @@ _DRAWS_OF_COMPONENTS = 4  # per row, by which the KL of each component is told w
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training, at most,
 _FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
 _REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least,
-_REPORTED_FLOPS = 1e11  # and more where that makes moments exact, up to this work
+_REPORTED_FLOPS = 1e11  # and as many as make moments exact, if that is not more work
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _UPDATES_PER_EVALUATION = 50
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
@@ -373,10 +373,11 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     flat = torch.tensor(fitted.params, device=rows.x.device)
     params = model.unpack(flat)
     stream = generator(model.seed, "report", device=rows.x.device)
-    affordable = _REPORTED_FLOPS / max(2 * model.n_products * len(rows), 1)
-    n_draws = _n_draws(model, _REPORTED_DRAWS, max(_REPORTED_DRAWS, affordable))
-    noise = matched_normal(n_draws, model.n_noise, stream, fitted.dtype)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
+    n_draws = _n_draws(model, _REPORTED_DRAWS)
+    if 2 * model.n_products * len(rows) * len(draws) * n_draws > _REPORTED_FLOPS:
+        n_draws = min(n_draws, _REPORTED_DRAWS)
+    noise = matched_normal(n_draws, model.n_noise, stream, fitted.dtype)
     noise_of_kl = matched_normal(min(len(noise), _DRAWS_OF_COMPONENTS), model.n_noise, stream, fitted.dtype)
     described = partial(bound_kl_mean, noise_of_kl=noise_of_kl)
     values = torch.stack([value_of_rows(model, drawn, rows, described, noise) for drawn in draws]).mean(0)

@@ -317,7 +317,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     def _check_equal_conditions(self, start, end):
         """Refuse ways between rows of other conditions: there is nothing between, say, two categories."""
         schema = self._fitted.codec.schema
-        differ = [j for j in self._fitted.conditions if not np.array_equal(start[:, j], end[:, j], equal_nan=True)]
+        single = np.float32  # in which equal numbers of other precisions are equal
+        differ = [
+            j
+            for j in self._fitted.conditions
+            if not np.array_equal(start[:, j].astype(single), end[:, j].astype(single), equal_nan=True)
+        ]
         if differ:
             names = [schema[j].name for j in differ]
             raise ValueError(

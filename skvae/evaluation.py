@@ -484,7 +484,8 @@ def posterior_predictive_check(estimator, X, random_state=None):
 
     It is one draw, of the fitted parameters: another `random_state` gives another, and `chance` tells how much of a distance
     the draw alone can make. Where the model has conditions, each row is drawn under those of a row of X; where it says which
-    cells are missing (:class:`~skvae.likelihoods.SelfMasking`), the rows drawn have holes of their own.
+    cells of a column are missing (:class:`~skvae.likelihoods.SelfMasking`), the rows drawn have holes of their own there, and
+    in other columns those of X.
 
     Parameters
     ----------
@@ -535,7 +536,8 @@ def _redrawn(estimator, cells, seed):
     fitted, params, device = estimator._ready()
     if not fitted.model.likelihood.reads_missing:
         return drawn
-    rows, like = (fitted.codec.encode(part, dtype=fitted.dtype).to(device).x for part in (drawn, cells))
+    with_given_holes = np.where(np.isnan(cells), np.nan, drawn)
+    rows, like = (fitted.codec.encode(part, dtype=fitted.dtype).to(device).x for part in (drawn, with_given_holes))
     stream = generator(seed, "holes", device=device)
     is_hole = np.zeros(drawn.shape, dtype=bool)
     is_hole[:, fitted.codec.order] = fitted.model.likelihood.with_holes(params["likelihood"], rows, like, stream).isnan().cpu()

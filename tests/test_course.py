@@ -14,15 +14,13 @@ from skvae._engine import assemble, train
 def follow(trainee, values):
     """Answer every measurement by the next of `values`; return what the course asked for."""
     assemble([trainee])
-    steps, values, wishes = course(trainee), iter(values), []
-    answer = None
-    try:
-        while True:
+    steps, values, wishes, answer = course(trainee), list(values), [], None
+    while True:
+        try:
             wishes.append(steps.send(answer))
-            value = next(values) if wishes[-1] == MEASURE else 0.0
-            answer = value, value
-    except StopIteration:
-        return wishes
+        except StopIteration:
+            return wishes
+        answer = (values.pop(0) if wishes[-1] == MEASURE else 0.0,) * 2
 
 
 def test_a_course_asks_for_epochs_and_measurements_as_planned():

@@ -6,9 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SETTINGS, SmallNet, table_for
+from sklearn.exceptions import ConvergenceWarning
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +20,7 @@ from skvae._course import DivergenceError, Plan, Progress, Trainee
 from skvae._engine import Mean, train
 from skvae._model import Model, Pieces
 from skvae._random import generator, matched_normal, normal
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Gaussian, Mixed, SelfMasking
 from skvae.networks import MLP, Module, VariationalMLP
 from skvae.objectives import ELBO, IWAE, InfoVAE
 from skvae.optimizers import Adam
@@ -253,6 +255,26 @@ def test_every_piece_trains_by_steps_that_a_device_can_record(request, settings)
     assert len(windows) == 4
     np.testing.assert_allclose(recorded.transform(X), eager.transform(X), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(recorded.history_["objective"], eager.history_["objective"], rtol=1e-3, atol=1e-3)
+
+
+def test_dreams_with_holes_are_recorded(request):
+    """Holes like those of the rows, and such as the likelihood gives."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(80, 3)), columns=list("abc"))
+    X = X.mask(rng.random(X.shape) < 0.3)
+    likelihood = Mixed({"a": SelfMasking(missing="high"), "b": "gaussian", "c": "student_t"})
+    settings = {"batch_size": 16, "max_iter": 4, "hidden_layer_sizes": (8,), "early_stopping": False, "random_state": 0}
+
+    def fit():
+        return VAETransformer(2, likelihood=likelihood, solver="wake-sleep", device="cpu", **settings).fit(X)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        eager = fit()
+        windows = request.getfixturevalue("replayed")
+        recorded = fit()
+    assert len(windows) == 4
+    np.testing.assert_allclose(recorded.transform(X), eager.transform(X), rtol=1e-3, atol=1e-3)
 
 
 def test_a_warm_up_is_not_recorded_where_its_share_is_a_number(replayed):

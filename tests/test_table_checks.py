@@ -214,6 +214,13 @@ def test_a_model_that_knows_why_cells_are_missing_is_checked_with_its_own_holes(
     assert 0.4 < found.auc < 0.6
 
 
+def test_only_the_holes_of_the_rows_are_read_not_their_cells():
+    X = self_masked(300).assign(share=np.random.default_rng(1).beta(2, 2, 300))
+    likelihood = Mixed({"x": SelfMasking(missing="high"), "share": "beta", "c": "gaussian", "a": "gaussian"})
+    vae = short(likelihood=likelihood).fit(X)
+    assert posterior_predictive_check(vae, X.assign(share=1.0), random_state=0).distances[3] > 0.9
+
+
 def test_model_with_conditions_draws_under_those_of_the_rows():
     X = patients()
     vae = short(condition_on=["sex", "bmi"]).fit(X)

@@ -9,10 +9,10 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae import VAETransformer
+from skvae import VAETransformer, _training
 from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
-from skvae._random import generator, normal
+from skvae._random import generator, matched_normal, normal
 from skvae._training import default_batch_size, default_max_iter, default_n_components
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, VariationalMLP
@@ -275,3 +275,19 @@ def test_free_bits_of_an_averaged_kl_are_judged_on_the_rows_alone():
     assert not objective.is_rowwise and ELBO(free_bits=0.1, kl="analytic").is_rowwise
     judged = vae.history_["objective"][0] - vae._fitted.codec.log_jacobian  # before the first step
     assert judged == pytest.approx(expected, abs=0.15)
+
+
+def test_a_report_takes_as_many_draws_as_make_moments_exact_unless_they_are_much_work(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(60, 40))
+    drawn = []
+
+    def spy(n, *args):
+        drawn.append(n)
+        return matched_normal(n, *args)
+
+    monkeypatch.setattr(_training, "matched_normal", spy)
+    for limit, expected in ((1e11, 60), (1e6, 16)):
+        monkeypatch.setattr(_training, "_REPORTED_FLOPS", limit)
+        drawn.clear()
+        VAETransformer(30, max_iter=1, tol=0, learning_rate="cosine", random_state=0).fit(X)
+        assert drawn[-2] == expected  # the last are for the KL per component

@@ -154,7 +154,10 @@ class Likelihood(Settings):
         raise NotImplementedError
 
     def with_holes(self, params: dict[str, Tensor], x: Tensor, like: Tensor, stream: torch.Generator) -> Tensor:
-        """Return drawn rows x with the holes of the rows `like`, or those that the model itself gives them.  # (n, d)"""
+        """Return drawn rows x with the holes of the rows `like`.  # (n, d)
+
+        A likelihood that `reads_missing`, because it says which cells are missing, gives them its own.
+        """
         return torch.where(like.isnan(), like, x)
 
     def expectation_of_missing(self, params: dict[str, Tensor], eta: Tensor) -> Tensor:
