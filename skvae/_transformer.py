@@ -317,12 +317,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     def _check_equal_conditions(self, start, end):
         """Refuse ways between rows of other conditions: there is nothing between, say, two categories."""
         schema = self._fitted.codec.schema
-        single = np.float32  # in which equal numbers of other precisions are equal
-        differ = [
-            j
-            for j in self._fitted.conditions
-            if not np.array_equal(start[:, j].astype(single), end[:, j].astype(single), equal_nan=True)
-        ]
+        is_equal = np.isclose(start, end, rtol=1e-6, atol=0, equal_nan=True).all(axis=0)  # also of tables of two precisions
+        differ = [j for j in self._fitted.conditions if not is_equal[j]]
         if differ:
             names = [schema[j].name for j in differ]
             raise ValueError(

@@ -536,11 +536,12 @@ def _redrawn(estimator, cells, seed):
     fitted, params, device = estimator._ready()
     if not fitted.model.likelihood.reads_missing:
         return drawn
-    with_given_holes = np.where(np.isnan(cells), np.nan, drawn)
-    rows, like = (fitted.codec.encode(part, dtype=fitted.dtype).to(device).x for part in (drawn, with_given_holes))
+    order = fitted.codec.order
+    rows = fitted.codec.encode(drawn, dtype=fitted.dtype).to(device).x
+    like = rows.masked_fill(torch.from_numpy(np.isnan(cells[:, order])).to(device), torch.nan)
     stream = generator(seed, "holes", device=device)
     is_hole = np.zeros(drawn.shape, dtype=bool)
-    is_hole[:, fitted.codec.order] = fitted.model.likelihood.with_holes(params["likelihood"], rows, like, stream).isnan().cpu()
+    is_hole[:, order] = fitted.model.likelihood.with_holes(params["likelihood"], rows, like, stream).isnan().cpu()
     return np.where(is_hole, np.nan, drawn)
 
 

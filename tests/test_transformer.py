@@ -62,6 +62,7 @@ def test_a_way_has_one_condition():
     without, given = X[c == 0], X[c == 1]
     ways = vae.interpolate(given[:3], given[3:6], 4)
     np.testing.assert_allclose(ways[:, -1], vae.reconstruct(given[3:6]), rtol=1e-5)
+    assert vae.interpolate((0.1 * given[:3]).astype(np.float32), 0.1 * given[3:6]).shape == (3, 10, 3)  # 0.1 in two precisions
     with pytest.raises(ValueError, match=r"differ in columns of condition_on: \['x0'\]"):
         vae.interpolate(without[:3], given[:3])
 
