@@ -57,7 +57,9 @@ from skvae.posteriors import LOG_SCALE_RANGE, Normal
 from skvae.priors import Prior, StandardNormal
 
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
-_FEWEST_ROWS = 4  # below which products take another way
+_HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
+_FEWEST_ROWS = 8  # below which products take another way
+_SUMS = 2  # of the rows, made at a time by a product with ones: a product of one row adds in an order that depends on all widths
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
@@ -106,16 +108,18 @@ def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
     encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in ("encoder", "decoder"))
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
-    return Model(pieces, models[0].n_columns, _line(max(model.n_components for model in models)), models[0].seed)
+    n_components = _filled(max(model.n_components for model in models), _HALF_LINE)
+    return Model(pieces, models[0].n_columns, n_components, models[0].seed)
 
 
 def _widened(networks: list[MLP]) -> MLP:
-    widths = [_line(max(same_layer)) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    widths = [_filled(max(same_layer), _LINE) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
     return MLP(tuple(widths), activation=networks[0].activation, skip=networks[0].skip)
 
 
-def _line(width: int) -> int:
-    return width + -width % _LINE
+def _filled(n: int, unit: int) -> int:
+    """Return the smallest multiple of `unit` that is no smaller than n."""
+    return n + -n % unit
 
 
 def aligned_layout(wide: Model) -> Layout:
@@ -124,8 +128,8 @@ def aligned_layout(wide: Model) -> Layout:
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():
         if piece == "decoder":
-            n_rows = wide.n_components + _line(wide.n_given) if name in _PARAMETERS_OF_INPUT else n_rows
-            n_columns = _line(n_columns) if name in to_columns else n_columns
+            n_rows = wide.n_components + _filled(wide.n_given, _HALF_LINE) if name in _PARAMETERS_OF_INPUT else n_rows
+            n_columns = _filled(n_columns, _LINE) if name in to_columns else n_columns
         shapes[piece, name] = n_rows, n_columns
     return Layout(shapes, _VECTOR)
 
@@ -153,7 +157,7 @@ def positions(model: Model, wide: Model) -> Tensor:
 
 def padded_rows(n_rows: int) -> int:
     """Return the number of rows of a batch in which the numbers of every layer fill whole vectors."""
-    return max(n_rows + n_rows % (_VECTOR // _LINE), _FEWEST_ROWS)
+    return max(_filled(n_rows, _VECTOR // _HALF_LINE), _FEWEST_ROWS)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -177,7 +181,7 @@ def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
 def affine_slopes(layer: Layer, x_transposed: Tensor, delta: Tensor, ones: Tensor) -> None:
     """Write the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
     torch.bmm(x_transposed, delta, out=layer.weight_slope)
-    torch.bmm(ones, delta, out=layer.bias_slope)
+    torch.bmm(ones, delta, out=layer.bias_slope)  # in every row
 
 
 def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
@@ -218,7 +222,7 @@ class Network:
         self.skip, self.skip_slope = params.get("skip"), slopes.get("skip")
         self.activation = ACTIVATIONS[network.activation]
         m, like = len(params["bias0"]), params["bias0"]
-        self.ones = like.new_ones((m, 1, n))
+        self.ones = like.new_ones((m, slopes["bias0"].shape[1], n)) if slopes else None
         *self.sums, self.out = [like.new_zeros((m, n, layer.bias.shape[-1])) for layer in self.layers]
         self.hidden = self.sums if self.activation.of_output else [torch.zeros_like(total) for total in self.sums]
         self.hidden_transposed = [hidden.mT for hidden in self.hidden]
@@ -272,7 +276,7 @@ class Kernel:
         m, new_zeros = len(self.mean), self.mean.new_zeros
         self.one = self.mean.new_ones(())  # a number costs more than a tensor to an operation
         self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
-        self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _line(wide.n_given))) for _ in range(2))
+        self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _filled(wide.n_given, _HALF_LINE))) for _ in range(2))
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
         self.conditions = self.decoded[..., k : k + wide.n_given].unflatten(1, (s, n))  # (m, s, n, n_given)
@@ -409,15 +413,18 @@ class Kernel:
 def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
     """Return where slopes are written, and from which tensors to which they are copied afterwards.
 
-    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side.
+    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side, and those
+    of a single row to a routine of their own.
     """
     drafts = {piece: dict(named) for piece, named in slopes.items()}
     sources, targets = [], []
-    for named in drafts.values():
+    for piece, named in drafts.items():
         for name, slope in named.items():
-            if not (slope.is_contiguous() or slope.is_cuda):
-                named[name] = slope.new_zeros(slope.shape)
-                sources.append(named[name])
+            m, n_rows, width = slope.shape
+            is_sum = piece in ("encoder", "decoder") and name.startswith("bias")
+            if not slope.is_cuda and (is_sum or not slope.is_contiguous()):
+                named[name] = slope.new_zeros((m, _SUMS if is_sum else n_rows, width))
+                sources.append(named[name][:, :n_rows])
                 targets.append(slope)
     return drafts, sources, targets
 

@@ -29,9 +29,9 @@ def test_batches_of_one_model_are_as_they_are():
 
 
 def test_a_window_that_fits_is_not_copied():
-    x = torch.arange(24.0).view(8, 3)
-    window = side_by_side([(Batch(x), [4, 4], torch.ones(1, 8, 1))], 16)
-    assert window.x.data_ptr() == x.data_ptr() and window.x.shape == (1, 2, 4, 3)
+    x = torch.arange(48.0).view(16, 3)
+    window = side_by_side([(Batch(x), [8, 8], torch.ones(1, 16, 1))], 16)
+    assert window.x.data_ptr() == x.data_ptr() and window.x.shape == (1, 2, 8, 3)
 
 
 @pytest.mark.parametrize("put", [lambda *part: side_by_side([part], 16), one_after_the_other])
