@@ -45,6 +45,7 @@ Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` co
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ from skvae.priors import Prior, StandardNormal
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
 _HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
 _FEWEST_ROWS = 8  # below which products take another way
-_SUMS = 2  # of the rows, made at a time by a product with ones: a product of one row adds in an order that depends on all widths
+_SUMS = 2  # of rows, taken at a time by a product with ones; a single one would be added up in an order that depends on widths
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
@@ -163,37 +164,29 @@ def padded_rows(n_rows: int) -> int:
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
-class Layer(NamedTuple):
-    """An affine map, and where its slopes go; they are None where nothing is learnt."""
-
-    weight: Tensor  # (m, n_in, n_out)
-    bias: Tensor  # (m, 1, n_out)
-    transposed: Tensor  # (m, n_out, n_in) a view of the weight
-    weight_slope: Tensor | None
-    bias_slope: Tensor | None
+Call = Callable[[], object]
 
 
-def affine(layer: Layer, x: Tensor, out: Tensor) -> Tensor:
-    """Return x @ weight + bias."""
-    return torch.baddbmm(layer.bias, x, layer.weight, out=out)
+def affine(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Call:
+    """Return what writes x @ weight + bias."""
+    return partial(torch.baddbmm, bias, x, weight, out=out)
 
 
-def affine_slopes(layer: Layer, x_transposed: Tensor, delta: Tensor, ones: Tensor) -> None:
-    """Write the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
-    torch.bmm(x_transposed, delta, out=layer.weight_slope)
-    torch.bmm(ones, delta, out=layer.bias_slope)  # in every row
+def affine_slopes(x: Tensor, delta: Tensor, ones: Tensor, weight_slope: Tensor, bias_slope: Tensor) -> list[Call]:
+    """Return what writes the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
+    return [partial(torch.bmm, x.mT, delta, out=weight_slope), partial(torch.bmm, ones, delta, out=bias_slope)]
 
 
-def affine_delta(layer: Layer, delta: Tensor, out: Tensor) -> Tensor:
-    """Return the slope by the input of an affine map."""
-    return torch.bmm(delta, layer.transposed, out=out)
+def affine_delta(delta: Tensor, weight: Tensor, out: Tensor) -> Call:
+    """Return what writes the slope by the input of an affine map."""
+    return partial(torch.bmm, delta, weight.mT, out=out)
 
 
 class Activation(NamedTuple):
     """A function of single numbers that maps 0 to 0, and how it takes slopes back to its input, in place."""
 
-    forward: Callable[[Tensor, Tensor], object]  # (x, out)
-    backward: Callable[[Tensor, Tensor], object]  # (delta, x or f(x)), both of which may be overwritten
+    forward: Callable[[Tensor, Tensor], list[Call]]  # (x, out)
+    backward: Callable[[Tensor, Tensor], list[Call]]  # (delta, x or f(x)), both of which may be overwritten
     of_output: bool  # whether `backward` needs f(x), which may then overwrite x
 
 
@@ -205,54 +198,81 @@ _tanh_backward, _silu_backward, _gelu_backward = (
 _silu, _gelu = (getattr(torch._C._nn, name) for name in ("silu", "gelu"))  # of torch.nn.functional, with an argument `out`
 
 ACTIVATIONS = {
-    "relu": Activation(lambda x, out: x.relu_(), lambda delta, y: delta.mul_(y.sign_()), True),
-    "tanh": Activation(lambda x, out: x.tanh_(), lambda delta, y: _tanh_backward(delta, y, grad_input=delta), True),
-    "silu": Activation(lambda x, out: _silu(x, out=out), lambda delta, x: _silu_backward(delta, x, grad_input=delta), False),
-    "gelu": Activation(lambda x, out: _gelu(x, out=out), lambda delta, x: _gelu_backward(delta, x, grad_input=delta), False),
-    "identity": Activation(lambda x, out: None, lambda delta, y: None, True),
+    "relu": Activation(lambda x, out: [x.relu_], lambda delta, y: [y.sign_, partial(delta.mul_, y)], of_output=True),
+    "tanh": Activation(
+        lambda x, out: [x.tanh_],
+        lambda delta, y: [partial(_tanh_backward, delta, y, grad_input=delta)],
+        of_output=True,
+    ),
+    "silu": Activation(
+        lambda x, out: [partial(_silu, x, out=out)],
+        lambda delta, x: [partial(_silu_backward, delta, x, grad_input=delta)],
+        of_output=False,
+    ),
+    "gelu": Activation(
+        lambda x, out: [partial(_gelu, x, out=out)],
+        lambda delta, x: [partial(_gelu_backward, delta, x, grad_input=delta)],
+        of_output=False,
+    ),
+    "identity": Activation(lambda x, out: [], lambda delta, y: [], of_output=True),
 }
 
 
 class Network:
-    """An MLP bound to its parameters, their slopes, and buffers for `n` rows."""
+    """An MLP bound to its parameters, its input x (m, n, n_in) and buffers for what follows from it.
 
-    def __init__(self, network: MLP, params: dict[str, Tensor], slopes: dict[str, Tensor], n: int):
-        names = [(f"weight{i}", f"bias{i}") for i in range(network.n_hidden() + 1)]
-        self.layers = [Layer(params[w], params[b], params[w].mT, slopes.get(w), slopes.get(b)) for w, b in names]
-        self.skip, self.skip_slope = params.get("skip"), slopes.get("skip")
-        self.activation = ACTIVATIONS[network.activation]
-        m, like = len(params["bias0"]), params["bias0"]
-        self.ones = like.new_ones((m, slopes["bias0"].shape[1], n)) if slopes else None
-        *self.sums, self.out = [like.new_zeros((m, n, layer.bias.shape[-1])) for layer in self.layers]
+    Both ways through it are lists of calls that are put together once: finding their arguments anew takes a small step as long
+    as a third of its products.
+    """
+
+    def __init__(self, network: MLP, params: dict[str, Tensor], x: Tensor):
+        self.params, self.x, self.activation = params, x, ACTIVATIONS[network.activation]
+        self.n_layers = network.n_hidden() + 1
+        *self.sums, self.out = [x.new_zeros((*x.shape[:2], params[f"bias{i}"].shape[-1])) for i in range(self.n_layers)]
         self.hidden = self.sums if self.activation.of_output else [torch.zeros_like(total) for total in self.sums]
-        self.hidden_transposed = [hidden.mT for hidden in self.hidden]
-        self.deltas = [torch.zeros_like(total) for total in self.sums] if slopes else []
+        self.on_the_way_up = self._way_up()
+        self.on_the_way_down: list[Call] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (m, n, n_in) to (m, n, n_out)."""
-        below = x
-        for layer, total, hidden in zip(self.layers, self.sums, self.hidden):
-            affine(layer, below, total)
-            self.activation.forward(total, hidden)
-            below = hidden
-        affine(self.layers[-1], below, self.out)
-        return self.out if self.skip is None else self.out.baddbmm_(x, self.skip)
+    def _way_up(self) -> list[Call]:
+        calls: list[Call] = []
+        below = self.x
+        for i in range(self.n_layers - 1):
+            calls.append(affine(below, self.params[f"weight{i}"], self.params[f"bias{i}"], self.sums[i]))
+            calls += self.activation.forward(self.sums[i], self.hidden[i])
+            below = self.hidden[i]
+        last = self.n_layers - 1
+        calls.append(affine(below, self.params[f"weight{last}"], self.params[f"bias{last}"], self.out))
+        if "skip" in self.params:
+            calls.append(partial(self.out.baddbmm_, self.x, self.params["skip"]))
+        return calls
 
-    def backward(self, x: Tensor, delta: Tensor, out: Tensor | None = None) -> None:
-        """Write the slopes of all parameters, and those by x into `out`, given the slopes `delta` by the output."""
-        kept = self.hidden if self.activation.of_output else self.sums
-        above, x_transposed = delta, x.mT
-        for i in range(len(self.layers) - 1, 0, -1):
-            affine_slopes(self.layers[i], self.hidden_transposed[i - 1], above, self.ones)
-            above = affine_delta(self.layers[i], above, self.deltas[i - 1])
-            self.activation.backward(above, kept[i - 1])
-        affine_slopes(self.layers[0], x_transposed, above, self.ones)
-        if out is not None:
-            affine_delta(self.layers[0], above, out)
-        if self.skip is not None:
-            torch.bmm(x_transposed, delta, out=self.skip_slope)
-            if out is not None:
-                out.baddbmm_(delta, self.skip.mT)
+    def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
+        """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output."""
+        ones = self.x.new_ones((len(self.x), slopes["bias0"].shape[1], self.x.shape[1]))
+        calls, above = self.on_the_way_down, delta
+        for i in reversed(range(1, self.n_layers)):
+            below = torch.zeros_like(self.sums[i - 1])
+            calls += affine_slopes(self.hidden[i - 1], above, ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
+            calls.append(affine_delta(above, self.params[f"weight{i}"], below))
+            calls += self.activation.backward(below, self.hidden[i - 1] if self.activation.of_output else self.sums[i - 1])
+            above = below
+        calls += affine_slopes(self.x, above, ones, slopes["weight0"], slopes["bias0"])
+        if x_delta is not None:
+            calls.append(affine_delta(above, self.params["weight0"], x_delta))
+        if "skip" in self.params:
+            calls.append(partial(torch.bmm, self.x.mT, delta, out=slopes["skip"]))
+            if x_delta is not None:
+                calls.append(partial(x_delta.baddbmm_, delta, self.params["skip"].mT))
+
+    def forward(self) -> None:
+        """Map x to `out` (m, n, n_out)."""
+        for call in self.on_the_way_up:
+            call()
+
+    def backward(self) -> None:
+        """Write the slopes; see `learn`."""
+        for call in self.on_the_way_down:
+            call()
 
 
 # --- the bound -------------------------------------------------------------------------------------------------------
@@ -269,14 +289,16 @@ class Kernel:
         self.slopes = slopes_of["likelihood"]
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         self.prior_slopes = slopes_of.get("prior", {})
-        self.encoder = Network(wide.encoder, params["encoder"], slopes_of["encoder"], n)
-        self.decoder = Network(wide.decoder, params["decoder"], slopes_of["decoder"], s * n)
-        self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
-        self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
-        m, new_zeros = len(self.mean), self.mean.new_zeros
-        self.one = self.mean.new_ones(())  # a number costs more than a tensor to an operation
+        like = params["encoder"]["weight0"]
+        (m, n_inputs, _), new_zeros = like.shape, like.new_zeros
+        self.one = like.new_ones(())  # a number costs more than a tensor to an operation
+        self.inputs = new_zeros((m, n, n_inputs))
         self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
         self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _filled(wide.n_given, _HALF_LINE))) for _ in range(2))
+        self.encoder = Network(wide.encoder, params["encoder"], self.inputs)
+        self.decoder = Network(wide.decoder, params["decoder"], self.decoded)
+        self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
         self.conditions = self.decoded[..., k : k + wide.n_given].unflatten(1, (s, n))  # (m, s, n, n_given)
@@ -284,18 +306,21 @@ class Kernel:
         self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
         self.encoder_delta = torch.zeros_like(self.encoder.out)
         self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
+        if slopes:
+            self.encoder.learn(slopes_of["encoder"], self.encoder_delta)
+            self.decoder.learn(slopes_of["decoder"], self.decoder.out, self.decoded_delta)
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.inputs = self.model.inputs(x)
-        self.encoder.forward(self.inputs)
+        self.inputs.copy_(self.model.inputs(x))
+        self.encoder.forward()
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
             self.conditions.copy_(self.likelihood.given(x)[:, None])
-        self.decoder.forward(self.decoded)
+        self.decoder.forward()
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -348,7 +373,7 @@ class Kernel:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
-        self.decoder.backward(self.decoded, self.decoder.out, self.decoded_delta)
+        self.decoder.backward()
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -357,7 +382,7 @@ class Kernel:
             w_kl = weight * kl_weight
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
-        self.encoder.backward(self.inputs, self.encoder_delta)
+        self.encoder.backward()
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
