@@ -226,41 +226,34 @@ class Network:
     """
 
     def __init__(self, network: MLP, params: dict[str, Tensor], x: Tensor):
-        self.params, self.x, self.activation = params, x, ACTIVATIONS[network.activation]
-        self.n_layers = network.n_hidden() + 1
-        *self.sums, self.out = [x.new_zeros((*x.shape[:2], params[f"bias{i}"].shape[-1])) for i in range(self.n_layers)]
-        self.hidden = self.sums if self.activation.of_output else [torch.zeros_like(total) for total in self.sums]
-        self.on_the_way_up = self._way_up()
+        self.params, self.activation = params, ACTIVATIONS[network.activation]
+        widths = [params[f"bias{i}"].shape[-1] for i in range(network.n_hidden() + 1)]
+        *sums, self.out = self.outputs = [x.new_zeros((*x.shape[:2], width)) for width in widths]  # of the layers
+        self.inputs = [x, *(sums if self.activation.of_output else map(torch.zeros_like, sums))]
+        self.on_the_way_up: list[Call] = []
         self.on_the_way_down: list[Call] = []
-
-    def _way_up(self) -> list[Call]:
-        calls: list[Call] = []
-        below = self.x
-        for i in range(self.n_layers - 1):
-            calls.append(affine(below, self.params[f"weight{i}"], self.params[f"bias{i}"], self.sums[i]))
-            calls += self.activation.forward(self.sums[i], self.hidden[i])
-            below = self.hidden[i]
-        last = self.n_layers - 1
-        calls.append(affine(below, self.params[f"weight{last}"], self.params[f"bias{last}"], self.out))
-        if "skip" in self.params:
-            calls.append(partial(self.out.baddbmm_, self.x, self.params["skip"]))
-        return calls
+        for i, (below, out) in enumerate(zip(self.inputs, self.outputs, strict=True)):
+            if i:
+                self.on_the_way_up += self.activation.forward(self.outputs[i - 1], below)
+            self.on_the_way_up.append(affine(below, params[f"weight{i}"], params[f"bias{i}"], out))
+        if "skip" in params:
+            self.on_the_way_up.append(partial(self.out.baddbmm_, x, params["skip"]))
 
     def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
         """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output."""
-        ones = self.x.new_ones((len(self.x), slopes["bias0"].shape[1], self.x.shape[1]))
-        calls, above = self.on_the_way_down, delta
-        for i in reversed(range(1, self.n_layers)):
-            below = torch.zeros_like(self.sums[i - 1])
-            calls += affine_slopes(self.hidden[i - 1], above, ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
+        x, calls, above = self.inputs[0], self.on_the_way_down, delta
+        ones = x.new_ones((len(x), slopes["bias0"].shape[1], x.shape[1]))
+        for i in reversed(range(1, len(self.inputs))):
+            calls += affine_slopes(self.inputs[i], above, ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
+            below = torch.zeros_like(self.inputs[i])
             calls.append(affine_delta(above, self.params[f"weight{i}"], below))
-            calls += self.activation.backward(below, self.hidden[i - 1] if self.activation.of_output else self.sums[i - 1])
+            calls += self.activation.backward(below, self.inputs[i] if self.activation.of_output else self.outputs[i - 1])
             above = below
-        calls += affine_slopes(self.x, above, ones, slopes["weight0"], slopes["bias0"])
+        calls += affine_slopes(x, above, ones, slopes["weight0"], slopes["bias0"])
         if x_delta is not None:
             calls.append(affine_delta(above, self.params["weight0"], x_delta))
-        if "skip" in self.params:
-            calls.append(partial(torch.bmm, self.x.mT, delta, out=slopes["skip"]))
+        if "skip" in slopes:
+            calls.append(partial(torch.bmm, x.mT, delta, out=slopes["skip"]))
             if x_delta is not None:
                 calls.append(partial(x_delta.baddbmm_, delta, self.params["skip"].mT))
 
