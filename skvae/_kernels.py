@@ -36,8 +36,9 @@ and there are no second terms. The encoder turns both into gradients of its weig
 slopes of *minus* the objective, which an optimizer descends.
 
 Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
-zero, to the last bit. Widths are multiples of a cache line, and functions of single numbers run over whole vectors, because
-BLAS and torch round a rest in another way: so alone or in company, a model gets the same numbers.
+zero, to the last bit. Widths are multiples of a cache line (of half of one for components, as a mean and a log scale of each
+lie in one layer), and functions of single numbers run over whole vectors, because BLAS and torch round a rest in another way:
+so alone or in company, a model gets the same numbers.
 
 Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` columns, `k` components.
 """

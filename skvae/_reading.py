@@ -6,7 +6,8 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skvae._frames import Form, array_of_list, conditions_of, is_frame, likelihoods_of, rows_where, with_conditions
+from skvae._frames import Form, array_of_list, is_frame, rows_where
+from skvae._selection import conditions_of, likelihoods_of, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows

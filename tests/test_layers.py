@@ -27,8 +27,8 @@ ORDER = [
     "networks._base", "networks._mlp", "networks._variational", "networks._conv", "networks._module", "networks", "_model",
     "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_supply", "_solver", "solvers", "_devices",
     "_inference", "_marginal", "_modes", "_conditional", "_course", "_judging", "_engine", "_population",
-    "data", "_formats", "_frames", "_schema", "_sparse", "_table", "_stream", "_state", "_training", "persistence", "callbacks",
-    "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
+    "data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training",
+    "persistence", "callbacks", "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
     "_table_checks", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",
     "displays._reconstruction", "displays._images", "displays._table_check", "displays", "_demo", "__main__",
 ]  # fmt: skip
@@ -72,7 +72,7 @@ def test_imports_only_go_down(module):
         set(ORDER)
         - ESTIMATORS
         - AROUND
-        - {"data", "_formats", "_frames", "_schema", "_sparse", "_table", "_stream", "_state", "_training"}
+        - {"data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training"}
     ),
 )
 def test_numpy_stays_with_tables_and_estimators(module):
