@@ -61,7 +61,7 @@ from skvae.priors import Prior, StandardNormal
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
 _HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
 _FEWEST_ROWS = 8  # below which products take another way
-_SUMS = 2  # of rows, taken at a time by a product with ones; a single one would be added up in an order that depends on widths
+_EQUAL_SUMS = 2  # of rows, by a product with ones; that with a single row of ones adds up in an order that depends on widths
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 
@@ -125,7 +125,7 @@ def _filled(n: int, unit: int) -> int:
 
 
 def aligned_layout(wide: Model) -> Layout:
-    """Return the layout of a widened model: columns and conditions fill whole lines, parameters begin on whole vectors."""
+    """Return the layout of a widened model: columns fill lines, conditions half lines, and parameters begin on whole vectors."""
     to_columns = _parameters_of_output(wide.decoder)
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():
@@ -184,7 +184,7 @@ def affine_delta(delta: Tensor, weight: Tensor, out: Tensor) -> Call:
 
 
 class Activation(NamedTuple):
-    """A function of single numbers that maps 0 to 0, and how it takes slopes back to its input, in place."""
+    """The calls of a function of single numbers that maps 0 to 0, and those that take slopes back to its input, in place."""
 
     forward: Callable[[Tensor, Tensor], list[Call]]  # (x, out)
     backward: Callable[[Tensor, Tensor], list[Call]]  # (delta, x or f(x)), both of which may be overwritten
@@ -220,53 +220,57 @@ ACTIVATIONS = {
 
 
 class Network:
-    """An MLP bound to its parameters, its input x (m, n, n_in) and buffers for what follows from it.
+    """An MLP bound to its parameters and to buffers for `n` rows.
 
-    Both ways through it are lists of calls that are put together once: finding their arguments anew takes a small step as long
-    as a third of its products.
+    All that does not depend on where the rows are is a list of calls that is put together once: finding their arguments anew
+    takes a small step as long as a third of its products.
     """
 
-    def __init__(self, network: MLP, params: dict[str, Tensor], x: Tensor):
+    def __init__(self, network: MLP, params: dict[str, Tensor], n: int):
         self.params, self.activation = params, ACTIVATIONS[network.activation]
-        widths = [params[f"bias{i}"].shape[-1] for i in range(network.n_hidden() + 1)]
-        *sums, self.out = self.outputs = [x.new_zeros((*x.shape[:2], width)) for width in widths]  # of the layers
-        self.inputs = [x, *(sums if self.activation.of_output else map(torch.zeros_like, sums))]
-        self.on_the_way_up: list[Call] = []
-        self.on_the_way_down: list[Call] = []
-        for i, (below, out) in enumerate(zip(self.inputs, self.outputs, strict=True)):
-            if i:
-                self.on_the_way_up += self.activation.forward(self.outputs[i - 1], below)
-            self.on_the_way_up.append(affine(below, params[f"weight{i}"], params[f"bias{i}"], out))
-        if "skip" in params:
-            self.on_the_way_up.append(partial(self.out.baddbmm_, x, params["skip"]))
+        biases = [params[f"bias{i}"] for i in range(network.n_hidden() + 1)]
+        *sums, self.out = self.sums = [bias.new_zeros((len(bias), n, bias.shape[-1])) for bias in biases]
+        self.hidden = sums if self.activation.of_output else [torch.zeros_like(total) for total in sums]
+        self.upwards: list[Call] = []
+        self.downwards: list[Call] = []
+        for i, hidden in enumerate(self.hidden):
+            self.upwards += self.activation.forward(sums[i], hidden)
+            self.upwards.append(affine(hidden, params[f"weight{i + 1}"], biases[i + 1], self.sums[i + 1]))
 
     def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
         """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output."""
-        x, calls, above = self.inputs[0], self.on_the_way_down, delta
-        ones = x.new_ones((len(x), slopes["bias0"].shape[1], x.shape[1]))
-        for i in reversed(range(1, len(self.inputs))):
-            calls += affine_slopes(self.inputs[i], above, ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
-            below = torch.zeros_like(self.inputs[i])
-            calls.append(affine_delta(above, self.params[f"weight{i}"], below))
-            calls += self.activation.backward(below, self.inputs[i] if self.activation.of_output else self.outputs[i - 1])
+        (m, n_equal, _), n = slopes["bias0"].shape, delta.shape[1]  # slopes of a bias come in equal rows
+        self.slopes, self.delta, self.x_delta = slopes, delta, x_delta
+        self.ones = delta.new_ones((m, n_equal, n))
+        above = delta
+        for i in reversed(range(1, len(self.sums))):
+            hidden, below = self.hidden[i - 1], torch.zeros_like(self.hidden[i - 1])
+            self.downwards += affine_slopes(hidden, above, self.ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
+            self.downwards.append(affine_delta(above, self.params[f"weight{i}"], below))
+            self.downwards += self.activation.backward(below, hidden if self.activation.of_output else self.sums[i - 1])
             above = below
-        calls += affine_slopes(x, above, ones, slopes["weight0"], slopes["bias0"])
-        if x_delta is not None:
-            calls.append(affine_delta(above, self.params["weight0"], x_delta))
-        if "skip" in slopes:
-            calls.append(partial(torch.bmm, x.mT, delta, out=slopes["skip"]))
-            if x_delta is not None:
-                calls.append(partial(x_delta.baddbmm_, delta, self.params["skip"].mT))
+        self.lowest_delta = above
 
-    def forward(self) -> None:
-        """Map x to `out` (m, n, n_out)."""
-        for call in self.on_the_way_up:
+    def forward(self, x: Tensor) -> None:
+        """Map x (m, n, n_in) to `out` (m, n, n_out)."""
+        affine(x, self.params["weight0"], self.params["bias0"], self.sums[0])()
+        for call in self.upwards:
             call()
+        if "skip" in self.params:
+            self.out.baddbmm_(x, self.params["skip"])
 
-    def backward(self) -> None:
-        """Write the slopes; see `learn`."""
-        for call in self.on_the_way_down:
+    def backward(self, x: Tensor) -> None:
+        """Write the slopes, after `forward`; see `learn`."""
+        for call in self.downwards:
             call()
+        for call in affine_slopes(x, self.lowest_delta, self.ones, self.slopes["weight0"], self.slopes["bias0"]):
+            call()
+        if self.x_delta is not None:
+            affine_delta(self.lowest_delta, self.params["weight0"], self.x_delta)()
+        if "skip" in self.params:
+            torch.bmm(x.mT, self.delta, out=self.slopes["skip"])
+            if self.x_delta is not None:
+                self.x_delta.baddbmm_(self.delta, self.params["skip"].mT)
 
 
 # --- the bound -------------------------------------------------------------------------------------------------------
@@ -284,13 +288,12 @@ class Kernel:
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         self.prior_slopes = slopes_of.get("prior", {})
         like = params["encoder"]["weight0"]
-        (m, n_inputs, _), new_zeros = like.shape, like.new_zeros
+        m, new_zeros = len(like), like.new_zeros
         self.one = like.new_ones(())  # a number costs more than a tensor to an operation
-        self.inputs = new_zeros((m, n, n_inputs))
         self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
         self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _filled(wide.n_given, _HALF_LINE))) for _ in range(2))
-        self.encoder = Network(wide.encoder, params["encoder"], self.inputs)
-        self.decoder = Network(wide.decoder, params["decoder"], self.decoded)
+        self.encoder = Network(wide.encoder, params["encoder"], n)
+        self.decoder = Network(wide.decoder, params["decoder"], s * n)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
@@ -306,15 +309,15 @@ class Kernel:
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.inputs.copy_(self.model.inputs(x))
-        self.encoder.forward()
+        self.inputs = self.model.inputs(x)
+        self.encoder.forward(self.inputs)
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
             self.conditions.copy_(self.likelihood.given(x)[:, None])
-        self.decoder.forward()
+        self.decoder.forward(self.decoded)
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -367,7 +370,7 @@ class Kernel:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
-        self.decoder.backward()
+        self.decoder.backward(self.decoded)
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -376,7 +379,7 @@ class Kernel:
             w_kl = weight * kl_weight
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
-        self.encoder.backward()
+        self.encoder.backward(self.inputs)
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
@@ -432,8 +435,8 @@ class Kernel:
 def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
     """Return where slopes are written, and from which tensors to which they are copied afterwards.
 
-    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side, and those
-    of a single row to a routine of their own.
+    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side. The slopes
+    of biases are written there in several equal rows, of which the first is copied.
     """
     drafts = {piece: dict(named) for piece, named in slopes.items()}
     sources, targets = [], []
@@ -442,7 +445,7 @@ def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
             m, n_rows, width = slope.shape
             is_sum = piece in ("encoder", "decoder") and name.startswith("bias")
             if not slope.is_cuda and (is_sum or not slope.is_contiguous()):
-                named[name] = slope.new_zeros((m, _SUMS if is_sum else n_rows, width))
+                named[name] = slope.new_zeros((m, _EQUAL_SUMS if is_sum else n_rows, width))
                 sources.append(named[name][:, :n_rows])
                 targets.append(slope)
     return drafts, sources, targets

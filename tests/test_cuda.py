@@ -63,13 +63,12 @@ def test_the_closed_forms_give_the_numbers_of_the_processor(objective, prior):
     model = make_model(NormalMixture(3), hidden=(7, 5), prior=prior)
     if not kernels.supports(model, objective):
         pytest.skip("by autograd")
-    n, s = 12, objective.n_samples
+    n, s, wide = 12, objective.n_samples, kernels.widened([model])
     x, weight = normal((1, n, 5), generator(0, "x"), F64), normal((1, n, 1), generator(0, "w"), F64).abs()
-    noise, flat = normal((1, s, n, 16), generator(0, "noise"), F64), flat_params(model)
-    noise[..., 3:] = 0
+    noise, flat = normal((1, s, n, wide.n_components), generator(0, "noise"), F64), flat_params(model)
+    noise[..., model.n_components :] = 0
     found = []
     for device in ("cpu", "cuda"):
-        wide = kernels.widened([model])
         layout, place = kernels.aligned_layout(wide), kernels.positions(model, wide)
         params, slopes = (torch.zeros((1, layout.size), dtype=F64) for _ in range(2))
         params[0, place] = flat

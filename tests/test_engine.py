@@ -66,7 +66,10 @@ def test_means_count_rows():
 
 @pytest.mark.parametrize("hidden", [(16,), (48, 16), (7,)])
 def test_a_model_learns_alone_what_it_learns_in_company_to_the_last_bit(hidden):
-    kinds = [{"n": 50, "k": 2}, {"n": 51, "k": 5, "learning_rate_init": 0.03}, {"n": 33, "k": 1, "max_iter": 3}, {"n": 90}]
+    kinds = [
+        {"n": 50, "k": 2}, {"n": 51, "k": 5, "learning_rate_init": 0.03}, {"n": 33, "k": 1, "max_iter": 3}, {"n": 90},
+        {"n": 47, "k": 9}, {"n": 64, "k": 20},
+    ]  # fmt: skip
 
     def make():
         widths = [tuple(h + 3 * i for h in hidden) for i in range(len(kinds))]
