@@ -162,7 +162,7 @@ def write(folder: Path, cancer, maps, digits, images, labels) -> None:
     """Write the figures and the model, and read the model back."""
     headline(f"4. Files in {folder}")
     if importlib.util.find_spec("matplotlib") is None:
-        say("no figures, as matplotlib is not installed: pip install 'skvae[plot]'")
+        say("no figures, as matplotlib is not installed: pip install matplotlib")
     else:
         draw(folder, cancer, maps, digits, images, labels)
     path = folder / "digits.skvae"

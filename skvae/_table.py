@@ -43,12 +43,13 @@ def explain_columns(X, error: Exception) -> None:
             f"Input X contains {what} in {len(names)} column(s): {names[:5]}. Fill or drop such cells first, for example with "
             "SimpleImputer."
         ) from error
-    if hasattr(X, "columns"):
+    if hasattr(X, "columns") or "could not convert string" in str(error):
         bad = [name for name, column in _columns(X) if not _reads_as_numbers(column)]
         if bad:
             raise ValueError(
-                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]}. Encode them first, for example with a "
-                "OneHotEncoder in a ColumnTransformer, or leave them out."
+                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]} ({error}). Fit a frame, whose columns may be of "
+                "other kinds (set_output(transform='pandas') makes a ColumnTransformer give one), encode them first, for example "
+                "with a OneHotEncoder, or leave them out."
             ) from error
 
 

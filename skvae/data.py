@@ -154,7 +154,7 @@ class ArraySource(Source):
 
 
 class ParquetSource(Source):
-    """A parquet file, or a folder of them, as a source. It needs pyarrow: `pip install "skvae[parquet]"`.
+    """A parquet file, or a folder of them, as a source. It needs pyarrow: `pip install pyarrow`.
 
     Of a folder, all files that end in `.parquet` count, also in folders within it, in the order of their names; those whose
     name begins with a dot or an underscore do not. They must have the same columns, in any order, all of them numbers
@@ -273,7 +273,7 @@ def _pyarrow_parquet():
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ImportError("ParquetSource needs pyarrow: pip install 'skvae[parquet]'.") from error
+        raise ImportError("ParquetSource needs pyarrow: pip install pyarrow.") from error
     return pq
 
 

@@ -391,6 +391,13 @@ def test_columns_without_numbers_are_named():
         _table.explain_columns(frame, ValueError("could not convert"))
 
 
+@pytest.mark.parametrize("as_table", [np.asarray, lambda X: X.tolist()])
+def test_texts_in_arrays_of_numbers_are_named_with_what_to_pass(as_table):
+    X = as_table(np.array([[1.0, "x"], [2.0, "y"]], dtype=object))
+    with pytest.raises(ValueError, match=r"\['x1'\] \(could not convert string to float: 'x'\)\. Fit a frame.*set_output"):
+        VAETransformer(1).fit(X)
+
+
 def test_columns_with_missing_cells_are_named():
     X = np.array([[1.0, np.nan], [1.0, 2.0]])
     with pytest.raises(ValueError, match=r"Input X contains NaN in 1 column\(s\): \['x1'\]"):
