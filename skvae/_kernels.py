@@ -44,7 +44,7 @@ Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` co
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -103,7 +103,7 @@ def structure(model: Model, objective: Objective) -> tuple:
     networks = [(len(network.widths()), network.activation, network.skip) for network in (model.encoder, model.decoder)]
     settings = [getattr(objective, name, None) for name in ("kl", "free_bits", "gradient")]
     estimator = (type(objective), objective.n_samples, *settings)
-    return (*networks, model.prior, model.likelihood, model.n_columns, estimator)
+    return (*networks, model.prior, model.likelihood.structure(), model.n_columns, estimator)
 
 
 def widened(models: list[Model]) -> Model:
@@ -112,6 +112,13 @@ def widened(models: list[Model]) -> Model:
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
     n_components = _filled(max(model.n_components for model in models), _HALF_LINE)
     return Model(pieces, models[0].n_columns, n_components, models[0].seed)
+
+
+def in_units_of(models: Sequence[Model], wide: Model) -> Model:
+    """Return the wide model with the units in which each of `models` sees its columns."""
+    likelihoods = [model.likelihood for model in models]
+    pieces = replace(wide.pieces, likelihood=likelihoods[0].of_all(likelihoods))
+    return Model(pieces, wide.n_columns, wide.n_components, wide.seed)
 
 
 def _widened(networks: list[MLP]) -> MLP:
@@ -125,7 +132,7 @@ def _filled(n: int, unit: int) -> int:
 
 
 def aligned_layout(wide: Model) -> Layout:
-    """Return the layout of a widened model: columns fill lines, conditions half lines, and parameters begin on whole vectors."""
+    """Return the layout of a widened model: columns fill lines, conditions half lines, and parameters begin on vectors."""
     to_columns = _parameters_of_output(wide.decoder)
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():

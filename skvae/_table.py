@@ -48,8 +48,8 @@ def explain_columns(X, error: Exception) -> None:
         if bad:
             raise ValueError(
                 f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]} ({error}). Fit a frame, whose columns may be of "
-                "other kinds (set_output(transform='pandas') makes a ColumnTransformer give one), encode them first, for example "
-                "with a OneHotEncoder, or leave them out."
+                "other kinds (set_output(transform='pandas') makes a ColumnTransformer give one), encode them first, "
+                "for example with a OneHotEncoder, or leave them out."
             ) from error
 
 

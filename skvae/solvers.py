@@ -91,7 +91,8 @@ class AEVB(GradientSolver):
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
     views = state.arrangement.layout.views
     params, slopes = nested(views(state.params[:m])), nested(views(state.grad[:m]))
-    return kernels.Kernel(state.arrangement.wide, params, slopes, n, n_samples)
+    wide = kernels.in_units_of([problem.model for problem in state.problems[:m]], state.arrangement.wide)
+    return kernels.Kernel(wide, params, slopes, n, n_samples)
 
 
 class _Competitor(GradientSolver):

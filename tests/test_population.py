@@ -6,8 +6,10 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SmallNet
@@ -28,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 import skvae
 from skvae import VAETransformer, _population
 from skvae._population import Meeting, fused_fits
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian, Mixed
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import Adam
@@ -118,6 +120,38 @@ def test_every_kind_of_model_learns_the_same_weights(params):
     for one, other in zip(cross_all(vae(**params), grid), fused, strict=True):
         np.testing.assert_array_equal(other._fitted.params, one._fitted.params)
         assert (other.n_iter_, other.n_steps_, other.converged_) == (one.n_iter_, one.n_steps_, one.converged_)
+
+
+def mixed_table(n=120):
+    """Return a frame of several kinds with holes, of which every fold has units of its own."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(5, 3, n), "count": rng.poisson(4, n), "kind": rng.choice(["a", "b", "c"], n)})
+    frame["weight"] = 10 * frame["size"] + rng.normal(size=n)
+    return frame.mask(rng.random(frame.shape) < 0.1)
+
+
+@pytest.mark.parametrize("params", [{}, {"condition_on": "kind", "early_stopping": False}], ids=repr)
+def test_folds_of_mixed_tables_train_together_in_units_of_their_own(groups, monkeypatch, params):
+    with_one_thread(monkeypatch)
+    frame = mixed_table()
+    estimator = vae(**params, max_iter=12, likelihood=Mixed({"count": "poisson"}))
+    grid = {"n_components": [1, 3], "learning_rate_init": [0.003, 0.03]}
+    both_ways(lambda: GridSearchCV(estimator, grid, cv=5, error_score="raise"), frame)
+    assert 20 in groups
+
+
+def test_histories_of_mixed_tables_are_in_units_of_their_own():
+    def fitted_by(scope):
+        kept = []
+        estimator = vae(early_stopping=False)
+        with scope:
+            cross_validate(estimator, mixed_table(), cv=3, scoring=lambda e, X: kept.append(e) or 0.0)
+        return sorted(kept, key=lambda e: e._fitted.codec.loc.tolist())
+
+    for one, other in zip(fitted_by(nullcontext()), fitted_by(fused_fits()), strict=True):
+        np.testing.assert_array_equal(other._fitted.params, one._fitted.params)
+        for name, values in one.history_.items():
+            np.testing.assert_allclose(other.history_[name], values, rtol=1e-6, atol=1e-5)
 
 
 def test_importance_weighted_models_agree_up_to_rounding():

@@ -1,7 +1,7 @@
 """Base of the likelihoods p(x|z): what the decoder's outputs mean, the density of each cell, its mean and its sampler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +69,14 @@ class Likelihood(Settings):
         is none, because only the encoder will see the rows, it shows what it would draw on average.
         """
         return x
+
+    def structure(self) -> "Likelihood":
+        """Return what the likelihoods of models must have in common to be trained side by side."""
+        return self
+
+    def of_all(self, likelihoods: Sequence["Likelihood"]) -> "Likelihood":
+        """Return one for models side by side, (m, ..., n, d), each of which has one of these of this structure."""
+        return self
 
     def n_inputs(self, n_columns: int) -> int:
         """Return how many numbers per row the encoder reads."""

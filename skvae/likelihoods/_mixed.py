@@ -183,7 +183,8 @@ class PerColumn(Likelihood):
         Number of columns of each group.
 
     log_units : tuple of float
-        Log of the unit of each column, which a log-density per unit of the data lacks; 0 for a probability mass.
+        Log of the unit of each column, which a log-density per unit of the data lacks; 0 for a probability mass. For models
+        side by side, as nested tuples of shape (m, 1, d).
 
     missing : tuple of int, default=()
         The columns that had missing cells in training, of which the encoder is told.
@@ -241,6 +242,16 @@ class PerColumn(Likelihood):
         return PerColumn(
             tuple(likelihood.passing_over_holes() for likelihood in self.likelihoods), self.widths, self.log_units, self.missing
         )
+
+    def structure(self):
+        return self._with_units(())
+
+    def of_all(self, likelihoods):
+        of_each = [tuple(likelihood.log_units) for likelihood in likelihoods]
+        return self if len(set(of_each)) == 1 else self._with_units(tuple((units,) for units in of_each))  # (m, 1, d)
+
+    def _with_units(self, log_units: tuple) -> "PerColumn":
+        return PerColumn(self.likelihoods, self.widths, log_units, self.missing)
 
     def of_columns(self) -> list[Likelihood]:
         """Return the likelihood of each column."""
