@@ -180,9 +180,14 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Call:
     return partial(torch.baddbmm, bias, x, weight, out=out)
 
 
-def affine_slopes(x: Tensor, delta: Tensor, ones: Tensor, weight_slope: Tensor, bias_slope: Tensor) -> list[Call]:
-    """Return what writes the slopes of an affine map: every row adds the outer product of its input and its `delta`."""
-    return [partial(torch.bmm, x.mT, delta, out=weight_slope), partial(torch.bmm, ones, delta, out=bias_slope)]
+def weight_slope(x: Tensor, delta: Tensor, out: Tensor) -> Call:
+    """Return what writes the slope of an affine map's weight: every row adds the outer product of its input and its `delta`."""
+    return partial(torch.bmm, x.mT, delta, out=out)
+
+
+def bias_slope(ones: Tensor, delta: Tensor, out: Tensor) -> Call:
+    """Return what writes the sum of `delta` over rows, the slope of a bias, into every row of `out`."""
+    return partial(torch.bmm, ones, delta, out=out)
 
 
 def affine_delta(delta: Tensor, weight: Tensor, out: Tensor) -> Call:
@@ -235,6 +240,7 @@ class Network:
 
     def __init__(self, network: MLP, params: dict[str, Tensor], n: int):
         self.params, self.activation = params, ACTIVATIONS[network.activation]
+        self.first, self.skip = (params["bias0"], params["weight0"]), params.get("skip")
         biases = [params[f"bias{i}"] for i in range(network.n_hidden() + 1)]
         *sums, self.out = self.sums = [bias.new_zeros((len(bias), n, bias.shape[-1])) for bias in biases]
         self.hidden = sums if self.activation.of_output else [torch.zeros_like(total) for total in sums]
@@ -247,37 +253,37 @@ class Network:
     def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
         """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output."""
         (m, n_equal, _), n = slopes["bias0"].shape, delta.shape[1]  # slopes of a bias come in equal rows
-        self.slopes, self.delta, self.x_delta = slopes, delta, x_delta
-        self.ones = delta.new_ones((m, n_equal, n))
-        above = delta
+        ones, calls, above = delta.new_ones((m, n_equal, n)), self.downwards, delta
         for i in reversed(range(1, len(self.sums))):
             hidden, below = self.hidden[i - 1], torch.zeros_like(self.hidden[i - 1])
-            self.downwards += affine_slopes(hidden, above, self.ones, slopes[f"weight{i}"], slopes[f"bias{i}"])
-            self.downwards.append(affine_delta(above, self.params[f"weight{i}"], below))
-            self.downwards += self.activation.backward(below, hidden if self.activation.of_output else self.sums[i - 1])
+            calls.append(weight_slope(hidden, above, slopes[f"weight{i}"]))
+            calls.append(bias_slope(ones, above, slopes[f"bias{i}"]))
+            calls.append(affine_delta(above, self.params[f"weight{i}"], below))
+            calls += self.activation.backward(below, hidden if self.activation.of_output else self.sums[i - 1])
             above = below
-        self.lowest_delta = above
+        calls.append(bias_slope(ones, above, slopes["bias0"]))
+        if x_delta is not None:
+            calls.append(affine_delta(above, self.params["weight0"], x_delta))
+            if self.skip is not None:
+                calls.append(partial(x_delta.baddbmm_, delta, self.skip.mT))
+        self.of_first, self.of_skip = (above, slopes["weight0"]), (delta, slopes.get("skip"))
 
     def forward(self, x: Tensor) -> None:
         """Map x (m, n, n_in) to `out` (m, n, n_out)."""
-        affine(x, self.params["weight0"], self.params["bias0"], self.sums[0])()
+        bias, weight = self.first
+        torch.baddbmm(bias, x, weight, out=self.sums[0])
         for call in self.upwards:
             call()
-        if "skip" in self.params:
-            self.out.baddbmm_(x, self.params["skip"])
+        if self.skip is not None:
+            self.out.baddbmm_(x, self.skip)
 
     def backward(self, x: Tensor) -> None:
         """Write the slopes, after `forward`; see `learn`."""
         for call in self.downwards:
             call()
-        for call in affine_slopes(x, self.lowest_delta, self.ones, self.slopes["weight0"], self.slopes["bias0"]):
-            call()
-        if self.x_delta is not None:
-            affine_delta(self.lowest_delta, self.params["weight0"], self.x_delta)()
-        if "skip" in self.params:
-            torch.bmm(x.mT, self.delta, out=self.slopes["skip"])
-            if self.x_delta is not None:
-                self.x_delta.baddbmm_(self.delta, self.params["skip"].mT)
+        for delta, slope in (self.of_first, self.of_skip):
+            if slope is not None:
+                torch.bmm(x.mT, delta, out=slope)
 
 
 # --- the bound -------------------------------------------------------------------------------------------------------
