@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from skvae._batch import Batch, shuffled_windows
-from skvae._frames import Form
+from skvae._frames import Form, array_of_list
 from skvae._schema import Column, ColumnStatistics, Group, Schema
 from skvae._sparse import SparseRows
 from skvae.likelihoods import Likelihood
@@ -36,20 +36,21 @@ def array_of_tensor(X: Tensor) -> np.ndarray:
 
 def explain_columns(X, error: Exception) -> None:
     """Raise an error that names the columns, where `error` came from cells that are no finite numbers."""
-    if isinstance(error, ValueError) and re.search("NaN|infinity", str(error)):
+    has_texts = "could not convert string" in str(error)
+    if isinstance(error, ValueError) and not has_texts and re.search("NaN|infinity", str(error)):
         names = [name for name, column in _columns(X) if not _is_finite(column)]
         what = "NaN" if "NaN" in str(error) else "infinity or a value too large"
         raise ValueError(
             f"Input X contains {what} in {len(names)} column(s): {names[:5]}. Fill or drop such cells first, for example with "
             "SimpleImputer."
         ) from error
-    if hasattr(X, "columns") or "could not convert string" in str(error):
+    if hasattr(X, "columns") or (has_texts and np.ndim(array_of_list(X)) == 2):
         bad = [name for name, column in _columns(X) if not _reads_as_numbers(column)]
         if bad:
             raise ValueError(
-                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]} ({error}). Fit a frame, whose columns may be of "
-                "other kinds (set_output(transform='pandas') makes a ColumnTransformer give one), encode them first, "
-                "for example with a OneHotEncoder, or leave them out."
+                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]} ({str(error)[:100]}). A model that is fitted to a "
+                "frame reads columns of other kinds (set_output(transform='pandas') makes a ColumnTransformer give one). Else "
+                "encode them first, for example with a OneHotEncoder, or leave them out."
             ) from error
 
 
@@ -59,7 +60,7 @@ def _columns(X) -> list[tuple[str, np.ndarray]]:
     if sparse.issparse(X):
         X = X.tocsc()
         return [(f"x{j}", X.data[X.indptr[j] : X.indptr[j + 1]]) for j in range(X.shape[1])]
-    return [(f"x{j}", column) for j, column in enumerate(np.asarray(X).T)]
+    return [(f"x{j}", column) for j, column in enumerate(np.asarray(array_of_list(X)).T)]
 
 
 def _is_finite(cells: np.ndarray) -> bool:

@@ -143,7 +143,7 @@ def test_columns_of_one_name_are_refused(tmp_path):
 
 def test_without_pyarrow_there_is_a_hint(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match=r"pip install 'skvae\[parquet\]'"):
+    with pytest.raises(ImportError, match=r"pip install pyarrow"):
         ParquetSource(folder)
 
 

@@ -393,8 +393,14 @@ def test_columns_without_numbers_are_named():
 
 @pytest.mark.parametrize("as_table", [np.asarray, lambda X: X.tolist()])
 def test_texts_in_arrays_of_numbers_are_named_with_what_to_pass(as_table):
-    X = as_table(np.array([[1.0, "x"], [2.0, "y"]], dtype=object))
-    with pytest.raises(ValueError, match=r"\['x1'\] \(could not convert string to float: 'x'\)\. Fit a frame.*set_output"):
+    X = as_table(np.array([[True, "NaN?"], [False, "y"]], dtype=object))
+    with pytest.raises(ValueError, match=r"\['x1'\] \(could not convert string to float: 'NaN\?'\)\. A model.*set_output"):
+        VAETransformer(1).fit(X)
+
+
+@pytest.mark.parametrize("X", [pd.Series(["a", "b"]), np.array(["a", "b"], dtype=object), ["a", "b"], "abc"], ids=repr)
+def test_what_is_no_table_of_texts_is_refused_as_scikit_learn_does(X):
+    with pytest.raises(ValueError, match="could not convert string|Expected 2D array"):
         VAETransformer(1).fit(X)
 
 
