@@ -186,18 +186,18 @@ def test_chains_reach_the_posterior_from_a_misled_encoder():
 
 
 @pytest.mark.parametrize(("likelihood", "d"), MODELS[::2], ids=lambda v: repr(v))
-@pytest.mark.parametrize(("density", "mean_error"), [("gaussian", 0.06), ("kde", 0.1)])
-def test_appendix_d_matches_quadrature(likelihood, d, density, mean_error):
+@pytest.mark.parametrize(("density", "largest_error"), [("gaussian", 0.15), ("kde", 0.2)])
+def test_appendix_d_matches_quadrature(likelihood, d, density, largest_error):
     """But in rows that say by their effective sample size that chains have not arrived, one in twenty at some seeds."""
     model, params, batch = random_model(likelihood, d)
     exact = quadrature(model, params, batch)[0]
-    value, error, size = PosteriorDensity(200, density=density).estimate(model, params, batch, 0).unbind(-1)
+    value, error, size = PosteriorDensity(400, density=density).estimate(model, params, batch, 0).unbind(-1)
     arrived = size >= 10
     assert arrived.double().mean() >= 0.9
     value, error, exact = value[arrived], error[arrived], exact[arrived]
-    assert error.mean() < mean_error
-    assert ((value - exact).abs() < 6 * error).all()  # which is itself an estimate, of few draws
-    assert float((value - exact).mean()) == pytest.approx(0, abs=4 * float(error.square().sum().sqrt()) / len(error))
+    assert (error < largest_error).all()
+    assert ((value - exact).abs() < 5 * error).all()
+    assert float((value - exact).mean()) == pytest.approx(0, abs=0.03)
 
 
 def test_chains_that_have_not_arrived_show_as_a_small_effective_sample_size():
@@ -262,8 +262,8 @@ def test_mean_weight_of_annealing_is_unbiased_and_its_error_that_of_repetition()
 def test_annealing_matches_quadrature(likelihood, d, start):
     model, params, batch = random_model(likelihood, d)
     exact = quadrature(model, params, batch)[0]
-    value, error, _ = AnnealedImportance(200, start=start).estimate(model, params, batch, 0).unbind(-1)
-    assert error.mean() < 0.25
+    value, error, _ = AnnealedImportance(400, start=start, n_chains=32).estimate(model, params, batch, 0).unbind(-1)
+    assert (error < 0.35).all()
     assert ((value - exact).abs() < 5 * error).all()
     assert float((value - exact).mean()) == pytest.approx(0, abs=4 * float(error.square().sum().sqrt()) / len(error))
 
