@@ -29,12 +29,14 @@ class Way:
     fused: bool = False
 
     def __str__(self):
-        how = "fused" if self.fused else f"n_jobs={self.n_jobs}" if self.n_jobs else "serial"
+        how = "fused" if self.fused else "" if self.n_jobs else "serial"
+        how = ", ".join(filter(None, [how, self.n_jobs and f"n_jobs={self.n_jobs}"]))
         return f"{self.competitor}, {how}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 WAYS = (
     Way("skvae", 1), Way("skvae", 2), Way("skvae", 1, n_jobs=2), Way("skvae", 1, fused=True), Way("skvae", 2, fused=True),
+    Way("skvae", 1, n_jobs=2, fused=True),
     Way("PyOD", 1, n_jobs=2), Way("skorch", 1), Way("skorch", 1, n_jobs=2),
 )  # fmt: skip
 SEARCHES = {

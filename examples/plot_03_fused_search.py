@@ -84,4 +84,5 @@ plt.show()
 # -----------
 # The search gives the same answer in a fraction of the time, on the same processor. The gain comes from small networks,
 # whose steps take longer to call than to compute; wide networks on many rows keep a processor busy alone. What cannot
-# be batched, such as a network of your own, trains alone inside the context as well, so it does no harm.
+# be batched, such as a network of your own, trains alone inside the context as well, so it does no harm. Searches of
+# minutes take `n_jobs` besides: each process then trains its share of the fits together.

@@ -5,24 +5,29 @@ training it hands its model over and waits. Once every running task waits, the m
 each group trains together, and the tasks go on. So whatever scikit-learn runs works, because it is scikit-learn that runs it.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
+from typing import Any
 
 import torch
-from joblib import parallel_config
+from joblib import Parallel, parallel_config
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from skvae._batch import Batch
 from skvae._course import Trainee
 from skvae._devices import gradients
-from skvae._engine import train
+from skvae._engine import train, work_of_step
+from skvae._shares import Call, SharesBackend
 
 _STARTING = 0.5  # seconds that tasks in the queue get to start, once all others wait
 _PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else
+_CALLS_FLOPS = 8e6  # what a processor computes while the interpreter is busy with the calls of one step
 
 _thread = threading.local()
 
@@ -44,14 +49,16 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     Parameters
     ----------
     max_models : int, default=64
-        Number of tasks at a time, and so of models in a group. A search with more fits runs in waves. Leave the `n_jobs` of the
-        search at None or -1; another number is respected, and limits the group to as many.
+        Number of tasks at a time, and so of models in a group. A search with more fits runs in waves.
 
     max_bytes : int, default=2**30
         Memory for the data and parameters of the models that train at the same time; larger groups are cut.
 
     Notes
     -----
+    The `n_jobs` of the search is its number of processes, as ever: each gets a share of the fits and trains it together, under
+    limits of its own. Their start takes a few seconds, once, so it pays for searches that take longer than that.
+
     The time of a fit, as a search reports it, is the time of its group. `max_time` counts from the start of the group. Outside
     of tasks, as in the refit of a search, nothing changes.
 
@@ -72,8 +79,14 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     meeting = Meeting(int(max_models), int(max_bytes), torch.get_num_threads())
-    with parallel_config(backend=FusedBackend(meeting), n_jobs=-1):
+    with parallel_config(backend=FusedBackend(meeting), n_jobs=1):
         yield
+
+
+def _run_together(calls: list[Call], max_models: int, max_bytes: int) -> list[Any]:
+    """Run tasks in this process, as parts of one search."""
+    with fused_fits(max_models, max_bytes):
+        return Parallel()(calls)
 
 
 def train_in_company(trainee: Trainee) -> None:
@@ -108,9 +121,12 @@ def _structure(trainee: Trainee) -> tuple | None:
 def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[Trainee]]:
     """Cut a group into parts that train at the same time on one thread each, and that together fit into the memory.
 
-    Models of similar length stay together, because those that have ended or have fewer batches leave the others alone.
+    Every part makes calls of its own, for which the threads take turns with the interpreter: the time of n of them is that of
+    n times the calls or of an n-th of the work, whichever is longer. Models of similar length stay together, because those
+    that have ended or have fewer batches leave the others alone.
     """
     group = sorted(group, key=lambda t: len(t.data))
+    n_threads = min(n_threads, max(1, round(math.sqrt(work_of_step(group) / _CALLS_FLOPS))))
     n_models = max(1, min(max_bytes // (n_threads * max(map(bytes_of, group))), -(-len(group) // n_threads)))
     return [group[i : i + n_models] for i in range(0, len(group), n_models)]
 
@@ -266,25 +282,32 @@ class FusedBackend(ParallelBackendBase):
         self.called_by_task = False
 
     def effective_n_jobs(self, n_jobs):
-        """Return how many tasks run at the same time: -1 means as many as a group may have models."""
+        """Return how many tasks run at the same time in one process: as many as a group may have models."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None:
-            return 1
-        room = self.meeting.max_models
-        if self.nesting_level:  # tasks of tasks share the room
-            room = max(1, room // max(1, self.meeting.n_outer))
-        return room if n_jobs < 0 else min(n_jobs, room)
+        if not self.nesting_level:
+            return self.meeting.max_models
+        room = max(1, self.meeting.max_models // max(1, self.meeting.n_outer))  # tasks of tasks share it
+        return room if n_jobs is None or n_jobs < 0 else min(n_jobs, room)
 
-    def configure(self, n_jobs=1, parallel=None, **kwargs):
+    def configure(self, n_jobs=1, parallel=None, prefer=None, require=None, **kwargs):
         """Prepare for a call of Parallel; return how many tasks run at the same time."""
-        n_jobs = self.effective_n_jobs(n_jobs)
-        if n_jobs == 1:
+        n_tasks = self.effective_n_jobs(n_jobs)
+        if not (self.nesting_level or prefer == "threads" or require == "sharedmem"):
+            self._leave_to_processes(n_jobs)
+        if n_tasks == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        self.pool, self.n_threads = ThreadPoolExecutor(n_jobs, "skvae-fit"), n_jobs
-        self.meeting.count(threads=n_jobs)
-        return n_jobs
+        self.pool, self.n_threads = ThreadPoolExecutor(n_tasks, "skvae-fit"), n_tasks
+        self.meeting.count(threads=n_tasks)
+        return n_tasks
+
+    def _leave_to_processes(self, n_jobs) -> None:
+        """Give way to a backend of `n_jobs` processes, in each of which a backend like this one runs a share of the tasks."""
+        run = partial(_run_together, max_models=self.meeting.max_models, max_bytes=self.meeting.max_bytes)
+        shares = SharesBackend(run, self.meeting.max_models, nesting_level=0)
+        if shares.processes.effective_n_jobs(n_jobs) > 1:
+            raise FallbackToBackend(shares)
 
     def submit(self, func, callback=None):
         """Let a thread run a task."""

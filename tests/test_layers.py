@@ -26,7 +26,7 @@ ORDER = [
     "likelihoods._mixed", "likelihoods",
     "networks._base", "networks._mlp", "networks._variational", "networks._conv", "networks._module", "networks", "_model",
     "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_windows", "_supply", "_solver", "solvers", "_devices",
-    "_inference", "_marginal", "_modes", "_conditional", "_course", "_judging", "_engine", "_population",
+    "_inference", "_marginal", "_modes", "_conditional", "_course", "_judging", "_engine", "_shares", "_population",
     "data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training",
     "persistence", "callbacks", "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
     "_table_checks", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",

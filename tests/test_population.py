@@ -237,17 +237,29 @@ def test_a_search_is_the_same_in_waves(groups, monkeypatch):
     assert max(groups) < 12
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2, -1])
-def test_an_explicit_number_of_jobs_is_respected(groups, monkeypatch, n_jobs):
+@pytest.mark.parametrize("n_jobs", [None, 1])
+def test_one_job_is_this_process(groups, monkeypatch, n_jobs):
     with_one_thread(monkeypatch)
     both_ways(lambda: GridSearchCV(vae(), {"n_components": [1, 2]}, cv=3, n_jobs=n_jobs, refit=False))
-    assert max(groups) == {1: 1, 2: 2, -1: 6}[n_jobs]
+    assert max(groups) == 6
 
 
-def test_two_threads_train_two_halves(groups, monkeypatch):
+def wide():
+    return vae(hidden_layer_sizes=(150, 150), max_iter=2)
+
+
+def test_two_threads_train_two_halves_of_large_groups(groups, monkeypatch):
     monkeypatch.setattr(_population.torch, "get_num_threads", lambda: 2)
-    both_ways(lambda: GridSearchCV(vae(), {"n_components": [1, 2, 3]}, cv=2, refit=False))
+    both_ways(lambda: GridSearchCV(wide(), {"n_components": [1, 2, 3]}, cv=2, refit=False))
     assert groups.count(3) == 2
+
+
+@pytest.mark.parametrize("estimator, n_waves", [(vae(), 1), (wide(), 3)], ids=["small", "large"])
+def test_many_threads_share_only_what_is_worth_their_calls(groups, monkeypatch, estimator, n_waves):
+    monkeypatch.setattr(_population.torch, "get_num_threads", lambda: 64)
+    with fused_fits():
+        GridSearchCV(estimator, {"random_state": [0, 1, 2]}, cv=2, refit=False).fit(X)
+    assert len(groups) == n_waves
 
 
 # --- each model for itself -------------------------------------------------------------------------------------------
@@ -338,6 +350,7 @@ def test_an_error_ends_the_search_and_leaves_the_context_usable():
 
 
 INTERRUPTED = """
+import os
 import signal, threading, time
 from sklearn.datasets import load_iris
 from sklearn.model_selection import cross_val_score
@@ -351,16 +364,17 @@ endless = VAETransformer(2, hidden_layer_sizes=(8,), max_iter=10**7, learning_ra
 threading.Thread(target=interrupt).start()
 try:
     with fused_fits():
-        cross_val_score(endless, load_iris().data, cv=2)
+        cross_val_score(endless, load_iris().data, cv=2, n_jobs=int(os.environ["N_JOBS"]))
 except KeyboardInterrupt:
     time.sleep(0.1)
     print("interrupted, left:", [t.name for t in threading.enumerate() if t.name.startswith("skvae-fit")])
 """
 
 
-def test_an_interruption_ends_all_training():
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_interruption_ends_all_training(n_jobs):
     # In a process of its own, where nothing that other tests left behind can take the signal.
-    program, environment = [sys.executable, "-c", INTERRUPTED], {**os.environ, "OMP_NUM_THREADS": "1"}
+    program, environment = [sys.executable, "-c", INTERRUPTED], {**os.environ, "OMP_NUM_THREADS": "1", "N_JOBS": str(n_jobs)}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "interrupted, left: []", done.stderr
 
@@ -432,7 +446,7 @@ def test_impossible_limits_are_refused(params):
 
 def test_a_meeting_counts_back_to_nothing(groups):
     meeting = Meeting(4, 2**20, 1)
-    with _population.parallel_config(backend=_population.FusedBackend(meeting), n_jobs=-1):
+    with _population.parallel_config(backend=_population.FusedBackend(meeting), n_jobs=1):
         cross_val_score(vae(), X, cv=5)
     assert (meeting.n_queued, meeting.n_active, meeting.n_outer, meeting.waiting) == (0, 0, 0, [])
     assert sum(groups) == 5
