@@ -20,7 +20,7 @@ from torch import Tensor
 from skvae._families import Support
 from skvae._random import normal
 
-LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...)
+LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...); one that has a `slope`, z -> (..., k), needs no autograd
 
 
 def refuse_simplex(support: Support, who: str, remedy: str) -> None:
@@ -31,11 +31,22 @@ def refuse_simplex(support: Support, who: str, remedy: str) -> None:
 
 def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log density and its gradient by z."""
+    if hasattr(log_density, "slope"):
+        with torch.no_grad():
+            return log_density(z), log_density.slope(z)
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         value = log_density(leaf)
         (slope,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), slope
+
+
+def slope_of(log_density: LogDensity, z: Tensor) -> Tensor:
+    """Return the gradient by z alone."""
+    if hasattr(log_density, "slope"):
+        with torch.no_grad():
+            return log_density.slope(z)
+    return value_and_slope(log_density, z)[1]
 
 
 def leapfrog(
@@ -47,13 +58,13 @@ def leapfrog(
     """
     step = step_size[..., None]
     start, slope = value_and_slope(log_density, z)
-    value = start
     momentum = momentum + 0.5 * step * slope
-    for i in range(n_steps):
+    for _ in range(n_steps - 1):
         z = z + step * momentum
-        value, slope = value_and_slope(log_density, z)
-        momentum = momentum + (1.0 if i < n_steps - 1 else 0.5) * step * slope
-    return z, momentum, start, value
+        momentum = momentum + step * slope_of(log_density, z)
+    z = z + step * momentum
+    end, slope = value_and_slope(log_density, z)
+    return z, momentum + 0.5 * step * slope, start, end
 
 
 def transition(

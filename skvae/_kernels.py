@@ -72,13 +72,20 @@ _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 def supports(model: Model, objective: Objective) -> bool:
     """Tell whether training this model by this objective has a closed form."""
     return (
-        type(model.encoder) is MLP
-        and type(model.decoder) is MLP
+        has_slopes_of_latents(model)
+        and type(model.encoder) is MLP
         and type(model.posterior) is Normal
-        and (_is_standard(model.prior) or _has_derivatives(model.prior))
         and type(objective) in (ELBO, IWAE)
         and (_is_standard(model.prior) or getattr(objective, "kl", "auto") != "analytic")
         and not (getattr(objective, "free_bits", 0) and _samples_kl(model.prior, objective))
+    )
+
+
+def has_slopes_of_latents(model: Model) -> bool:
+    """Tell whether the slope of log p(x, z) by z has a closed form."""
+    return (
+        type(model.decoder) is MLP
+        and (_is_standard(model.prior) or _has_derivatives(model.prior))
         and model.likelihood.offers("derivative")
         and model.n_columns > 0
     )
@@ -251,22 +258,27 @@ class Network:
             self.upwards.append(affine(hidden, params[f"weight{i + 1}"], biases[i + 1], self.sums[i + 1]))
 
     def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
-        """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output."""
-        (m, n_equal, _), n = slopes["bias0"].shape, delta.shape[1]  # slopes of a bias come in equal rows
-        ones, calls, above = delta.new_ones((m, n_equal, n)), self.downwards, delta
+        """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output.
+
+        Without slopes, those by x alone.
+        """
+        n_equal = slopes["bias0"].shape[1] if slopes else 0  # slopes of a bias come in equal rows
+        ones, calls, above = delta.new_ones((len(delta), n_equal, delta.shape[1])), self.downwards, delta
         for i in reversed(range(1, len(self.sums))):
             hidden, below = self.hidden[i - 1], torch.zeros_like(self.hidden[i - 1])
-            calls.append(weight_slope(hidden, above, slopes[f"weight{i}"]))
-            calls.append(bias_slope(ones, above, slopes[f"bias{i}"]))
+            if slopes:
+                calls.append(weight_slope(hidden, above, slopes[f"weight{i}"]))
+                calls.append(bias_slope(ones, above, slopes[f"bias{i}"]))
             calls.append(affine_delta(above, self.params[f"weight{i}"], below))
             calls += self.activation.backward(below, hidden if self.activation.of_output else self.sums[i - 1])
             above = below
-        calls.append(bias_slope(ones, above, slopes["bias0"]))
+        if slopes:
+            calls.append(bias_slope(ones, above, slopes["bias0"]))
         if x_delta is not None:
             calls.append(affine_delta(above, self.params["weight0"], x_delta))
             if self.skip is not None:
                 calls.append(partial(x_delta.baddbmm_, delta, self.skip.mT))
-        self.of_first, self.of_skip = (above, slopes["weight0"]), (delta, slopes.get("skip"))
+        self.of_first, self.of_skip = (above, slopes.get("weight0")), (delta, slopes.get("skip"))
 
     def forward(self, x: Tensor) -> None:
         """Map x (m, n, n_in) to `out` (m, n, n_out)."""
@@ -443,6 +455,35 @@ class Kernel:
         for name, slope in by_params.items():
             of_components = slope.shape[-1] == is_used.shape[-1]
             self.prior_slopes[name].copy_(slope * is_used if of_components else slope)
+
+
+class JointKernel:
+    """The slope of log p(x, z) by z for n rows of one model, with some latents for each, beside its conditions."""
+
+    def __init__(self, model: Model, params: Params, x: Tensor, n_draws: int):
+        of_one = {piece: {name: value[None] for name, value in named.items()} for piece, named in params.items()}
+        self.likelihood, self.likelihood_params = model.likelihood, of_one["likelihood"]
+        self.prior, self.prior_params = model.prior, of_one.get("prior", {})
+        self.x, k = _per_draw(x[None], n_draws), model.n_components
+        r = self.x.shape[1]
+        self.weight = x.new_ones((1, r, 1))
+        self.decoded, self.decoded_delta = (x.new_zeros((1, r, k + model.n_given)) for _ in range(2))
+        self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]
+        if model.n_given:
+            self.decoded[..., k:] = model.likelihood.given(self.x)
+        self.decoder = Network(model.decoder, of_one["decoder"], r)
+        self.decoder.learn({}, self.decoder.out, self.decoded_delta)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Return the slope at latents z, draw by draw.  # both (1, r, k)"""
+        self.codes.copy_(z)
+        self.decoder.forward(self.decoded)
+        by_eta, _ = self.likelihood.derivative(self.likelihood_params, self.decoder.out, self.x, self.weight)
+        if by_eta is not self.decoder.out:
+            self.decoder.out.copy_(by_eta)
+        self.decoder.backward(self.decoded)
+        by_prior = -z if _is_standard(self.prior) else self.prior.derivative(self.prior_params, z, self.weight)[0]
+        return self.codes_delta + by_prior
 
 
 def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:

@@ -14,6 +14,7 @@ from skvae._batch import Batch
 from skvae._families import Support
 from skvae._hmc import LogDensity, refuse_simplex, transition
 from skvae._inference import Rows, map_rows_with_slopes, value_of_rows
+from skvae._joint import Tempered, joint_density
 from skvae._model import Model, Params
 from skvae._random import RowStreams, generator, normal
 from skvae._settings import Interval, Settings, StrOptions, register
@@ -45,11 +46,6 @@ def reciprocal(estimate: Tensor) -> Tensor:
     """Return the estimate of minus what was estimated, which is as sure.  # (n, 3)"""
     value, *sureness = estimate.unbind(-1)
     return torch.stack([-value, *sureness], -1)
-
-
-def log_joint_of(model: Model, params: Params, batch: Batch) -> LogDensity:
-    """Return log p(x, z) of the rows as a function of z.  # (..., n, k) -> (..., n)"""
-    return lambda z: model.log_px(params, batch, z) + model.log_pz(params, z)
 
 
 def estimate_rows(method: Settings, model: Model, params: Params, rows: Rows, seed: int) -> Tensor:
@@ -105,7 +101,7 @@ class Path:
         refuse_simplex(model.support, who, remedy)
         refuse_discrete(model.posterior, who, remedy)
         self.model, self.params = model, params
-        self.log_joint = log_joint_of(model, params, batch)
+        self.log_joint = joint_density(model, params, batch)
         self.q = model.encode(params, batch)
         self.from_prior = start == "prior"
 
@@ -134,12 +130,7 @@ class Path:
         momentum, uniform, jitter = noise
         scale = self._scale(level)
         step = (log_step.exp() * (0.8 + 0.4 * jitter)).expand(z.shape[:-1])
-
-        def log_density(u: Tensor) -> Tensor:
-            if level == 1:
-                return self.log_joint(u * scale)
-            return level * self.log_joint(u * scale) + (1 - level) * self.log_start(u * scale)
-
+        log_density = Tempered(self.log_joint, self.log_start, level, scale)
         u, probability = transition(log_density, z / scale, step, n_leapfrog, momentum, uniform)
         return u * scale, probability
 

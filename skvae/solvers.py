@@ -10,6 +10,7 @@ from torch import Tensor
 from skvae import _hmc as hmc
 from skvae import _kernels as kernels
 from skvae._batch import Batch
+from skvae._joint import joint_density, log_joint
 from skvae._model import Model, Params, nested
 from skvae._random import generator, normal
 from skvae._settings import Interval, StrOptions, register
@@ -254,14 +255,9 @@ def wake(model: Model, params: Params, batch: Batch, noise: Tensor, awake: float
     q = model.encode(params, batch)
     with torch.no_grad():
         z = model.posterior.sample(q, noise)  # (s, n, k)
-    log_joint, log_q = _log_joint(model, params, batch, z), model.posterior.log_prob(q, z).sum(-1)
-    log_w = (log_joint - log_q).detach()
-    return (log_w.softmax(0) * (log_joint + awake * log_q)).sum(0), log_w.logsumexp(0) - math.log(len(log_w))
-
-
-def _log_joint(model: Model, params: Params, batch: Batch, z: Tensor) -> Tensor:
-    """Return log p(x, z), in nats per row.  # (..., n)"""
-    return model.log_px(params, batch, z) + model.log_pz(params, z)
+    log_p, log_q = log_joint(model, params, batch, z), model.posterior.log_prob(q, z).sum(-1)
+    log_w = (log_p - log_q).detach()
+    return (log_w.softmax(0) * (log_p + awake * log_q)).sum(0), log_w.logsumexp(0) - math.log(len(log_w))
 
 
 class MonteCarloEM(_Competitor):
@@ -368,7 +364,7 @@ class MonteCarloEM(_Competitor):
         size = max(1, _PART_CELLS // max(rows.n_columns, 1))
         for part in (slice(start, start + size) for start in range(0, n, size)):
             chains[part], probability[part] = hmc.transition(
-                partial(_log_joint, model, params, rows.slice(part.start, part.stop)),
+                joint_density(model, params, rows.slice(part.start, part.stop)),
                 chains[part], step_size, self.n_leapfrog, momentum[part], uniform[part],
             )  # fmt: skip
         factor = min(1.25, 1.02 ** min(100, n))
@@ -380,11 +376,11 @@ class MonteCarloEM(_Competitor):
         model, params = state.problems[0].model, leaves_of(state)
         if part is not None:
             batch, z = batch.slice(part.start, part.stop), z[part]
-        log_joint = _log_joint(model, params, batch, z)
+        log_p = log_joint(model, params, batch, z)
         log_q = model.posterior.log_prob(model.encode(params, batch), z).sum(-1)
         state.grad.zero_()
-        (-((log_joint + log_q) * batch.weight).sum()).backward()
-        return (log_joint.detach() * batch.weight).sum()[None]
+        (-((log_p + log_q) * batch.weight).sum()).backward()
+        return (log_p.detach() * batch.weight).sum()[None]
 
 
 def _some_of(rows: Batch, chains: Tensor, size: int, stream: torch.Generator) -> tuple[Batch, Tensor]:

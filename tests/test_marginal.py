@@ -12,6 +12,7 @@ from test_exact import MODELS, linear_model_at_optimum, quadrature, random_model
 
 from skvae import VAETransformer
 from skvae._batch import Batch
+from skvae._joint import joint_density
 from skvae._marginal import (
     AnnealedImportance,
     Path,
@@ -19,7 +20,6 @@ from skvae._marginal import (
     estimate_rows,
     gaussian_density,
     kernel_density,
-    log_joint_of,
     log_mean,
 )
 from skvae._random import RowStreams, generator, normal
@@ -42,7 +42,7 @@ def log_evidence(model, params, batch):
     """Return log p(x) at the exact posterior: log p(x, z) - log q(z|x), whatever z."""
     q = model.encode(params, batch)
     z = model.posterior.mean(q)
-    return log_joint_of(model, params, batch)(z) - model.posterior.log_prob(q, z).sum(-1)
+    return joint_density(model, params, batch)(z) - model.posterior.log_prob(q, z).sum(-1)
 
 
 def misled(params, q):
@@ -137,7 +137,7 @@ def errors_with_exact_draws(q, method, n_repeats=4):
     for repeat in range(n_repeats):
         noise = normal((method.n_samples, len(batch), q), generator(repeat, "draws"), F64)
         z = model.posterior.sample(encoded, noise)
-        errors.append(method.estimate_from_draws(log_joint_of(model, params, batch), z)[:, 0] - exact)
+        errors.append(method.estimate_from_draws(joint_density(model, params, batch), z)[:, 0] - exact)
     return torch.cat(errors)
 
 
