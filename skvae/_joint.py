@@ -40,23 +40,33 @@ class JointByHand:
         return self.kernels[n_draws].slope(z.reshape(1, -1, z.shape[-1])).view(z.shape)
 
 
-class Tempered:
-    """A log density on the geometric way from another one, at level 0, to that of a row's latents, at level 1.
+def tempered(joint: LogDensity, start: LogDensity, level: float, scale: Tensor) -> LogDensity:
+    """Return level * log p(x, z) + (1 - level) * log_start(z) at z = u * scale, as a function of u.
 
-    It is one of u = z / scale.
+    It knows its slope if log p(x, z) does.
     """
+    if isinstance(joint, JointByHand):
+        return TemperedByHand(joint, start, level, scale)
+    return partial(_mixed, joint, start, level, scale)
 
-    def __init__(self, log_joint: LogDensity, log_start: LogDensity, level: float, scale: Tensor):
-        self.log_joint, self.log_start, self.level, self.scale = log_joint, log_start, level, scale
+
+def _mixed(of_joint: LogDensity, of_start: LogDensity, level: float, scale: Tensor, u: Tensor) -> Tensor:
+    z = u * scale
+    if level in (0, 1):
+        return (of_joint if level else of_start)(z)
+    return level * of_joint(z) + (1 - level) * of_start(z)
+
+
+class TemperedByHand:
+    """The density of `tempered`, with its slope."""
+
+    def __init__(self, joint: JointByHand, start: LogDensity, level: float, scale: Tensor):
+        self.joint, self.start, self.level, self.scale = joint, start, level, scale
 
     def __call__(self, u: Tensor) -> Tensor:
         """Return the log density.  # (..., n)"""
-        return self._mixed(self.log_joint, self.log_start, u)
+        return _mixed(self.joint, self.start, self.level, self.scale, u)
 
     def slope(self, u: Tensor) -> Tensor:
         """Return the gradient by u.  # (..., n, k)"""
-        return self._mixed(partial(slope_of, self.log_joint), partial(slope_of, self.log_start), u) * self.scale
-
-    def _mixed(self, of_joint: LogDensity, of_start: LogDensity, u: Tensor) -> Tensor:
-        z = u * self.scale
-        return of_joint(z) if self.level == 1 else self.level * of_joint(z) + (1 - self.level) * of_start(z)
+        return _mixed(self.joint.slope, partial(slope_of, self.start), self.level, self.scale, u) * self.scale

@@ -14,7 +14,7 @@ from skvae._batch import Batch
 from skvae._families import Support
 from skvae._hmc import LogDensity, refuse_simplex, transition
 from skvae._inference import Rows, map_rows_with_slopes, value_of_rows
-from skvae._joint import Tempered, joint_density
+from skvae._joint import joint_density, tempered
 from skvae._model import Model, Params
 from skvae._random import RowStreams, generator, normal
 from skvae._settings import Interval, Settings, StrOptions, register
@@ -130,7 +130,7 @@ class Path:
         momentum, uniform, jitter = noise
         scale = self._scale(level)
         step = (log_step.exp() * (0.8 + 0.4 * jitter)).expand(z.shape[:-1])
-        log_density = Tempered(self.log_joint, self.log_start, level, scale)
+        log_density = tempered(self.log_joint, self.log_start, level, scale)
         u, probability = transition(log_density, z / scale, step, n_leapfrog, momentum, uniform)
         return u * scale, probability
 

@@ -57,7 +57,8 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     Notes
     -----
     The `n_jobs` of the search is its number of processes, as ever: each gets a share of the fits and trains it together, under
-    limits of its own. Their start takes a few seconds, once, so it pays for searches that take longer than that.
+    limits of its own. Where none are running, their start takes some seconds, so it pays for searches that take longer than
+    that. For a search inside another one, `n_jobs` is left at None: its fits train with those of the outer one.
 
     The time of a fit, as a search reports it, is the time of its group. `max_time` counts from the start of the group. Outside
     of tasks, as in the refit of a search, nothing changes.
@@ -126,8 +127,8 @@ def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[
     that have ended or have fewer batches leave the others alone.
     """
     group = sorted(group, key=lambda t: len(t.data))
-    n_threads = min(n_threads, max(1, round(math.sqrt(work_of_step(group) / _CALLS_FLOPS))))
-    n_models = max(1, min(max_bytes // (n_threads * max(map(bytes_of, group))), -(-len(group) // n_threads)))
+    n_parts = min(n_threads, max(1, round(math.sqrt(work_of_step(group) / _CALLS_FLOPS))))
+    n_models = max(1, min(max_bytes // (n_threads * max(map(bytes_of, group))), -(-len(group) // n_parts)))
     return [group[i : i + n_models] for i in range(0, len(group), n_models)]
 
 
@@ -274,27 +275,39 @@ class FusedBackend(ParallelBackendBase):
     supports_sharedmem = True
     uses_threads = True
 
-    def __init__(self, meeting: Meeting, nesting_level: int | None = None, **kwargs):
-        super().__init__(nesting_level=nesting_level, **kwargs)
-        self.meeting = meeting
+    def __init__(self, meeting: Meeting, is_inner: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.meeting, self.is_inner = meeting, is_inner  # inner: of the tasks of a task of ours
         self.pool: ThreadPoolExecutor | None = None
         self.n_threads = 0
         self.called_by_task = False
 
     def effective_n_jobs(self, n_jobs):
-        """Return how many tasks run at the same time in one process: as many as a group may have models."""
+        """Return the number of processes, or of tasks of a task; once it works, that of the tasks that run at the same time."""
+        if self.pool is not None:
+            return self.n_threads
+        return self._room(n_jobs) if self.is_inner else self._in_processes().effective_n_jobs(n_jobs)
+
+    def _room(self, n_jobs) -> int:
+        """Return how many tasks run at the same time: as many as a group may have models, which tasks of tasks share."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if not self.nesting_level:
+        if not self.is_inner:
             return self.meeting.max_models
-        room = max(1, self.meeting.max_models // max(1, self.meeting.n_outer))  # tasks of tasks share it
+        room = max(1, self.meeting.max_models // max(1, self.meeting.n_outer))
         return room if n_jobs is None or n_jobs < 0 else min(n_jobs, room)
+
+    def _in_processes(self) -> SharesBackend:
+        """Return a backend of several processes, in each of which one like this runs a share of the tasks."""
+        run = partial(_run_together, max_models=self.meeting.max_models, max_bytes=self.meeting.max_bytes)
+        return SharesBackend(run, self.meeting.max_models, nesting_level=self.nesting_level)
 
     def configure(self, n_jobs=1, parallel=None, prefer=None, require=None, **kwargs):
         """Prepare for a call of Parallel; return how many tasks run at the same time."""
-        n_tasks = self.effective_n_jobs(n_jobs)
-        if not (self.nesting_level or prefer == "threads" or require == "sharedmem"):
-            self._leave_to_processes(n_jobs)
+        n_tasks = self._room(n_jobs)
+        may_leave = not (self.is_inner or prefer == "threads" or require == "sharedmem")
+        if may_leave and self.effective_n_jobs(n_jobs) > 1:
+            raise FallbackToBackend(self._in_processes())
         if n_tasks == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
@@ -302,17 +315,10 @@ class FusedBackend(ParallelBackendBase):
         self.meeting.count(threads=n_tasks)
         return n_tasks
 
-    def _leave_to_processes(self, n_jobs) -> None:
-        """Give way to a backend of `n_jobs` processes, in each of which a backend like this one runs a share of the tasks."""
-        run = partial(_run_together, max_models=self.meeting.max_models, max_bytes=self.meeting.max_bytes)
-        shares = SharesBackend(run, self.meeting.max_models, nesting_level=0)
-        if shares.processes.effective_n_jobs(n_jobs) > 1:
-            raise FallbackToBackend(shares)
-
     def submit(self, func, callback=None):
         """Let a thread run a task."""
         assert self.pool is not None
-        is_outer = int(not self.nesting_level)
+        is_outer = int(not self.is_inner)
         self.meeting.count(queued=1, outer=is_outer)
         try:
             future = self.pool.submit(self._run, func, is_outer)
@@ -372,7 +378,7 @@ class FusedBackend(ParallelBackendBase):
 
     def abort_everything(self, ensure_ready=True):
         """End what is left to do, because a task has failed or the user has had enough."""
-        if self.nesting_level:  # tasks of other tasks go on
+        if self.is_inner:  # tasks of other tasks go on
             self.terminate()
         else:
             with self.meeting.cancelled():
@@ -380,4 +386,4 @@ class FusedBackend(ParallelBackendBase):
 
     def get_nested_backend(self):
         """Return the backend for tasks of a task, which join the same meeting."""
-        return FusedBackend(self.meeting, nesting_level=(self.nesting_level or 0) + 1), -1
+        return FusedBackend(self.meeting, is_inner=True, nesting_level=(self.nesting_level or 0) + 1), -1

@@ -9,7 +9,7 @@ from test_kernels import F64, flat_params, make_model
 
 from skvae._batch import Batch
 from skvae._hmc import leapfrog, slope_of, value_and_slope
-from skvae._joint import JointByHand, Tempered, joint_density, log_joint
+from skvae._joint import JointByHand, joint_density, log_joint, tempered
 from skvae._kernels import ACTIVATIONS
 from skvae._random import generator, normal
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian
@@ -42,6 +42,16 @@ def assert_same_slopes(model, x, *shapes):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
 def test_slopes_are_those_of_autograd(likelihood):
     assert_same_slopes(make_model(likelihood), cells_for(likelihood, (6, 5), 0), (), (4,), (2, 3))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_slopes_in_single_precision(likelihood):
+    model, x, z = make_model(likelihood), cells_for(likelihood, (6, 5), 0), latents(4, 6, 3)
+    exact = slope_of(both_densities(model, x)[0], z)
+    single = joint_density(model, model.unpack(flat_params(model).float()), Batch(x.float()))
+    slope = slope_of(single, z.float())
+    assert slope.dtype == torch.float32
+    torch.testing.assert_close(slope.double(), exact, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -84,10 +94,10 @@ def test_tempered_densities(level, prior):
     def expected(u):
         return level * plain(u * scale) + (1 - level) * log_start(u * scale)
 
-    tempered = Tempered(density, log_start, level, scale)
+    at_level = tempered(density, log_start, level, scale)
     value, slope = value_and_slope(expected, z)
-    torch.testing.assert_close(tempered(z), value, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(slope_of(tempered, z), slope, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at_level(z), value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(slope_of(at_level, z), slope, rtol=1e-12, atol=1e-12)
 
 
 def test_paths_are_those_of_autograd():

@@ -262,6 +262,22 @@ def test_many_threads_share_only_what_is_worth_their_calls(groups, monkeypatch, 
     assert len(groups) == n_waves
 
 
+def test_parts_of_all_threads_together_keep_to_the_memory(monkeypatch):
+    monkeypatch.setattr(_population.torch, "get_num_threads", lambda: 8)
+    found, original = [], _population.waves_of
+
+    def spy(group, max_bytes, n_threads):
+        waves = original(group, max_bytes, n_threads)
+        found.extend((n_threads * sum(map(_population.bytes_of, wave)), len(wave)) for wave in waves)
+        return waves
+
+    monkeypatch.setattr(_population, "waves_of", spy)
+    with fused_fits(max_bytes=4 * 10**7):
+        GridSearchCV(wide(), {"random_state": list(range(12))}, cv=2, refit=False).fit(X)
+    assert max(n for _, n in found) > 1
+    assert all(size <= 4 * 10**7 or n == 1 for size, n in found)
+
+
 # --- each model for itself -------------------------------------------------------------------------------------------
 
 

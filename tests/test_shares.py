@@ -5,10 +5,10 @@ import threading
 
 import numpy as np
 import pytest
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.base import clone
 from sklearn.datasets import load_wine
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -81,3 +81,39 @@ def test_tasks_that_share_memory_stay_in_this_process():
         np.testing.assert_array_equal(forest.predict_proba(X), forest.set_params(n_jobs=1).predict_proba(X))
         here = Parallel(n_jobs=2, prefer="threads")(delayed(os.getpid)() for _ in range(4))
     assert set(here) == {os.getpid()}
+
+
+def test_searches_inside_other_tasks_are_fused():
+    def search():
+        with fused_fits():
+            return cross_validate(vae(), X, cv=4, scoring=process_and_company)["test_company"].tolist()
+
+    assert Parallel(n_jobs=2, backend="threading")(delayed(search)() for _ in range(1)) == [[4] * 4]
+
+
+def test_others_are_told_the_number_of_processes():
+    with fused_fits():
+        assert (effective_n_jobs(None), effective_n_jobs(1), effective_n_jobs(2)) == (1, 1, 2)
+        bagged = BaggingClassifier(n_estimators=4, random_state=0).fit(X, Y)
+    assert len(bagged.estimators_) == 4
+
+
+def number_and_sum(i, array):
+    return i, float(array.sum())
+
+
+def test_batches_of_joblib_keep_their_results():
+    with fused_fits(max_models=2):
+        found = Parallel(n_jobs=2, batch_size=2)(delayed(number_and_sum)(i, np.ones(1)) for i in range(16))
+    assert found == [(i, 1.0) for i in range(16)]
+
+
+def test_large_arrays_pass_beside_ordinary_calls():
+    def call(value):
+        array = np.full(200_000, value)  # which joblib maps into memory
+        return Parallel(n_jobs=2)(delayed(number_and_sum)(i, array) for i in range(4))
+
+    for value in (1.0, 2.0):
+        assert call(value) == [(i, 200_000 * value) for i in range(4)]
+        with fused_fits():
+            assert call(value) == [(i, 200_000 * value) for i in range(4)]
