@@ -29,8 +29,7 @@ class Way:
     fused: bool = False
 
     def __str__(self):
-        how = "fused" if self.fused else "" if self.n_jobs else "serial"
-        how = ", ".join(filter(None, [how, self.n_jobs and f"n_jobs={self.n_jobs}"]))
+        how = ", ".join(["fused"] * self.fused + [f"n_jobs={self.n_jobs}"] * bool(self.n_jobs)) or "serial"
         return f"{self.competitor}, {how}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 

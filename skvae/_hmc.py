@@ -12,6 +12,7 @@ Sources: Neal, *MCMC using Hamiltonian dynamics*, 2011; Kingma & Welling, 2013, 
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,19 @@ from torch import Tensor
 from skvae._families import Support
 from skvae._random import normal
 
-LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...); one that has a `slope`, z -> (..., k), needs no autograd
+LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...)
+
+
+@dataclass(frozen=True)
+class WithSlope:
+    """A log density whose gradient by z needs no autograd."""
+
+    value: LogDensity
+    slope: Callable[[Tensor], Tensor]  # z (..., k) -> (..., k)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the log density."""
+        return self.value(z)
 
 
 def refuse_simplex(support: Support, who: str, remedy: str) -> None:
@@ -31,9 +44,9 @@ def refuse_simplex(support: Support, who: str, remedy: str) -> None:
 
 def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log density and its gradient by z."""
-    if hasattr(log_density, "slope"):
+    if isinstance(log_density, WithSlope):
         with torch.no_grad():
-            return log_density(z), log_density.slope(z)
+            return log_density.value(z), log_density.slope(z)
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         value = log_density(leaf)
@@ -43,7 +56,7 @@ def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]
 
 def slope_of(log_density: LogDensity, z: Tensor) -> Tensor:
     """Return the gradient by z alone."""
-    if hasattr(log_density, "slope"):
+    if isinstance(log_density, WithSlope):
         with torch.no_grad():
             return log_density.slope(z)
     return value_and_slope(log_density, z)[1]

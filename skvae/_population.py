@@ -305,9 +305,10 @@ class FusedBackend(ParallelBackendBase):
     def configure(self, n_jobs=1, parallel=None, prefer=None, require=None, **kwargs):
         """Prepare for a call of Parallel; return how many tasks run at the same time."""
         n_tasks = self._room(n_jobs)
-        may_leave = not (self.is_inner or prefer == "threads" or require == "sharedmem")
-        if may_leave and self.effective_n_jobs(n_jobs) > 1:
-            raise FallbackToBackend(self._in_processes())
+        shares = self._in_processes()
+        stays = self.is_inner or prefer == "threads" or require == "sharedmem"
+        if not stays and shares.effective_n_jobs(n_jobs) > 1:
+            raise FallbackToBackend(shares)
         if n_tasks == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from joblib.parallel import BatchedCalls, LokyBackend
@@ -78,7 +79,7 @@ class SharesBackend(LokyBackend):
         for i in range(n_shares):
             batches, futures = zip(*tasks[i::n_shares])
             try:
-                _send(self, Share(self.run, batches), lambda done, futures=futures: self._pass_on(done, futures))
+                _send(self, partial(_results, self.run, batches), lambda done, futures=futures: self._pass_on(done, futures))
             except BaseException as error:  # nobody else would tell those who wait
                 _fail(futures, error)
                 raise
@@ -100,13 +101,7 @@ def _fail(futures: Sequence[Future], error: BaseException) -> None:
         future.set_exception(error)
 
 
-class Share:
-    """Tasks that one process runs, in batches as joblib made them."""
-
-    def __init__(self, run: Run, batches: Sequence[BatchedCalls]):
-        self.run, self.batches = run, batches
-
-    def __call__(self) -> list[list[Any]]:
-        """Return the results of each batch."""
-        results = iter(self.run([call for batch in self.batches for call in batch.items]))
-        return [[next(results) for _ in batch.items] for batch in self.batches]
+def _results(run: Run, batches: Sequence[BatchedCalls]) -> list[list[Any]]:
+    """Run the tasks of some batches, as joblib made them, together; return the results of each."""
+    results = iter(run([call for batch in batches for call in batch.items]))
+    return [[next(results) for _ in batch.items] for batch in batches]
