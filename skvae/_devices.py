@@ -162,11 +162,15 @@ def matmul_precision(name: str) -> Iterator[None]:
                 torch.set_float32_matmul_precision(_Precision.outside)
 
 
+_one_recording = threading.Lock()
+
+
 def capture(work: Callable[[], None], changed: list[torch.Tensor], random: torch.Generator) -> Callable[[], None]:
     """Record `work` on the present CUDA device as a graph; return what replays it, with new numbers from `random`.
 
     `changed` are the tensors that the work changes in place; they and the stream of random numbers are as before when this
-    returns. Raises a RuntimeError where the work cannot be recorded.
+    returns. Raises a RuntimeError where the work cannot be recorded. Other threads may compute on the device meanwhile, but
+    record only in turn, because recording begins with waiting for the device, which must not be recording for another thread.
     """
     before, random_before = [tensor.clone() for tensor in changed], random.get_state()
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -177,7 +181,7 @@ def capture(work: Callable[[], None], changed: list[torch.Tensor], random: torch
             for _ in range(3):  # libraries set themselves up in the first calls
                 work()
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
+        with _one_recording, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             work()
     finally:
         torch.cuda.current_stream().wait_stream(stream)

@@ -139,10 +139,15 @@ def bytes_of(trainee: Trainee) -> int:
 
 
 def train_groups(trainees: list[Trainee], max_bytes: int, n_threads: int) -> None:
-    """Train models together as far as they can share; what goes wrong for one is its `error`."""
+    """Train models together as far as they can share; what goes wrong for one is its `error`.
+
+    A graphics card trains one wave after the other.
+    """
+    if any(trainee.params.is_cuda for trainee in trainees):
+        n_threads = 1
     waves = []
     for group in groups_of(trainees):
-        waves += waves_of(group, max_bytes, 1 if group[0].params.is_cuda else n_threads)
+        waves += waves_of(group, max_bytes, n_threads)
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(_train_wave, waves))
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SCORE_METHODS, SETTINGS, table_for
+from joblib import Parallel, delayed
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from test_engine import make_trainee, what_it_learnt
@@ -178,6 +179,33 @@ def test_a_search_fused_on_the_device_gives_the_scores_of_the_serial_one():
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4, atol=1e-4)
 
 
+def test_groups_that_cannot_share_a_step_take_turns_on_the_device():
+    X, grid = table_for(Gaussian(), n_rows=120), {"activation": ["tanh", "relu", "gelu", "softplus"], "n_components": [1, 2]}
+    n_threads, scores = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        for scope in (contextlib.nullcontext(), skvae.fused_fits(max_models=4)):
+            with scope, warnings.catch_warnings():
+                warnings.filterwarnings("error", message="The training step was not recorded")
+                search = GridSearchCV(vae(batch_size=16), grid, cv=3, refit=False, error_score="raise").fit(X)
+            scores.append(search.cv_results_["mean_test_score"])
+    finally:
+        torch.set_num_threads(n_threads)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_train_on_one_device():
+    X = table_for(Gaussian(), n_rows=120)
+
+    def latents(seed):
+        return vae(batch_size=16, random_state=seed).fit(X).transform(X)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The training step was not recorded")
+        found = Parallel(n_jobs=6, backend="threading")(delayed(latents)(seed) for seed in range(12))
+    np.testing.assert_allclose(found, [latents(seed) for seed in range(12)], rtol=1e-3, atol=1e-3)
+
+
 def test_the_same_seed_gives_the_same_model():
     X = table_for(Gaussian(), n_rows=200)
     one, other = (vae(batch_size=32, max_iter=10).fit(X) for _ in range(2))
@@ -185,8 +213,8 @@ def test_the_same_seed_gives_the_same_model():
 
 
 def test_it_learns_what_the_processor_learns():
-    X = table_for(Gaussian(), n_rows=400, n_columns=6)
-    here, there = vae(max_iter=None).fit(X), vae(max_iter=None, device="cpu").fit(X)
+    X, enough = table_for(Gaussian(), n_rows=400, n_columns=6), {"max_iter": None, "hidden_layer_sizes": (32,)}
+    here, there = vae(**enough).fit(X), vae(device="cpu", **enough).fit(X)
     assert abs(here.score(X) - there.score(X)) < 0.1
 
 
