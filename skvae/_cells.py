@@ -422,12 +422,17 @@ class CellsMixin:
         per_pool = min(n_samples, max(1, int(_ROWS_PER_DRAW * n_draws)))
         n_pools = math.ceil(n_samples / per_pool)
         fitted, params, rows = self._tolerant(np.repeat(known, n_pools, axis=0), are_unknown)
-        proposal = Proposal(n_draws, seed, is_common=False)
-        x, ess = conditional.draws(fitted.model, params, rows, proposal, per_pool, noise)
+        if are_unknown and np.isnan(np.delete(known, self._fitted.conditions, axis=1)).all():
+            x = conditional.draws_without_cells(fitted.model, params, rows, seed, per_pool, noise)
+            ess = np.full(len(known), float(n_draws))
+        else:
+            proposal = Proposal(n_draws, seed, is_common=False)
+            x, ess = conditional.draws(fitted.model, params, rows, proposal, per_pool, noise)
+            ess = ess.double().cpu().numpy().reshape(len(known), n_pools).mean(axis=1)
         cells = fitted.codec.decode(x, np.float64).reshape(len(known), n_pools * per_pool, -1)[:, :n_samples]
         cells = fitted.codec.settled(cells) if noise else cells
         cells = np.where(np.isnan(known)[:, None], cells, known[:, None])
-        return cells.swapaxes(0, 1), ess.double().cpu().numpy().reshape(len(known), n_pools).mean(axis=1)
+        return cells.swapaxes(0, 1), ess
 
     def _known_cells(self, given):
         """Return the cells of rows of which some are given, after a check that the model can heed them."""

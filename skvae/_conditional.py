@@ -302,12 +302,27 @@ def draws(model: Model, params: Params, rows: Rows, proposal: Proposal, n_sample
     """Return rows drawn from p(x'|x), or means of p(x'|z) without noise, and the effective sample sizes.  # (n, m, d), (n,)"""
 
     def drawn(pool: Pool, params: Params, batch: Batch, stream: torch.Generator) -> Tensor:
-        eta = _resampled(pool, n_samples, stream)  # (m, n, n_outputs)
-        x = _drawn(model, params, batch, eta, stream) if noise else model.likelihood.mean(params["likelihood"], eta)
-        return x.movedim(0, 1).flatten(1)
+        return _rows_of(model, params, batch, _resampled(pool, n_samples, stream), noise, stream)
 
     x, sizes = _by_pools(drawn, model, params, rows, proposal)
     return x.unflatten(-1, (n_samples, -1)), sizes[:, 0]
+
+
+def draws_without_cells(model: Model, params: Params, rows: Rows, seed: int, n_samples: int, noise: bool) -> Tensor:
+    """Return what `draws` tends to for rows that have conditions and no cells: latents come from the prior.  # (n, m, d)"""
+
+    def drawn(params: Params, batch: Batch, start: int) -> Tensor:
+        stream = generator(seed, "rows", start, device=batch.device)
+        z = model.sample_prior(params, (n_samples, len(batch), model.n_components), stream, batch.dtype)
+        return _rows_of(model, params, batch, model.decode(params, z, batch.x), noise, stream).double()
+
+    return map_draws(drawn, model, params, rows, n_samples).unflatten(-1, (n_samples, -1))
+
+
+def _rows_of(model: Model, params: Params, batch: Batch, eta: Tensor, noise: bool, stream: torch.Generator) -> Tensor:
+    """Return drawn rows or means of some decoded latents for every row, side by side.  # (m, n, n_outputs) -> (n, m * d)"""
+    x = _drawn(model, params, batch, eta, stream) if noise else model.likelihood.mean(params["likelihood"], eta)
+    return x.movedim(0, 1).flatten(1)
 
 
 def _drawn(model: Model, params: Params, batch: Batch, eta: Tensor, stream: torch.Generator) -> Tensor:

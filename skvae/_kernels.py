@@ -146,6 +146,8 @@ def aligned_layout(wide: Model) -> Layout:
         if piece == "decoder":
             n_rows = wide.n_components + _filled(wide.n_given, _HALF_LINE) if name in _PARAMETERS_OF_INPUT else n_rows
             n_columns = _filled(n_columns, _LINE) if name in to_columns else n_columns
+        if piece == "conditions":
+            n_rows, n_columns = _filled(n_rows, _HALF_LINE), _filled(n_columns, _LINE)
         shapes[piece, name] = n_rows, n_columns
     return Layout(shapes, _VECTOR)
 
@@ -323,7 +325,15 @@ class Kernel:
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
-        self.conditions = self.decoded[..., k : k + wide.n_given].unflatten(1, (s, n))  # (m, s, n, n_given)
+        if wide.n_given:
+            self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
+            self.decoded_given = self.decoded[..., k:].unflatten(1, (s, n))
+        self.latents = self.codes  # (m, r, k)
+        if wide.shifts_latents:
+            self.latents = torch.zeros_like(self.codes)
+            self.z = self.latents.unflatten(1, (s, n))
+            self.by_given, self.by_given_slope = params["conditions"]["shift"], slopes_of["conditions"].get("shift")
+            self.shift, self.shift_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
         self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
         self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
         self.encoder_delta = torch.zeros_like(self.encoder.out)
@@ -339,10 +349,20 @@ class Kernel:
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
-        torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
-            self.conditions.copy_(self.likelihood.given(x)[:, None])
+            self._read_conditions(x)
+        torch.add(self.mean_per_draw, self.spread, out=self.z)
+        if self.model.shifts_latents:
+            torch.add(self.z, self.shift[:, None, :, : self.z.shape[-1]], out=self.codes.unflatten(1, self.z.shape[1:3]))
         self.decoder.forward(self.decoded)
+
+    def _read_conditions(self, x: Tensor) -> None:
+        """Let the decoder read the conditions of rows, and take off the mean how far they move latents."""
+        self.given[..., : self.model.n_given].copy_(self.likelihood.given(x))
+        self.decoded_given.copy_(self.given[:, None])
+        if self.model.shifts_latents:
+            torch.bmm(self.given, self.by_given, out=self.shift)
+            self.mean.sub_(self.shift[..., : self.mean.shape[-1]])
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -362,7 +382,7 @@ class Kernel:
         if _is_standard(self.prior):
             return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
         log_q = -0.5 * noise.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
-        return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.codes).view(self.z.shape[:3])
+        return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.latents).view(self.z.shape[:3])
 
     def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:
         """Return the objective of every row; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
@@ -396,6 +416,8 @@ class Kernel:
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
         self.decoder.backward(self.decoded)
+        if self.model.shifts_latents:
+            self.shift_delta[..., : self.z.shape[-1]].copy_(self.z_delta.sum(1))
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -405,6 +427,9 @@ class Kernel:
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(self.inputs)
+        if self.model.shifts_latents:
+            self.shift_delta[..., : self.z.shape[-1]].sub_(self.mean_delta)
+            torch.bmm(self.given.mT, self.shift_delta, out=self.by_given_slope)
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
@@ -447,9 +472,9 @@ class Kernel:
     def _add_deltas_of_prior(self, w: Tensor, noise: Tensor) -> None:
         """Add the slopes of -log p(z) by z, and write those by the prior's parameters; draws count with w (m, r, 1)."""
         if _is_standard(self.prior):
-            self.codes_delta.addcmul_(self.codes, w)
+            self.codes_delta.addcmul_(self.latents, w)
             return
-        by_z, by_params = self.prior.derivative(self.prior_params, self.codes, -w)
+        by_z, by_params = self.prior.derivative(self.prior_params, self.latents, -w)
         self.codes_delta.add_(by_z)
         is_used = (noise != 0).flatten(1, 2).any(1, keepdim=True)  # (m, 1, k); nothing pulls on a component that fills up
         for name, slope in by_params.items():
@@ -469,6 +494,7 @@ class JointKernel:
         self.weight = x.new_ones((1, r, 1))
         self.decoded, self.decoded_delta = (x.new_zeros((1, r, k + model.n_given)) for _ in range(2))
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]
+        self.shift = model.shift(of_one, self.x) if model.shifts_latents else None
         if model.n_given:
             self.decoded[..., k:] = model.likelihood.given(self.x)
         self.decoder = Network(model.decoder, of_one["decoder"], r)
@@ -476,7 +502,7 @@ class JointKernel:
 
     def slope(self, z: Tensor) -> Tensor:
         """Return the slope at latents z, draw by draw.  # both (1, r, k)"""
-        self.codes.copy_(z)
+        self.codes.copy_(z if self.shift is None else z + self.shift)
         self.decoder.forward(self.decoded)
         by_eta, _ = self.likelihood.derivative(self.likelihood_params, self.decoder.out, self.x, self.weight)
         if by_eta is not self.decoder.out:

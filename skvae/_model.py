@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._batch import Batch
@@ -44,7 +45,7 @@ class Layout:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype, device="cpu")
 
 
-def nested(views: dict[tuple[str, str], Tensor], pieces=("encoder", "decoder", "prior", "likelihood")) -> Params:
+def nested(views: dict[tuple[str, str], Tensor], pieces=("encoder", "decoder", "conditions", "prior", "likelihood")) -> Params:
     """Arrange views by piece, the form in which the pieces receive them."""
     params: Params = {piece: {} for piece in pieces}
     for (piece, name), view in views.items():
@@ -66,6 +67,10 @@ class Pieces:
 class Model:
     """q(z|x), p(z) and p(x|z) as functions of one parameter vector.
 
+    Under conditions c, latents are told from what the networks share: the encoder's location and what the decoder reads is
+    :math:`z + A^T c`. The networks could learn as much by themselves, but only both at once, in small steps, since each has to
+    keep up with the other: where latents are nearly exact, conditions and latents stay dependent for thousands of epochs.
+
     Parameters are passed to every method, never held: `params` is what `unpack` makes of the vector.
     """
 
@@ -85,6 +90,7 @@ class Model:
         self._reads_cells = type(self.likelihood).inputs is Likelihood.inputs  # as they are
         self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self.n_given = self.likelihood.n_given(n_columns)
+        self.shifts_latents = self.n_given > 0 and self.posterior.has_location
         self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
@@ -94,6 +100,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
+                    ("conditions", {"shift": (self.n_given, n_components)} if self.shifts_latents else {}),
                     ("prior", self.prior.shapes(n_components, n_inputs)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
@@ -111,6 +118,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
+            "conditions": {"shift": torch.zeros(self.n_given, self.n_components)} if self.shifts_latents else {},
             "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }
@@ -169,11 +177,18 @@ class Model:
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
-        return self.encoder.forward(params["encoder"], self.inputs(batch.x))
+        q = self.encode_inputs(params, self.inputs(batch.x))
+        if not self.shifts_latents:
+            return q
+        return q - F.pad(self.shift(params, batch.x), (0, q.shape[-1] - self.n_components))
 
     def encode_inputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """Return what `encode` gives for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
+        """Return what `encode` gives, without conditions, for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
         return self.encoder.forward(params["encoder"], inputs)
+
+    def shift(self, params: Params, x: Tensor) -> Tensor:
+        """Return how far the conditions of rows x (n, d) move the latents between the networks.  # (n, k)"""
+        return self.likelihood.given(x) @ params["conditions"]["shift"]
 
     def decode(self, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
         """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)
@@ -183,6 +198,8 @@ class Model:
         if self.n_given:
             assert x is not None
             given = self.likelihood.given(x)
+            if self.shifts_latents:
+                z = z + self.shift(params, x)
             z = torch.cat([z, given.expand(*z.shape[:-1], self.n_given)], -1)
         return self.decoder.forward(params["decoder"], z)
 
