@@ -60,7 +60,7 @@ class Pool:
         z = torch.cat([component.z for component in components])
         eta = self._model.decode(self._params, z, self._batch.x)
         log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
-        log_prior = self._model.log_pz(self._params, z).double()
+        log_prior = self._model.log_pz(self._params, z, self._batch.x).double()
         log_mass = _log_mass([*self._components, *components], z, log_prior)
         if self._components:
             before = torch.logaddexp(self._log_mass, _log_mass(components, self.z, self._log_prior))
@@ -156,7 +156,7 @@ class Proposal(NamedTuple):
         n_prior = round(self.from_prior * n)
         if n_prior:
             shape = (n_prior, 1 if self.is_common else len(batch), model.n_components)
-            z = model.sample_prior(params, shape, stream, batch.dtype).expand(-1, len(batch), -1)
+            z = model.sample_prior(params, shape, stream, batch.dtype, batch.x).expand(-1, len(batch), -1)
             yield Component(z, None)
         variants = _without_each(batch, self.judged) if self.judged else batch
         q = model.encode(params, variants).unflatten(0, (-1, len(batch)))  # (v, n, n_outputs)
@@ -313,7 +313,8 @@ def draws_without_cells(model: Model, params: Params, rows: Rows, seed: int, n_s
 
     def drawn(params: Params, batch: Batch, start: int) -> Tensor:
         stream = generator(seed, "rows", start, device=batch.device)
-        z = model.sample_prior(params, (n_samples, len(batch), model.n_components), stream, batch.dtype)
+        shape = n_samples, len(batch), model.n_components
+        z = model.sample_prior(params, shape, stream, batch.dtype, batch.x)
         return _rows_of(model, params, batch, model.decode(params, z, batch.x), noise, stream).double()
 
     return map_draws(drawn, model, params, rows, n_samples).unflatten(-1, (n_samples, -1))

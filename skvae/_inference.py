@@ -172,9 +172,9 @@ def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor, noi
     """
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
-    bound = model.log_px(params, batch, z).mean(0) - kl_of_rows(model, params, q, z, "auto")
+    bound = model.log_px(params, batch, z).mean(0) - kl_of_rows(model, params, batch, q, z, "auto")
     z_of_kl = z if noise_of_kl is None else model.posterior.sample(q, noise_of_kl)
-    kl = kl_per_component(model, params, q, z_of_kl, "auto")
+    kl = kl_per_component(model, params, batch, q, z_of_kl, "auto")
     return torch.cat([bound[:, None], kl, model.posterior.mean(q)], -1)
 
 

@@ -13,7 +13,7 @@ from skvae._model import Model, Params
 
 def log_joint(model: Model, params: Params, batch: Batch, z: Tensor) -> Tensor:
     """Return log p(x, z) of n rows at latents z (..., n, k), in nats per row.  # (..., n)"""
-    return model.log_px(params, batch, z) + model.log_pz(params, z)
+    return model.log_px(params, batch, z) + model.log_pz(params, z, batch.x)
 
 
 def joint_density(model: Model, params: Params, batch: Batch) -> LogDensity:

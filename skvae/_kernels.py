@@ -314,6 +314,7 @@ class Kernel:
         self.slopes = slopes_of["likelihood"]
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         self.prior_slopes = slopes_of.get("prior", {})
+        self.by_conditions, self.by_conditions_slopes = params.get("conditions", {}), slopes_of.get("conditions", {})
         like = params["encoder"]["weight0"]
         m, new_zeros = len(like), like.new_zeros
         self.one = like.new_ones(())  # a number costs more than a tensor to an operation
@@ -328,12 +329,18 @@ class Kernel:
         if wide.n_given:
             self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
             self.decoded_given = self.decoded[..., k:].unflatten(1, (s, n))
+        of_conditions = {name: (m, n, weight.shape[-1]) for name, weight in self.by_conditions.items()}
+        self.moves, self.moves_delta = ({name: new_zeros(shape) for name, shape in of_conditions.items()} for _ in range(2))
         self.latents = self.codes  # (m, r, k)
-        if wide.shifts_latents:
+        if "shift" in self.moves:
             self.latents = torch.zeros_like(self.codes)
             self.z = self.latents.unflatten(1, (s, n))
-            self.by_given, self.by_given_slope = params["conditions"]["shift"], slopes_of["conditions"].get("shift")
-            self.shift, self.shift_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
+            self.shift, self.shift_delta = (moves["shift"][..., :k] for moves in (self.moves, self.moves_delta))
+        if "log_odds" in self.moves:
+            self.log_odds, self.log_odds_delta = (
+                moves["log_odds"][..., : wide.prior.n_weights] for moves in (self.moves, self.moves_delta)
+            )
+            self.prior_params = {**self.prior_params, "log_odds": new_zeros((m, s * n, wide.prior.n_weights))}
         self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
         self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
         self.encoder_delta = torch.zeros_like(self.encoder.out)
@@ -352,17 +359,20 @@ class Kernel:
         if self.model.n_given:
             self._read_conditions(x)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
-        if self.model.shifts_latents:
-            torch.add(self.z, self.shift[:, None, :, : self.z.shape[-1]], out=self.codes.unflatten(1, self.z.shape[1:3]))
+        if "shift" in self.moves:
+            torch.add(self.z, self.shift[:, None], out=self.codes.unflatten(1, self.z.shape[1:3]))
         self.decoder.forward(self.decoded)
 
     def _read_conditions(self, x: Tensor) -> None:
-        """Let the decoder read the conditions of rows, and take off the mean how far they move latents."""
+        """Let decoder and prior read the conditions of rows, and take off the mean how far they move latents."""
         self.given[..., : self.model.n_given].copy_(self.likelihood.given(x))
         self.decoded_given.copy_(self.given[:, None])
-        if self.model.shifts_latents:
-            torch.bmm(self.given, self.by_given, out=self.shift)
-            self.mean.sub_(self.shift[..., : self.mean.shape[-1]])
+        for name, weight in self.by_conditions.items():
+            torch.bmm(self.given, weight, out=self.moves[name])
+        if "shift" in self.moves:
+            self.mean.sub_(self.shift)
+        if "log_odds" in self.moves:
+            self.prior_params["log_odds"].unflatten(1, self.z.shape[1:3]).copy_(self.log_odds[:, None])
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -416,8 +426,8 @@ class Kernel:
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
         self.decoder.backward(self.decoded)
-        if self.model.shifts_latents:
-            self.shift_delta[..., : self.z.shape[-1]].copy_(self.z_delta.sum(1))
+        if "shift" in self.moves:
+            self.shift_delta.copy_(self.z_delta.sum(1))
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -427,9 +437,10 @@ class Kernel:
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(self.inputs)
-        if self.model.shifts_latents:
-            self.shift_delta[..., : self.z.shape[-1]].sub_(self.mean_delta)
-            torch.bmm(self.given.mT, self.shift_delta, out=self.by_given_slope)
+        if "shift" in self.moves:
+            self.shift_delta.sub_(self.mean_delta)
+        for name, slope in self.by_conditions_slopes.items():
+            torch.bmm(self.given.mT, self.moves_delta[name], out=slope)
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
@@ -476,6 +487,8 @@ class Kernel:
             return
         by_z, by_params = self.prior.derivative(self.prior_params, self.latents, -w)
         self.codes_delta.add_(by_z)
+        if "log_odds" in self.moves:
+            self.log_odds_delta.copy_(by_params.pop("log_odds").unflatten(1, self.z.shape[1:3]).sum(1))
         is_used = (noise != 0).flatten(1, 2).any(1, keepdim=True)  # (m, 1, k); nothing pulls on a component that fills up
         for name, slope in by_params.items():
             of_components = slope.shape[-1] == is_used.shape[-1]
@@ -488,9 +501,9 @@ class JointKernel:
     def __init__(self, model: Model, params: Params, x: Tensor, n_draws: int):
         of_one = {piece: {name: value[None] for name, value in named.items()} for piece, named in params.items()}
         self.likelihood, self.likelihood_params = model.likelihood, of_one["likelihood"]
-        self.prior, self.prior_params = model.prior, of_one.get("prior", {})
         self.x, k = _per_draw(x[None], n_draws), model.n_components
         r = self.x.shape[1]
+        self.prior, self.prior_params = model.prior, model.of_prior(of_one, self.x)
         self.weight = x.new_ones((1, r, 1))
         self.decoded, self.decoded_delta = (x.new_zeros((1, r, k + model.n_given)) for _ in range(2))
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]

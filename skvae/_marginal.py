@@ -102,18 +102,21 @@ class Path:
         refuse_discrete(model.posterior, who, remedy)
         self.model, self.params = model, params
         self.log_joint = joint_density(model, params, batch)
-        self.q = model.encode(params, batch)
+        self.q, self.x = model.encode(params, batch), batch.x
         self.from_prior = start == "prior"
 
     def log_start(self, z: Tensor) -> Tensor:
         """Return the log density at level 0.  # (..., n)"""
-        return self.model.log_pz(self.params, z) if self.from_prior else self.model.posterior.log_prob(self.q, z).sum(-1)
+        if self.from_prior:
+            return self.model.log_pz(self.params, z, self.x)
+        return self.model.posterior.log_prob(self.q, z).sum(-1)
 
     def sample(self, n_chains: int, streams: RowStreams) -> Tensor:
         """Draw from level 0.  # (c, n, k)"""
         if self.from_prior:
+            shape, dtype = (n_chains, 1, self.model.n_components), self.q.dtype
             return streams.stack(
-                lambda stream: self.model.sample_prior(self.params, (n_chains, self.model.n_components), stream, self.q.dtype)
+                lambda stream, x: self.model.sample_prior(self.params, shape, stream, dtype, x)[:, 0], self.x.split(1)
             )
         return self.model.posterior.sample(self.q, streams.normal(n_chains, self.model.n_noise))
 

@@ -67,9 +67,9 @@ class Pieces:
 class Model:
     """q(z|x), p(z) and p(x|z) as functions of one parameter vector.
 
-    Under conditions c, latents are told from what the networks share: the encoder's location and what the decoder reads is
-    :math:`z + A^T c`. The networks could learn as much by themselves, but only both at once, in small steps, since each has to
-    keep up with the other: where latents are nearly exact, conditions and latents stay dependent for thousands of epochs.
+    Under conditions c the decoder reads :math:`z + A^T c` beside c, the encoder's location has :math:`A^T c` taken off, and the
+    weights of a prior that is a mixture depend on c. Networks alone could learn as much, but only encoder and decoder at once,
+    in small steps, each keeping up with the other: where latents are nearly exact, they would tell of the conditions for ever.
 
     Parameters are passed to every method, never held: `params` is what `unpack` makes of the vector.
     """
@@ -91,6 +91,11 @@ class Model:
         self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self.n_given = self.likelihood.n_given(n_columns)
         self.shifts_latents = self.n_given > 0 and self.posterior.has_location
+        of_conditions = {
+            "shift": n_components if self.shifts_latents else 0,
+            "log_odds": self.prior.n_weights if self.n_given else 0,
+        }
+        self._conditions = {name: (self.n_given, width) for name, width in of_conditions.items() if width}
         self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
@@ -100,7 +105,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
-                    ("conditions", {"shift": (self.n_given, n_components)} if self.shifts_latents else {}),
+                    ("conditions", self._conditions),
                     ("prior", self.prior.shapes(n_components, n_inputs)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
@@ -118,7 +123,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "conditions": {"shift": torch.zeros(self.n_given, self.n_components)} if self.shifts_latents else {},
+            "conditions": {name: torch.zeros(shape, device="cpu") for name, shape in self._conditions.items()},
             "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }
@@ -216,24 +221,38 @@ class Model:
             eta = eta.clone(memory_format=torch.contiguous_format)
         return self.likelihood.log_prob_rows(params["likelihood"], eta, batch.x)
 
-    def log_prior(self, params: Params, z: Tensor) -> Tensor:
-        """Return log p(z), one value per component.  # (..., n, k)"""
-        return self.prior.log_prob(self.prior.given(self, params), z)
+    def log_prior(self, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return log p(z), one value per component; a model with conditions reads them from rows x (n, d).  # (..., n, k)"""
+        return self.prior.log_prob(self.of_prior(params, x), z)
 
-    def log_pz(self, params: Params, z: Tensor) -> Tensor:
+    def log_pz(self, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
         """Return log p(z) of every row, for those who ask for no component.  # (..., n)"""
         if not self.prior.offers("log_prob_rows"):
-            return self.log_prior(params, z).sum(-1)
-        return self.prior.log_prob_rows(self.prior.given(self, params), z)
+            return self.log_prior(params, z, x).sum(-1)
+        return self.prior.log_prob_rows(self.of_prior(params, x), z)
+
+    def of_prior(self, params: Params, x: Tensor | None) -> dict:
+        """Return what the prior of rows x (n, d) reads."""
+        own = self.prior.given(self, params)
+        if "log_odds" not in self._conditions:
+            return own
+        assert x is not None
+        return {**own, "log_odds": self.likelihood.given(x) @ params["conditions"]["log_odds"]}
 
     @property
     def support(self) -> Support:
         """Where latents have a density under the prior."""
         return self.prior.support or self.posterior.support
 
-    def sample_prior(self, params: Params, shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """Draw latents of `shape` (..., k) from the prior."""
-        return self.prior.sample(self.prior.given(self, params), shape, stream, dtype)
+    def sample_prior(
+        self, params: Params, shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype, x: Tensor | None = None
+    ) -> Tensor:
+        """Draw latents of `shape` (..., k) from the prior.
+
+        Of a model with conditions they belong to rows x (n, d): shape (..., 1 or n, k), where 1 gives all rows the same random
+        numbers, but latents (..., n, k) if the prior depends on conditions.
+        """
+        return self.prior.sample(self.of_prior(params, x), shape, stream, dtype)
 
     @property
     def n_noise(self) -> int:
@@ -249,7 +268,7 @@ class Model:
         """
         if self.n_given and x is None:
             x = next(iter(params["decoder"].values())).new_full((n_samples, self.n_columns), torch.nan)
-        z = self.sample_prior(params, (n_samples, self.n_components), stream, dtype)
+        z = self.sample_prior(params, (n_samples, self.n_components), stream, dtype, x)
         eta = self.decode(self.with_noise(params, stream), z, x)
         if noise:
             return self.likelihood.sample(params["likelihood"], eta, stream)

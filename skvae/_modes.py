@@ -61,7 +61,7 @@ def surveyor(model: Model, params: Params, batch: Batch) -> Callable[[Tensor], P
         log_px, by_eta = _value_and_slopes(model, own, x, eta)
         change = ((eta[1:] - eta[0]) / _APART).movedim(0, -2)  # (m, n, k, outputs)
         bend = ((by_eta[1:] - by_eta[0]) / _APART).movedim(0, -2)
-        log_pz, slope, curvature = _of_prior(model, params, z)
+        log_pz, slope, curvature = _of_prior(model, params, z, batch.x)
         slope = slope + (change @ by_eta[0][..., None])[..., 0]
         covariance = _inverse(torch.diag_embed(curvature) - bend @ change.mT)
         return Place(z.double(), log_px + log_pz, (covariance @ slope.nan_to_num()[..., None])[..., 0], covariance)
@@ -81,10 +81,10 @@ def _value_and_slopes(model: Model, own: dict[str, Tensor], x: Tensor, eta: Tens
     return log_px[0], slopes
 
 
-def _of_prior(model: Model, params: Params, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _of_prior(model: Model, params: Params, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log p(z), its slopes and its curvatures along the components.  # (m, n), (m, n, k), (m, n, k)"""
-    here = model.log_pz(params, z).double()
-    above, below = (model.log_pz(params, z + sign * _apart(z)).double() for sign in (1, -1))
+    here = model.log_pz(params, z, x).double()
+    above, below = (model.log_pz(params, z + sign * _apart(z), x).double() for sign in (1, -1))
     slope, curvature = (above - below) / (2 * _APART), (2 * here - above - below) / _APART**2
     return here, slope.movedim(0, -1), curvature.movedim(0, -1)
 

@@ -1,7 +1,7 @@
 """Private randomness: every random number is a function of a seed and of the place that asks for it, never of global state."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,9 +36,9 @@ class RowStreams:
         """Draw standard normal numbers.  # (..., k) -> (..., n, k)"""
         return self.stack(lambda stream: normal(shape, stream, self._dtype))
 
-    def stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        """Return what `draw` gives for the stream of every row, side by side.  # (..., k) -> (..., n, k)"""
-        return torch.stack([draw(stream) for stream in self._streams], -2).to(self._device)
+    def stack(self, draw: Callable[..., Tensor], *of_rows: Sequence[Tensor]) -> Tensor:
+        """Return what `draw` gives for the stream of every row, and what else there is of it, side by side.  # (..., n, k)"""
+        return torch.stack([draw(*of_row) for of_row in zip(self._streams, *of_rows, strict=True)], -2).to(self._device)
 
     def moves(self, n_chains: int, n_components: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield what chains need for one move after the other: normal (c, n, k), and uniform (c, n) and (n,) numbers."""

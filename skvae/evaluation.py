@@ -460,7 +460,8 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
         z = model.posterior.sample(q, normal((int(n_samples), len(q), model.n_noise), stream, q.dtype))  # (s, n, k)
         log_q = model.posterior.log_prob(q, z).sum(-1)
         log_aggregated = _log_mixture(model, q, z)
-        log_prior = model.log_pz(in_double(params), z)
+        x = rows.slice(0, len(rows)).x.double() if model.n_given else None
+        log_prior = model.log_pz(in_double(params), z, x)
     return MutualInformation(_estimate(log_q - log_aggregated), _estimate(log_aggregated - log_prior))
 
 

@@ -26,19 +26,19 @@ def drawn(model: Model, params: Params, batch: Batch, noise: Tensor) -> tuple[Te
 def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
     """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
     q, z, log_px = drawn(model, params, batch, noise)
-    return log_px + model.log_pz(params, z) - model.posterior.log_prob(q, z).sum(-1)
+    return log_px + model.log_pz(params, z, batch.x) - model.posterior.log_prob(q, z).sum(-1)
 
 
-def kl_per_component(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
+def kl_per_component(model: Model, params: Params, batch: Batch, q: Tensor, z: Tensor, how: str) -> Tensor:
     """Return KL(q(z|x) || p(z)) per component, averaged over z where it has no closed form or is not to have one.  # (n, k)"""
     kl = _closed_kl(model, q, how)
-    return (model.posterior.log_prob(q, z) - model.log_prior(params, z)).mean(0) if kl is None else kl
+    return (model.posterior.log_prob(q, z) - model.log_prior(params, z, batch.x)).mean(0) if kl is None else kl
 
 
-def kl_of_rows(model: Model, params: Params, q: Tensor, z: Tensor, how: str) -> Tensor:
+def kl_of_rows(model: Model, params: Params, batch: Batch, q: Tensor, z: Tensor, how: str) -> Tensor:
     """Return the sum of `kl_per_component`, for those who ask for no component.  # (n,)"""
     kl = _closed_kl(model, q, how)
-    return (model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z)).mean(0) if kl is None else kl.sum(-1)
+    return (model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z, batch.x)).mean(0) if kl is None else kl.sum(-1)
 
 
 def _closed_kl(model: Model, q: Tensor, how: str) -> Tensor | None:
@@ -161,22 +161,20 @@ class ELBO(Objective):
     def _weighted(self, model, params, batch, noise, kl_weight, free_bits):
         q, z, log_px = drawn(model, params, batch, noise)
         if free_bits:
-            kl = _with_free_bits(model, params, q, z, self.kl, free_bits, batch.weight)
+            kl = _with_free_bits(model, params, batch, q, z, self.kl, free_bits)
         else:
-            kl = kl_of_rows(model, params, q, z, self.kl)
+            kl = kl_of_rows(model, params, batch, q, z, self.kl)
         return log_px.mean(0) - kl_weight * kl
 
 
-def _with_free_bits(
-    model: Model, params: Params, q: Tensor, z: Tensor, how: str, free_bits: float, repetitions: Tensor | None
-) -> Tensor:
+def _with_free_bits(model: Model, params: Params, batch: Batch, q: Tensor, z: Tensor, how: str, free_bits: float) -> Tensor:
     """Return the KL of rows, in which components count with at least so many nats.  # (n,)
 
     Estimates from few draws scatter about the KL of a row, so they are compared on average over the rows.
     """
-    kl = kl_per_component(model, params, q, z, how)
+    kl = kl_per_component(model, params, batch, q, z, how)
     if _closed_kl(model, q, how) is None:
-        share = kl.new_full((len(kl),), 1 / len(kl)) if repetitions is None else repetitions / repetitions.sum()
+        share = kl.new_full((len(kl),), 1 / len(kl)) if batch.weight is None else batch.weight / batch.weight.sum()
         costs = share @ kl > free_bits
     else:
         costs = kl > free_bits
@@ -229,10 +227,11 @@ class InfoVAE(Objective):
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
-        kl = kl_of_rows(model, params, q, z, "auto")
+        kl = kl_of_rows(model, params, batch, q, z, "auto")
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
-        from_prior = model.sample_prior(params, shape, stream, z.dtype)
+        rows = torch.arange(_PRIOR_DRAWS, device=z.device) % len(batch)  # whose conditions the draws have
+        from_prior = model.sample_prior(params, shape, stream, z.dtype, batch.x[rows] if model.n_given else None)
         again = model.posterior.sample(q, noise.roll(1, -2))  # another draw for every row
         mmd = discrepancy(z, from_prior, batch.weight, again).mean(0)
         return log_px.mean(0) - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * mmd
@@ -306,7 +305,7 @@ class BetaTCVAE(Objective):
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
-        kl = model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z)
+        kl = model.posterior.log_prob(q, z).sum(-1) - model.log_pz(params, z, batch.x)
         return (log_px - kl - (self.beta - 1) * total_correlation(model.posterior, q, z, batch.weight)).mean(0)
 
 
@@ -365,7 +364,7 @@ class IWAE(Objective):
             return self.bound(model, params, batch, noise)
         q, z, log_px = drawn(model, params, batch, noise)
         log_q = model.posterior.log_prob(q.detach(), z).sum(-1)  # by z alone: by q, its slope is zero on average
-        log_w = log_px + model.log_pz(params, z) - log_q  # (s, n)
+        log_w = log_px + model.log_pz(params, z, batch.x) - log_q  # (s, n)
         if z.requires_grad:
             share = torch.softmax(log_w.detach(), 0)[..., None]
             z.register_hook(lambda slope: slope * share)  # the bound has given it one factor of the share, this is the second

@@ -85,7 +85,7 @@ def test_the_score_is_the_integral_over_the_latents(fitted):
     axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)[:, None]  # (s, 1, k)
     log_px = state.model.log_px(params, Batch(x), z.expand(-1, 5, -1))
-    log_joint = log_px + state.model.log_prior(params, z.expand(-1, 5, -1)).sum(-1)
+    log_joint = log_px + state.model.log_prior(params, z.expand(-1, 5, -1), x).sum(-1)
     exact = torch.logsumexp(log_joint, 0) + 2 * np.log(14 / 140)
     fitted.set_params(score_method=skvae.objectives.IWAE(2000))
     np.testing.assert_allclose(fitted.score_samples(frame().iloc[:5]), exact.detach().numpy(), atol=0.05)

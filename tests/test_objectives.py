@@ -53,10 +53,14 @@ def test_the_kl_of_a_row_is_the_sum_over_its_components(prior, how):
     network = MLP((8,))
     model = Model(Pieces(network, network, Normal(), prior, Gaussian()), 4, 2, 0)
     params = model.unpack(model.init(torch.float64))
-    q = model.encode(params, Batch(normal((9, 4), generator(0, "rows"), torch.float64)))
+    batch = Batch(normal((9, 4), generator(0, "rows"), torch.float64))
+    q = model.encode(params, batch)
     z = model.posterior.sample(q, normal((5, 9, 2), generator(0, "noise"), torch.float64))
     torch.testing.assert_close(
-        kl_of_rows(model, params, q, z, how), kl_per_component(model, params, q, z, how).sum(-1), rtol=1e-10, atol=1e-10
+        kl_of_rows(model, params, batch, q, z, how),
+        kl_per_component(model, params, batch, q, z, how).sum(-1),
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
@@ -262,7 +266,7 @@ def test_free_bits_cost_components_far_above_them_nothing(problem):
     model, params, batch, _ = problem
     noise = torch.randn(1, len(batch), model.n_noise, dtype=batch.dtype, generator=torch.Generator().manual_seed(0))
     q = model.encode(params, batch)
-    drawn = kl_per_component(model, params, q, model.posterior.sample(q, noise), "monte_carlo")
+    drawn = kl_per_component(model, params, batch, q, model.posterior.sample(q, noise), "monte_carlo")
     limit = 0.9 * float(drawn.mean(0).min())
     assert limit > 0 and bool((drawn < limit).any())
     free, plain = (ELBO(kl="monte_carlo", free_bits=bits)(model, params, batch, noise) for bits in (limit, 0.0))

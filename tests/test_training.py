@@ -237,7 +237,7 @@ class HeldKL(ELBO):
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
-        return log_px.mean(0) - 20 * (kl_of_rows(model, params, q, z, self.kl) - 0.5).abs()
+        return log_px.mean(0) - 20 * (kl_of_rows(model, params, batch, q, z, self.kl) - 0.5).abs()
 
 
 @ignore_convergence

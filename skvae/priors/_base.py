@@ -16,6 +16,9 @@ class Prior(Settings):
     #: where p(z) > 0; None for a prior that follows the posterior
     support: Support | None = Support()
 
+    #: how many weights p(z) has that conditions may move: those of the parts of a mixture
+    n_weights: int = 0
+
     #: as which power of :math:`|z|` -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
     growth: float = 0.0
 
@@ -31,7 +34,11 @@ class Prior(Settings):
         """Adapt freshly initialised parameters, in place, to rows x (n, d) of the training data."""
 
     def given(self, model, params) -> dict:
-        """Return what `log_prob` and `sample` read as `params`: the prior's own, unless it depends on the rest of the model."""
+        """Return what `log_prob` and `sample` read as `params`: the prior's own, unless it depends on the rest of the model.
+
+        In a model with conditions, a prior with `n_weights` finds beside them `log_odds` (..., n, n_weights), which conditions
+        of n rows add to the logits of its weights.
+        """
         return params["prior"]
 
     def log_prob(self, params: dict, z: Tensor) -> Tensor:

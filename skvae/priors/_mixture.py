@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._constants import constant
-from skvae._random import generator, normal
+from skvae._random import generator, normal, uniform
 from skvae._settings import Interval
 from skvae.priors._base import Prior
 
@@ -26,9 +26,22 @@ def mixture_log_prob(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     return torch.diff(so_far, dim=-1, prepend=torch.zeros_like(so_far[..., :1]))
 
 
-def _draw_modes(log_weights: Tensor, n: int, stream: torch.Generator) -> Tensor:
-    """Return the modes of n draws."""
-    return torch.multinomial(log_weights[:, 0].exp(), n, replacement=True, generator=stream)
+def _log_weights(params: dict) -> Tensor:
+    """Return the logs of the weights of a mixture, one set for all rows or one for each.  # (modes, 1) or (n, modes, 1)"""
+    logit = params["logit"]
+    return (logit + params["log_odds"][..., None] if "log_odds" in params else logit).log_softmax(-2)
+
+
+def _draw_modes(params: dict, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
+    """Return the modes of draws of `shape` (...), or (..., 1 or n) where each of n rows has weights of its own."""
+    weights = _log_weights(params)[..., 0].exp()
+    if "log_odds" not in params:
+        return torch.multinomial(weights, math.prod(shape), replacement=True, generator=stream).view(shape)
+    reached = weights.cumsum(-1)
+    drawn = uniform(shape, stream, reached.dtype).expand(*shape[:-1], len(reached))
+    places = drawn.reshape(-1, len(reached)).mT.contiguous() * reached[:, -1:]
+    modes = torch.searchsorted(reached, places, right=True).clamp(max=reached.shape[-1] - 1)
+    return modes.mT.reshape(drawn.shape)
 
 
 class MixtureOfNormals(Prior):
@@ -48,6 +61,10 @@ class MixtureOfNormals(Prior):
     def __init__(self, n_modes=10):
         self.n_modes = n_modes
 
+    @property
+    def n_weights(self):
+        return self.n_modes
+
     def shapes(self, n_components, n_inputs):
         return {
             "logit": (self.n_modes, 1),
@@ -65,14 +82,18 @@ class MixtureOfNormals(Prior):
         if torch.is_grad_enabled():
             return self._log_prob(params, z)
         n_rows = _VECTOR * max(1, _CELLS // (_VECTOR * params["mean"].numel()))
-        parts = [self._log_prob(params, rows) for rows in z.reshape(-1, z.shape[-1]).split(n_rows)]
-        return torch.cat(parts).view(z.shape)
+        parts = z.reshape(-1, z.shape[-1]).split(n_rows)
+        if "log_odds" not in params:
+            return torch.cat([self._log_prob(params, rows) for rows in parts]).view(z.shape)
+        log_odds = params["log_odds"].expand(*z.shape[:-1], self.n_modes).reshape(-1, self.n_modes).split(n_rows)
+        found = [self._log_prob({**params, "log_odds": odds}, rows) for rows, odds in zip(parts, log_odds, strict=True)]
+        return torch.cat(found).view(z.shape)
 
     def _log_prob(self, params, z):
         log_scale = params["log_scale"].clamp(*_LOG_SCALES)
         t = (z[..., None, :] - params["mean"]) * (-log_scale).exp()  # (..., n, modes, k)
         log_probs = -0.5 * t.square() - log_scale - 0.5 * math.log(2 * math.pi)
-        return mixture_log_prob(params["logit"].log_softmax(-2), log_probs)
+        return mixture_log_prob(_log_weights(params), log_probs)
 
     def log_prob_rows(self, params, z):
         return _Modes(params).log_probs(z.double()).logsumexp(-1).to(z.dtype)
@@ -84,19 +105,26 @@ class MixtureOfNormals(Prior):
         total = share.sum(-2)[..., None]  # (..., modes, 1)
         first, second = share.mT @ in_double, share.mT @ in_double.square()  # (..., modes, k)
         squares = modes.precision * (second - 2 * modes.mean * first + modes.mean.square() * total)
+        if "log_odds" in params:
+            by_log_odds = share - modes.log_weight.exp() * weight  # (..., n, modes)
+            by_logit = by_log_odds.sum(-2)[..., None]
+        else:
+            by_logit = total - modes.log_weight.mT.exp() * weight.sum(-2, keepdim=True)
         by_params = {
-            "logit": total - modes.log_weight.exp() * weight.sum(-2, keepdim=True),
+            "logit": by_logit,
             "mean": modes.precision * (first - modes.mean * total),
             "log_scale": (squares - total) * modes.is_free,
         }
         n_modes = params["logit"].shape[-2]
-        return by_z.to(z.dtype), {name: slope[..., :n_modes, :].to(z.dtype) for name, slope in by_params.items()}
+        slopes = {name: slope[..., :n_modes, :].to(z.dtype) for name, slope in by_params.items()}
+        if "log_odds" in params:
+            slopes["log_odds"] = by_log_odds[..., :n_modes].to(z.dtype)
+        return by_z.to(z.dtype), slopes
 
     def sample(self, params, shape, stream, dtype):
-        modes = _draw_modes(params["logit"].log_softmax(-2), math.prod(shape[:-1]), stream)
-        noise = normal((len(modes), shape[-1]), stream, dtype)
-        z = params["mean"][modes] + params["log_scale"].clamp(*_LOG_SCALES)[modes].exp() * noise
-        return z.view(shape)
+        modes = _draw_modes(params, shape[:-1], stream)
+        noise = normal(shape, stream, dtype)
+        return params["mean"][modes] + params["log_scale"].clamp(*_LOG_SCALES)[modes].exp() * noise
 
 
 class _Modes:
@@ -114,15 +142,18 @@ class _Modes:
         low, high = _LOG_SCALES
         self.is_free = (low <= log_scale) & (log_scale <= high)
         log_scale = log_scale.clamp(low, high)
-        self.log_weight = logit.log_softmax(-2)  # (..., modes, 1)
+        if "log_odds" in params:
+            self.log_weight = (logit.mT + F.pad(params["log_odds"].double(), (0, rest))).log_softmax(-1)
+        else:
+            self.log_weight = logit.log_softmax(-2).mT  # (..., 1 or n, modes)
         self.precision = (-2 * log_scale).exp()  # (..., modes, k)
         self.scaled_mean = self.precision * self.mean
         at_zero = -0.5 * self.mean * self.scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
-        self.constant = self.log_weight + at_zero.sum(-1, keepdim=True)  # (..., modes, 1)
+        self.constant = self.log_weight + at_zero.sum(-1, keepdim=True).mT  # (..., 1 or n, modes)
 
     def log_probs(self, z: Tensor) -> Tensor:
         """Return the log of each mode's weight times its density.  # (..., n, modes)"""
-        return self.constant.mT + z @ self.scaled_mean.mT - 0.5 * z.square() @ self.precision.mT
+        return self.constant + z @ self.scaled_mean.mT - 0.5 * z.square() @ self.precision.mT
 
 
 class VampPrior(Prior):
@@ -146,6 +177,10 @@ class VampPrior(Prior):
 
     def __init__(self, n_pseudo_inputs=50):
         self.n_pseudo_inputs = n_pseudo_inputs
+
+    @property
+    def n_weights(self):
+        return self.n_pseudo_inputs
 
     def shapes(self, n_components, n_inputs):
         return {"logit": (self.n_pseudo_inputs, 1), "pseudo_inputs": (self.n_pseudo_inputs, n_inputs)}
@@ -171,10 +206,9 @@ class VampPrior(Prior):
 
     def log_prob(self, params, z):
         log_probs = params["posterior"].log_prob(params["q"], z[..., None, :])  # (..., n, pseudo-inputs, k)
-        return mixture_log_prob(params["logit"].log_softmax(-2), log_probs)
+        return mixture_log_prob(_log_weights(params), log_probs)
 
     def sample(self, params, shape, stream, dtype):
-        modes = _draw_modes(params["logit"].log_softmax(-2), math.prod(shape[:-1]), stream)
-        family = params["posterior"]
-        noise = normal((len(modes), family.n_noise(shape[-1])), stream, dtype)
-        return family.sample(params["q"][modes], noise[None])[0].view(shape)
+        modes, family = _draw_modes(params, shape[:-1], stream), params["posterior"]
+        noise = normal((*shape[:-1], family.n_noise(shape[-1])), stream, dtype).expand(*modes.shape, -1)
+        return family.sample(params["q"][modes.flatten()], noise.reshape(1, modes.numel(), -1))[0].view(*modes.shape, -1)
