@@ -29,7 +29,7 @@ import torch
 from _cells import Apart, Simulated, blame, hide, plant
 from _data import hivae_table, mixed_table
 from _imputers import FOREST, FOREST_ROUNDS, N_DONORS, boosting, forest, iterative, mean_mode, neighbours, vae
-from _synthetic import adult_parts, quality, shuffled, tvae_sample, vae_sample
+from _synthetic import TARGET, adult_parts, quality, shuffled, tvae_sample, vae_sample
 from _timing import header, machine, table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -175,6 +175,7 @@ def generation(args):
         "columns shuffled": lambda seed: shuffled(train, seed),
         "TVAE": lambda seed: tvae_sample(train, args.cache, epochs, seed),
         "skvae": lambda seed: vae_sample(train, seed),
+        "skvae, given the income": lambda seed: vae_sample(train, seed, condition_on=[TARGET]),
         "skvae, 22 components": lambda seed: vae_sample(train, seed, n_components=22),
         "skvae, 22, IWAE(5)": lambda seed: vae_sample(train, seed, n_components=22, objective=IWAE(5)),
     }

@@ -314,7 +314,6 @@ class Kernel:
         self.slopes = slopes_of["likelihood"]
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         self.prior_slopes = slopes_of.get("prior", {})
-        self.by_conditions, self.by_conditions_slopes = params.get("conditions", {}), slopes_of.get("conditions", {})
         like = params["encoder"]["weight0"]
         m, new_zeros = len(like), like.new_zeros
         self.one = like.new_ones(())  # a number costs more than a tensor to an operation
@@ -329,17 +328,9 @@ class Kernel:
         if wide.n_given:
             self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
             self.decoded_given = self.decoded[..., k:].unflatten(1, (s, n))
-        of_conditions = {name: (m, n, weight.shape[-1]) for name, weight in self.by_conditions.items()}
-        self.moves, self.moves_delta = ({name: new_zeros(shape) for name, shape in of_conditions.items()} for _ in range(2))
-        self.latents = self.codes  # (m, r, k)
-        if "shift" in self.moves:
-            self.latents = torch.zeros_like(self.codes)
-            self.z = self.latents.unflatten(1, (s, n))
-            self.shift, self.shift_delta = (moves["shift"][..., :k] for moves in (self.moves, self.moves_delta))
-        if "log_odds" in self.moves:
-            self.log_odds, self.log_odds_delta = (
-                moves["log_odds"][..., : wide.prior.n_weights] for moves in (self.moves, self.moves_delta)
-            )
+        if wide.moves_weights:
+            self.by_given, self.by_given_slope = params["conditions"]["log_odds"], slopes_of["conditions"].get("log_odds")
+            self.log_odds, self.log_odds_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
             self.prior_params = {**self.prior_params, "log_odds": new_zeros((m, s * n, wide.prior.n_weights))}
         self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
         self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
@@ -356,23 +347,19 @@ class Kernel:
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
+        torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
             self._read_conditions(x)
-        torch.add(self.mean_per_draw, self.spread, out=self.z)
-        if "shift" in self.moves:
-            torch.add(self.z, self.shift[:, None], out=self.codes.unflatten(1, self.z.shape[1:3]))
         self.decoder.forward(self.decoded)
 
     def _read_conditions(self, x: Tensor) -> None:
-        """Let decoder and prior read the conditions of rows, and take off the mean how far they move latents."""
+        """Let decoder and prior read the conditions of rows."""
         self.given[..., : self.model.n_given].copy_(self.likelihood.given(x))
         self.decoded_given.copy_(self.given[:, None])
-        for name, weight in self.by_conditions.items():
-            torch.bmm(self.given, weight, out=self.moves[name])
-        if "shift" in self.moves:
-            self.mean.sub_(self.shift)
-        if "log_odds" in self.moves:
-            self.prior_params["log_odds"].unflatten(1, self.z.shape[1:3]).copy_(self.log_odds[:, None])
+        if self.model.moves_weights:
+            torch.bmm(self.given, self.by_given, out=self.log_odds)
+            per_draw = self.prior_params["log_odds"].unflatten(1, self.z.shape[1:3])
+            per_draw.copy_(self.log_odds[:, None, :, : per_draw.shape[-1]])
 
     def log_px(self, x: Tensor, is_last: bool = False) -> Tensor:
         """Return log p(x|z) of every draw, after `forward`; faster where nobody needs its results afterwards.  # (m, s, n)"""
@@ -392,7 +379,7 @@ class Kernel:
         if _is_standard(self.prior):
             return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
         log_q = -0.5 * noise.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
-        return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.latents).view(self.z.shape[:3])
+        return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.codes).view(self.z.shape[:3])
 
     def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:
         """Return the objective of every row; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
@@ -426,8 +413,6 @@ class Kernel:
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
         self.decoder.backward(self.decoded)
-        if "shift" in self.moves:
-            self.shift_delta.copy_(self.z_delta.sum(1))
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -437,10 +422,6 @@ class Kernel:
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
         self.encoder.backward(self.inputs)
-        if "shift" in self.moves:
-            self.shift_delta.sub_(self.mean_delta)
-        for name, slope in self.by_conditions_slopes.items():
-            torch.bmm(self.given.mT, self.moves_delta[name], out=slope)
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
@@ -483,12 +464,14 @@ class Kernel:
     def _add_deltas_of_prior(self, w: Tensor, noise: Tensor) -> None:
         """Add the slopes of -log p(z) by z, and write those by the prior's parameters; draws count with w (m, r, 1)."""
         if _is_standard(self.prior):
-            self.codes_delta.addcmul_(self.latents, w)
+            self.codes_delta.addcmul_(self.codes, w)
             return
-        by_z, by_params = self.prior.derivative(self.prior_params, self.latents, -w)
+        by_z, by_params = self.prior.derivative(self.prior_params, self.codes, -w)
         self.codes_delta.add_(by_z)
-        if "log_odds" in self.moves:
-            self.log_odds_delta.copy_(by_params.pop("log_odds").unflatten(1, self.z.shape[1:3]).sum(1))
+        if self.model.moves_weights:
+            by_log_odds = by_params.pop("log_odds").unflatten(1, self.z.shape[1:3]).sum(1)
+            self.log_odds_delta[..., : by_log_odds.shape[-1]].copy_(by_log_odds)
+            torch.bmm(self.given.mT, self.log_odds_delta, out=self.by_given_slope)
         is_used = (noise != 0).flatten(1, 2).any(1, keepdim=True)  # (m, 1, k); nothing pulls on a component that fills up
         for name, slope in by_params.items():
             of_components = slope.shape[-1] == is_used.shape[-1]
@@ -507,7 +490,6 @@ class JointKernel:
         self.weight = x.new_ones((1, r, 1))
         self.decoded, self.decoded_delta = (x.new_zeros((1, r, k + model.n_given)) for _ in range(2))
         self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]
-        self.shift = model.shift(of_one, self.x) if model.shifts_latents else None
         if model.n_given:
             self.decoded[..., k:] = model.likelihood.given(self.x)
         self.decoder = Network(model.decoder, of_one["decoder"], r)
@@ -515,7 +497,7 @@ class JointKernel:
 
     def slope(self, z: Tensor) -> Tensor:
         """Return the slope at latents z, draw by draw.  # both (1, r, k)"""
-        self.codes.copy_(z if self.shift is None else z + self.shift)
+        self.codes.copy_(z)
         self.decoder.forward(self.decoded)
         by_eta, _ = self.likelihood.derivative(self.likelihood_params, self.decoder.out, self.x, self.weight)
         if by_eta is not self.decoder.out:

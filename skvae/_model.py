@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._batch import Batch
@@ -67,9 +66,8 @@ class Pieces:
 class Model:
     """q(z|x), p(z) and p(x|z) as functions of one parameter vector.
 
-    Under conditions c the decoder reads :math:`z + A^T c` beside c, the encoder's location has :math:`A^T c` taken off, and the
-    weights of a prior that is a mixture depend on c. Networks alone could learn as much, but only encoder and decoder at once,
-    in small steps, each keeping up with the other: where latents are nearly exact, they would tell of the conditions for ever.
+    Both networks read the conditions of a row, and the weights of a prior that is a mixture depend on them: groups of rows that
+    are frequent under some conditions would else be drawn as often under others.
 
     Parameters are passed to every method, never held: `params` is what `unpack` makes of the vector.
     """
@@ -90,12 +88,8 @@ class Model:
         self._reads_cells = type(self.likelihood).inputs is Likelihood.inputs  # as they are
         self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self.n_given = self.likelihood.n_given(n_columns)
-        self.shifts_latents = self.n_given > 0 and self.posterior.has_location
-        of_conditions = {
-            "shift": n_components if self.shifts_latents else 0,
-            "log_odds": self.prior.n_weights if self.n_given else 0,
-        }
-        self._conditions = {name: (self.n_given, width) for name, width in of_conditions.items() if width}
+        self.moves_weights = self.n_given > 0 and self.prior.n_weights > 0
+        of_conditions = {"log_odds": (self.n_given, self.prior.n_weights)} if self.moves_weights else {}
         self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
@@ -105,7 +99,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
-                    ("conditions", self._conditions),
+                    ("conditions", of_conditions),
                     ("prior", self.prior.shapes(n_components, n_inputs)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
@@ -123,7 +117,9 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "conditions": {name: torch.zeros(shape, device="cpu") for name, shape in self._conditions.items()},
+            "conditions": {
+                k: torch.zeros(shape, device="cpu") for (p, k), shape in self.layout.shapes.items() if p == "conditions"
+            },
             "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }
@@ -182,18 +178,11 @@ class Model:
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
-        q = self.encode_inputs(params, self.inputs(batch.x))
-        if not self.shifts_latents:
-            return q
-        return q - F.pad(self.shift(params, batch.x), (0, q.shape[-1] - self.n_components))
+        return self.encoder.forward(params["encoder"], self.inputs(batch.x))
 
     def encode_inputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """Return what `encode` gives, without conditions, for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
+        """Return what `encode` gives for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""
         return self.encoder.forward(params["encoder"], inputs)
-
-    def shift(self, params: Params, x: Tensor) -> Tensor:
-        """Return how far the conditions of rows x (n, d) move the latents between the networks.  # (n, k)"""
-        return self.likelihood.given(x) @ params["conditions"]["shift"]
 
     def decode(self, params: Params, z: Tensor, x: Tensor | None = None) -> Tensor:
         """Return the parameters of p(x|z), in the form that the likelihood reads.  # (..., n, n_outputs)
@@ -203,8 +192,6 @@ class Model:
         if self.n_given:
             assert x is not None
             given = self.likelihood.given(x)
-            if self.shifts_latents:
-                z = z + self.shift(params, x)
             z = torch.cat([z, given.expand(*z.shape[:-1], self.n_given)], -1)
         return self.decoder.forward(params["decoder"], z)
 
@@ -234,7 +221,7 @@ class Model:
     def of_prior(self, params: Params, x: Tensor | None) -> dict:
         """Return what the prior of rows x (n, d) reads."""
         own = self.prior.given(self, params)
-        if "log_odds" not in self._conditions:
+        if not self.moves_weights:
             return own
         assert x is not None
         return {**own, "log_odds": self.likelihood.given(x) @ params["conditions"]["log_odds"]}

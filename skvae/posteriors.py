@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae import _families as families
-from skvae._families import Family, LocationScale, Support
+from skvae._families import Family, Support
 from skvae._settings import Interval, Settings, belongs_with, register
 from skvae.priors import Dirichlet as DirichletPrior
 from skvae.priors import FamilyPrior, Prior, StandardNormal
@@ -31,9 +31,6 @@ class Posterior(Settings):
 
     #: whether q(z|x) of every row reaches all of it
     fills_support: bool = True
-
-    #: whether the encoder's first k outputs are locations: adding to them moves z by as much
-    has_location: bool = False
 
     #: whether draws are separate values, through which no gradient passes; only `WakeSleep` trains these
     is_discrete: bool = False
@@ -94,8 +91,6 @@ class Normal(Posterior):
     6
     """
 
-    has_location = True
-
     def n_outputs(self, n_components: int) -> int:
         return 2 * n_components
 
@@ -141,8 +136,6 @@ class FullNormal(Posterior):
     >>> FullNormal().n_outputs(n_components=3)
     9
     """
-
-    has_location = True
 
     def n_outputs(self, n_components):
         return n_components * (n_components + 3) // 2
@@ -194,10 +187,6 @@ class FamilyPosterior(Posterior):
     @property
     def fills_support(self):
         return self.family().fills_support
-
-    @property
-    def has_location(self):
-        return isinstance(self.family(), LocationScale)
 
     @property
     def n_moments(self):

@@ -14,6 +14,7 @@ from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae.evaluation import bracket
 from skvae.likelihoods import Gaussian, Mixed
+from skvae.priors import MixtureOfNormals, VampPrior
 from skvae.solvers import WakeSleep
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -90,6 +91,48 @@ def test_the_score_is_the_integral_over_the_latents(fitted):
     fitted.set_params(score_method=skvae.objectives.IWAE(2000))
     np.testing.assert_allclose(fitted.score_samples(frame().iloc[:5]), exact.detach().numpy(), atol=0.05)
     fitted.set_params(score_method="iwae")
+
+
+def test_draws_have_the_means_of_the_integral_over_the_latents(fitted):
+    state = fitted._fitted
+    params = state.model.unpack(torch.tensor(state.params).double())
+    cells = fitted._cells(frame().iloc[:1])
+    x = state.codec.encode(cells, dtype=torch.float64).x
+    axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[:, None]  # (s, 1, k)
+    with torch.no_grad():
+        weight = state.model.log_prior(params, z, x).sum(-1).exp() * (14 / 140) ** 2  # (s, 1)
+        means = state.model.likelihood.mean(params["likelihood"], state.model.decode(params, z, x))
+    np.testing.assert_allclose(weight.sum(), 1, atol=0.002)
+    exact = state.codec.decode((weight[..., None] * means).sum(0), np.float64)[0]
+    drawn = fitted.sample(20_000, random_state=0, given={"cultivar": frame()["cultivar"].iloc[0]}).drop(columns="cultivar")
+    error = drawn.std() / np.sqrt(len(drawn))
+    assert (np.abs(drawn.mean() - exact[:4]) < 5 * error + 0.002 * exact[:4]).all()
+
+
+@pytest.mark.parametrize("prior", ["normal", MixtureOfNormals(10), VampPrior(10)], ids=repr)
+def test_groups_of_rows_are_as_frequent_as_the_conditions_say(prior):
+    rng = np.random.default_rng(0)
+    condition = rng.integers(2, size=3000)
+    level = np.array([rng.choice(12, size=3000, p=p) for p in rng.dirichlet(np.ones(12), size=2)])[condition, range(3000)]
+    X = pd.DataFrame(rng.normal(size=(3000, 6))).rename(columns=str)
+    X["condition"] = pd.Categorical.from_codes(condition, ["a", "b"])
+    X["level"], X["again"] = pd.Categorical(level.astype(str)), pd.Categorical((5 * level % 12).astype(str))
+    vae = VAETransformer(3, prior=prior, condition_on="condition", random_state=0, max_iter=30).fit(X)
+    for code, name in enumerate("ab"):
+        drawn = vae.sample(4000, given={"condition": name}, random_state=0)["level"].astype(int)
+        shares, real = (np.bincount(of, minlength=12) / len(of) for of in (drawn, level[condition == code]))
+        assert np.abs(shares - real).sum() / 2 < 0.08  # the conditions are 0.5 apart
+
+
+def test_rows_of_conditions_alone_are_drawn_at_once(fitted):
+    given = frame()[["cultivar"]]
+    drawn, ess = fitted.sample(3, given=given, random_state=0, return_ess=True)
+    assert (ess == 1000).all() and (drawn["cultivar"].array == given["cultivar"].repeat(3).array).all()
+    pd.testing.assert_frame_equal(drawn, fitted.sample(3, given=given, random_state=0))
+    assert not drawn.equals(fitted.sample(3, given=given, random_state=1))
+    means = fitted.sample(1, given=given, random_state=0, noise=False)
+    assert means["proline"].nunique() == len(given)
 
 
 def test_conditions_are_read_and_not_drawn(fitted):

@@ -12,7 +12,7 @@ from torch import distributions
 
 from skvae import priors
 from skvae._model import Model, Pieces
-from skvae._random import generator
+from skvae._random import generator, normal
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP
 from skvae.posteriors import Gamma, Normal
@@ -143,6 +143,28 @@ def test_vamp_prior_is_the_average_of_posteriors(posterior):
     torch.testing.assert_close(model.log_prior(params, z).sum(-1), (each * weights).sum(-1).log())
     draws = prior.sample(given, (50_000, 3), generator(2), F64)
     torch.testing.assert_close(draws.mean(0), (weights[:, None] * posterior.mean(given["q"])).sum(0), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("prior", [priors.MixtureOfNormals(4), priors.VampPrior(5)], ids=repr)
+def test_rows_with_conditions_have_weights_of_their_own(prior):
+    model = model_with(prior, Normal(), Gaussian())
+    own = prior.given(model, model.unpack(model.init(F64)))
+    log_odds, z = 3 * normal((3, prior.n_weights), generator(0), F64), normal((6, 3, 3), generator(1), F64)
+    params = {**own, "log_odds": log_odds}
+    density, draws = prior.log_prob(params, z), prior.sample(params, (40_000, 3, 3), generator(2), F64)
+    with torch.no_grad():
+        torch.testing.assert_close(prior.log_prob(params, z), density)
+    common = prior.sample(params, (50, 1, 3), generator(3), F64)
+    assert common.shape == (50, 3, 3)
+    for i in range(3):
+        alone = {**own, "logit": own["logit"] + log_odds[i, :, None]}
+        torch.testing.assert_close(density[:, i], prior.log_prob(alone, z[:, i]))
+        if prior.offers("log_prob_rows"):
+            torch.testing.assert_close(prior.log_prob_rows(params, z)[:, i], prior.log_prob_rows(alone, z[:, i]))
+        others = prior.sample(alone, (40_000, 3), generator(4), F64)
+        torch.testing.assert_close(draws[:, i].mean(0), others.mean(0), rtol=0, atol=0.04)
+        only = {**own, "log_odds": log_odds[i : i + 1]}
+        torch.testing.assert_close(prior.sample(only, (50, 1, 3), generator(3), F64), common[:, i : i + 1])
 
 
 def test_pseudo_inputs_start_as_rows_of_the_data_and_stay_within_bounds():
