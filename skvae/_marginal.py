@@ -115,8 +115,9 @@ class Path:
         """Draw from level 0.  # (c, n, k)"""
         if self.from_prior:
             shape, dtype = (n_chains, 1, self.model.n_components), self.q.dtype
+            params = {piece: {name: value.cpu() for name, value in own.items()} for piece, own in self.params.items()}
             return streams.stack(
-                lambda stream, x: self.model.sample_prior(self.params, shape, stream, dtype, x)[:, 0], self.x.split(1)
+                lambda stream, x: self.model.sample_prior(params, shape, stream, dtype, x)[:, 0], self.x.cpu().split(1)
             )
         return self.model.posterior.sample(self.q, streams.normal(n_chains, self.model.n_noise))
 

@@ -23,10 +23,10 @@ from skvae._batch import Batch
 from skvae._engine import train
 from skvae._model import nested
 from skvae._random import generator, normal
-from skvae.evaluation import bracket
+from skvae.evaluation import AnnealedImportance, bracket
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed, NormalMixture
 from skvae.objectives import IWAE
-from skvae.priors import MixtureOfNormals, StandardNormal
+from skvae.priors import MixtureOfNormals, StandardNormal, VampPrior
 from skvae.solvers import MonteCarloEM
 
 pytestmark = [
@@ -141,10 +141,11 @@ def test_every_piece_trains_on_the_device_and_means_the_same_on_the_processor(se
     assert model.sample(5, random_state=0).shape == (5, 4)
 
 
+@pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(4), VampPrior(4)], ids=repr)
 @pytest.mark.parametrize("method", SCORE_METHODS, ids=repr)
-def test_chains_score_as_on_the_processor(method):
+def test_chains_score_as_on_the_processor(method, prior):
     X = table_for(Gaussian())
-    model = vae(score_method=method).fit(X)
+    model = vae(score_method=method, prior=prior).fit(X)
     np.testing.assert_allclose(model.score_samples(X), on_processor(model).score_samples(X), rtol=1e-4, atol=1e-4)
 
 
@@ -161,6 +162,24 @@ def test_what_a_table_with_holes_and_categories_asks_for():
     drawn = model.sample(50, given={"kind": "b"}, random_state=0)
     assert (drawn["kind"] == "b").all() and list(drawn) == list(frame)
     assert len(model.multiple_impute(frame.head(20), 2, random_state=0)) == 2
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(4), VampPrior(4)], ids=repr)
+def test_what_a_table_with_conditions_asks_for(prior):
+    frame = mixed_table()
+    model = vae(prior=prior, condition_on="kind", max_iter=20, batch_size=32).fit(frame)
+    there = on_processor(model)
+    np.testing.assert_allclose(model.transform(frame), there.transform(frame), rtol=1e-3, atol=1e-3)
+    assert abs(model.score(frame) - there.score(frame)) < 0.05
+    given = frame[["kind"]]
+    drawn, other = (of.sample(20, given=given, random_state=0) for of in (model, there))
+    assert (drawn["kind"].array == given["kind"].repeat(20).array).all() and (drawn.dtypes == frame.dtypes).all()
+    assert abs(drawn["size"].mean() - other["size"].mean()) < 0.1
+    assert not model.impute(frame).isna().any().any()
+    partly = model.sample(5, given={"kind": "b", "is_odd": True}, random_state=0)
+    assert partly["is_odd"].all()
+    chains = model.set_params(score_method=AnnealedImportance(20, start="prior"))
+    np.testing.assert_allclose(chains.score_samples(frame), on_processor(chains).score_samples(frame), rtol=1e-3, atol=1e-3)
 
 
 def test_the_bracket_of_a_likelihood_closes():
@@ -180,7 +199,7 @@ def test_a_search_fused_on_the_device_gives_the_scores_of_the_serial_one():
 
 
 def test_groups_that_cannot_share_a_step_take_turns_on_the_device():
-    X, grid = table_for(Gaussian(), n_rows=120), {"activation": ["tanh", "relu", "gelu", "softplus"], "n_components": [1, 2]}
+    X, grid = table_for(Gaussian(), n_rows=120), {"activation": ["tanh", "relu", "gelu", "silu"], "n_components": [1, 2]}
     n_threads, scores = torch.get_num_threads(), []
     torch.set_num_threads(4)
     try:
