@@ -170,22 +170,24 @@ def capture(work: Callable[[], None], changed: list[torch.Tensor], random: torch
 
     `changed` are the tensors that the work changes in place; they and the stream of random numbers are as before when this
     returns. Raises a RuntimeError where the work cannot be recorded. Other threads may compute on the device meanwhile, but
-    record only in turn, because recording begins with waiting for the device, which must not be recording for another thread.
+    record only in turn: torch deals out the same few streams again and again, and waiting for a stream, or for the device,
+    which is recording for another thread ends that recording.
     """
-    before, random_before = [tensor.clone() for tensor in changed], random.get_state()
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    graph.register_generator_state(random)
-    try:
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # libraries set themselves up in the first calls
+    with _one_recording:
+        before, random_before = [tensor.clone() for tensor in changed], random.get_state()
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        graph.register_generator_state(random)
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # libraries set themselves up in the first calls
+                    work()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 work()
-        torch.cuda.current_stream().wait_stream(stream)
-        with _one_recording, torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            work()
-    finally:
-        torch.cuda.current_stream().wait_stream(stream)
-        for tensor, kept in zip(changed, before):
-            tensor.copy_(kept)
-        random.set_state(random_before)
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)
+            for tensor, kept in zip(changed, before):
+                tensor.copy_(kept)
+            random.set_state(random_before)
     return graph.replay

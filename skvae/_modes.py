@@ -90,6 +90,15 @@ def _of_prior(model: Model, params: Params, z: Tensor, x: Tensor) -> tuple[Tenso
 
 
 def _inverse(precision: Tensor) -> Tensor:
-    """Return the inverse of matrices with the same axes, whose eigenvalues are positive."""
-    values, axes = torch.linalg.eigh(((precision + precision.mT) / 2).nan_to_num())
-    return (axes / values.abs().clamp(min=_FLATTEST)[..., None, :]) @ axes.mT
+    """Return the inverse of matrices with the same axes, whose eigenvalues are positive.
+
+    Axes are found only where they are needed, on the processor: a graphics card takes up to a megabyte for each small matrix.
+    """
+    precision = ((precision + precision.mT) / 2).nan_to_num()
+    flattest = _FLATTEST * torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    is_other = torch.linalg.cholesky_ex(precision - flattest).info != 0
+    inverse = torch.linalg.inv_ex(precision).inverse
+    if is_other.any():
+        values, axes = torch.linalg.eigh(precision[is_other].cpu())
+        inverse[is_other] = ((axes / values.abs().clamp(min=_FLATTEST)[..., None, :]) @ axes.mT).to(precision.device)
+    return inverse

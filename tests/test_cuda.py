@@ -162,6 +162,8 @@ def test_what_a_table_with_holes_and_categories_asks_for():
     drawn = model.sample(50, given={"kind": "b"}, random_state=0)
     assert (drawn["kind"] == "b").all() and list(drawn) == list(frame)
     assert len(model.multiple_impute(frame.head(20), 2, random_state=0)) == 2
+    low, high = model.predictive_interval(frame, n_draws=60)
+    assert (low["size"] < high["size"]).all()
 
 
 @pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(4), VampPrior(4)], ids=repr)

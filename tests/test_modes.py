@@ -6,7 +6,7 @@ import torch
 from test_conditional import CENTRE, LOADINGS, SCALE, linear_model, mixed_model, rows
 
 from skvae._batch import Batch
-from skvae._modes import climb
+from skvae._modes import _inverse, climb
 from skvae.posteriors import Normal
 from skvae.priors import MixtureOfNormals, StandardNormal
 
@@ -50,3 +50,14 @@ def test_a_climb_never_leads_down():
     before, after = (climb(model, params, Batch(x), start, n).value for n in (0, 3))
     assert (after >= before).all()
     assert (after > before).any()
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_covariances_have_the_axes_of_the_precision_and_no_flat_ones(k):
+    A = torch.randn(40, 3, k, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    precision = A @ A.mT + 0.3 * torch.eye(k)
+    precision[:10] = A[:10] + A[:10].mT  # of either sign
+    precision[10] *= 1e-3
+    values, axes = np.linalg.eigh(precision.numpy())
+    exact = (axes / np.maximum(np.abs(values), 0.25)[..., None, :]) @ axes.swapaxes(-1, -2)
+    np.testing.assert_allclose(_inverse(precision), exact, rtol=1e-9, atol=1e-12)
