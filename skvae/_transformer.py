@@ -44,9 +44,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     condition_on : column, list of columns, mask or callable, default=None
         Columns that are conditions, by name, by number in an array, by a mask with a flag for each column, or by a selector:
-        encoder and decoder read them, and the model is one of the other columns given them, a conditional VAE. Scores are
-        :math:`\log p(x \mid c)`, and `sample` and `inverse_transform` need their values by `given`; what reads rows takes a
-        missing condition as one that tells nothing. They are part of X, so nothing changes in pipelines and searches.
+        encoder, decoder and a prior that is a mixture read them, and the model is one of the other columns given them, a
+        conditional VAE. Scores are :math:`\log p(x \mid c)`, and `sample` and `inverse_transform` need their values by `given`;
+        what reads rows takes a missing condition as one that tells nothing. They are part of X, so nothing changes in pipelines
+        and searches.
 
     hidden_layer_sizes : int or sequence of int, default=(128,)
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the

@@ -48,6 +48,7 @@ class MixtureOfNormals(Prior):
     """A mixture of normal distributions with diagonal covariances, learnt with the model.
 
     Where the data fall into groups, the aggregated posterior does as well, and a single normal prior pulls the groups together.
+    In a model with `condition_on` the weights of the normals depend on the conditions, as those of a logistic regression do.
 
     Parameters
     ----------
