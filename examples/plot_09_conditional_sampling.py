@@ -68,11 +68,11 @@ for question in questions:
 # %%
 # A model on conditions
 # ---------------------
-# Where age, sex and index are always known, they can be conditions: the latents are then about what these three do not
-# tell. The latents of a patient, decoded under another index, say what the model expects of one who is otherwise alike.
+# Where age, sex and index are always known, they can be conditions: under a normal prior the latents are then about what
+# these three do not tell. The latents of a patient, decoded under another index, say what the model expects of one who is otherwise alike.
 
 conditions = ["age", "sex", "bmi"]
-cvae = VAETransformer(n_components=3, condition_on=conditions, random_state=0).fit(X)
+cvae = VAETransformer(n_components=3, condition_on=conditions, prior="normal", random_state=0).fit(X)
 
 patients = X[X["bmi"].between(24, 31)].iloc[[0, 4, 8, 20]]
 latents = cvae.transform(patients)
