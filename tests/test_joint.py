@@ -15,7 +15,7 @@ from skvae._random import generator, normal
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian
 from skvae.likelihoods._mixed import Given, PerColumn
 from skvae.networks import MLP
-from skvae.priors import Laplace, MixtureOfNormals
+from skvae.priors import Laplace, MixtureOfNormals, StandardNormal
 
 
 def latents(*shape, seed=0):
@@ -64,11 +64,12 @@ def test_mixture_as_prior():
     assert_same_slopes(make_model(Gaussian(), prior=MixtureOfNormals(4)), cells_for(Gaussian(), (6, 5), 0), (), (3,))
 
 
-def test_conditions_and_missing_cells():
+@pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(4)], ids=repr)
+def test_conditions_and_missing_cells(prior):
     likelihood = PerColumn((Gaussian(), Given(Categorical(4), 1), Bernoulli()), (2, 1, 2), (0.0,) * 5, (1, 3))
     x = torch.cat([cells_for(kind, (6, d)) for kind, d in ((Gaussian(), 2), (Categorical(4), 1), (Bernoulli(), 2))], -1)
     x[2, [1, 3]] = torch.nan
-    assert_same_slopes(make_model(likelihood, n_columns=5), x, (), (3,))
+    assert_same_slopes(make_model(likelihood, n_columns=5, prior=prior), x, (), (3,))
 
 
 class OtherNetwork(MLP):

@@ -20,7 +20,8 @@ _CELLS = 100_000  # of rows, modes and components that are worked on at once whe
 def mixture_log_prob(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     """Return the log density of a mixture, of each component given those before it.  # (..., k)
 
-    `log_weights` (modes, 1) are normalised, `log_probs` (..., modes, k) the densities of the components in each mode.
+    `log_weights` (modes, 1), or (n, modes, 1) of n rows, are normalised; `log_probs` (..., modes, k) are the densities of the
+    components in each mode.
     """
     so_far = torch.logsumexp(log_weights + log_probs.cumsum(-1), -2)
     return torch.diff(so_far, dim=-1, prepend=torch.zeros_like(so_far[..., :1]))
