@@ -18,6 +18,7 @@ from skvae._reading import array_or_frame
 from skvae._rows import EncodedRows, check_n_samples, seed_of
 from skvae.likelihoods import Bernoulli, Categorical
 
+_MOST_ROWS = 10**8  # that a call draws for several rows of given
 _FEW = 10  # draws of equal weight, below which a sample tells little about p(x'|x)
 _ROWS_PER_DRAW = 0.1  # that are resampled from one pool of latents
 _SIMULATED = 1000  # rows that tell how wide columns of numbers are
@@ -99,6 +100,11 @@ class CellsMixin:
 
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
         known = self._known_cells(given)
+        if min(n_samples, len(known)) > 1 and n_samples * len(known) > _MOST_ROWS:
+            raise ValueError(
+                f"n_samples={n_samples} is for every row of given, of which there are {len(known)}: that makes "
+                f"{n_samples * len(known):,} rows, more than {_MOST_ROWS:,}. For one row each use n_samples=1."
+            )
         self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
         _warn_of_few(ess, n_draws, 4)

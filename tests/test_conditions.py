@@ -125,6 +125,15 @@ def test_groups_of_rows_are_as_frequent_as_the_conditions_say(prior):
         assert np.abs(shares - real).sum() / 2 < 0.08  # the conditions are 0.5 apart
 
 
+def test_as_many_samples_as_rows_are_given_is_a_misunderstanding(fitted):
+    given = pd.concat([frame()[["cultivar"]]] * 100)
+    with pytest.raises(
+        ValueError, match=r"n_samples=17800 is for every row of given, .* makes 316,840,000 rows.* n_samples=1\."
+    ):
+        fitted.sample(len(given), given=given)
+    assert len(fitted.sample(1, given=given, random_state=0)) == len(given)
+
+
 def test_rows_of_conditions_alone_are_drawn_at_once(fitted):
     given = frame()[["cultivar"]]
     drawn, ess = fitted.sample(3, given=given, random_state=0, return_ess=True)
