@@ -69,7 +69,8 @@ for question in questions:
 # A model on conditions
 # ---------------------
 # Where age, sex and index are always known, they can be conditions: under a normal prior the latents are then about what
-# these three do not tell. The latents of a patient, decoded under another index, say what the model expects of one who is otherwise alike.
+# these three do not tell. The latents of a patient, decoded under another index, say what the model expects of one who is
+# otherwise alike.
 
 conditions = ["age", "sex", "bmi"]
 cvae = VAETransformer(n_components=3, condition_on=conditions, prior="normal", random_state=0).fit(X)

@@ -52,7 +52,8 @@ class CellsMixin:
             refused: a broken number in one of whole numbers, or a category that no training row had.
 
         n_draws : int, default=1000
-            Number of weighted latents, for every hundred rows that they give. Only used with `given`.
+            Number of weighted latents, for every hundred rows that they give. Only used for rows of which cells are given
+            that are no conditions.
 
         return_ess : bool, default=False
             Whether to return the effective sample sizes as well. Only with `given`.
@@ -66,7 +67,8 @@ class CellsMixin:
             :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
 
         ess : ndarray of shape (n_rows,)
-            As how many draws of :math:`p(z \mid x_g)` the `n_draws` latents count. Only returned if `return_ess` is True.
+            As how many draws of :math:`p(z \mid x_g)` the `n_draws` latents count; all of them where nothing is weighed. Only
+            returned if `return_ess` is True.
 
         Warns
         -----
@@ -100,6 +102,8 @@ class CellsMixin:
 
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
         known = self._known_cells(given)
+        if not len(known):
+            raise ValueError("given has no rows. Leave it out to draw rows of any kind.")
         if min(n_samples, len(known)) > 1 and n_samples * len(known) > _MOST_ROWS:
             raise ValueError(
                 f"n_samples={n_samples} is for every row of given, of which there are {len(known)}: that makes "
@@ -108,6 +112,7 @@ class CellsMixin:
         self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
         _warn_of_few(ess, n_draws, 4)
+        ess = np.minimum(ess, n_draws)
         table = self._fitted.codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
         return (table, ess) if return_ess else table
 
@@ -423,22 +428,33 @@ class CellsMixin:
         return tables
 
     def _drawn(self, known, n_samples, n_draws, seed, noise, are_unknown=False):
-        """Return rows, n_samples of each, whose missing cells are drawn, and effective sample sizes.  # (m, n, d), (n,)"""
+        """Return rows, n_samples of each, whose missing cells are drawn, and effective sample sizes.  # (m, n, d), (n,)
+
+        Where nothing but conditions is known and holes tell nothing, latents come from the prior, and the size is infinite.
+        """
         n_draws = _checked_n_draws(n_draws)
+        described = np.setdiff1d(self._fitted.codec.order, self._fitted.conditions)
+        is_free = np.isnan(known[:, described]).all(axis=1) & are_unknown
+        cells, ess = np.empty((n_samples, *known.shape)), np.empty(len(known))
+        for chosen, weighs in ((is_free, False), (~is_free, True)):
+            if chosen.any():
+                part = known[chosen], n_samples, n_draws, seed, noise, are_unknown
+                cells[:, chosen], ess[chosen] = self._drawn_rows(*part, weighs)
+        return cells, ess
+
+    def _drawn_rows(self, known, n_samples, n_draws, seed, noise, are_unknown, weighs):
         per_pool = min(n_samples, max(1, int(_ROWS_PER_DRAW * n_draws)))
         n_pools = math.ceil(n_samples / per_pool)
         fitted, params, rows = self._tolerant(np.repeat(known, n_pools, axis=0), are_unknown)
-        if are_unknown and np.isnan(np.delete(known, self._fitted.conditions, axis=1)).all():
-            x = conditional.draws_without_cells(fitted.model, params, rows, seed, per_pool, noise)
-            ess = np.full(len(known), float(n_draws))
-        else:
+        if weighs:
             proposal = Proposal(n_draws, seed, is_common=False)
             x, ess = conditional.draws(fitted.model, params, rows, proposal, per_pool, noise)
             ess = ess.double().cpu().numpy().reshape(len(known), n_pools).mean(axis=1)
+        else:
+            x, ess = conditional.draws_without_cells(fitted.model, params, rows, seed, per_pool, noise), np.inf
         cells = fitted.codec.decode(x, np.float64).reshape(len(known), n_pools * per_pool, -1)[:, :n_samples]
         cells = fitted.codec.settled(cells) if noise else cells
-        cells = np.where(np.isnan(known)[:, None], cells, known[:, None])
-        return cells.swapaxes(0, 1), ess
+        return np.where(np.isnan(known)[:, None], cells, known[:, None]).swapaxes(0, 1), ess
 
     def _known_cells(self, given):
         """Return the cells of rows of which some are given, after a check that the model can heed them."""

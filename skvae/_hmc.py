@@ -50,6 +50,8 @@ def value_and_slope(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         value = log_density(leaf)
+        if not value.requires_grad:  # a density that is the same everywhere
+            return value, torch.zeros_like(z)
         (slope,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), slope
 

@@ -223,7 +223,8 @@ class Model:
         own = self.prior.given(self, params)
         if not self.moves_weights:
             return own
-        assert x is not None
+        if x is None:
+            raise ValueError("The prior of this model depends on conditions: pass the rows x that have them, such as batch.x.")
         return {**own, "log_odds": self.likelihood.given(x) @ params["conditions"]["log_odds"]}
 
     @property

@@ -95,9 +95,10 @@ def _inverse(precision: Tensor) -> Tensor:
     Axes are found only where they are needed, on the processor: a graphics card takes up to a megabyte for each small matrix.
     """
     precision = ((precision + precision.mT) / 2).nan_to_num()
-    flattest = _FLATTEST * torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    is_other = torch.linalg.cholesky_ex(precision - flattest).info != 0
-    inverse = torch.linalg.inv_ex(precision).inverse
+    own = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    is_other = torch.linalg.cholesky_ex(precision - _FLATTEST * own).info != 0
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(precision).L, own.expand_as(precision), upper=False)
+    inverse = half.mT @ half
     if is_other.any():
         values, axes = torch.linalg.eigh(precision[is_other].cpu())
         inverse[is_other] = ((axes / values.abs().clamp(min=_FLATTEST)[..., None, :]) @ axes.mT).to(precision.device)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -415,7 +416,9 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
     .. math:: \frac1N \sum_i \mathrm{KL}(q(z \mid x_i) \,\|\, p(z)) = I(x; z) + \mathrm{KL}(q(z) \,\|\, p(z)).
 
     The information is never above :math:`\log N`: it tells which of the rows a latent belongs to. The other part is what new
-    rows drawn from the prior suffer from. Every draw is compared with every row, so the time grows with :math:`N^2`.
+    rows drawn from the prior suffer from. Where the prior depends on conditions (:ref:`conditional`), :math:`p(z)` is that of
+    each row's, and the other part is less by what the conditions tell about latents, and may be negative. Every draw is
+    compared with every row, so the time grows with :math:`N^2`.
 
     Parameters
     ----------
@@ -521,7 +524,8 @@ def posterior_predictive_check(estimator, X, random_state=None):
     (True, True)
     """
     seed = _seed(_checked_fitted(estimator), random_state)
-    fitted, cells = estimator._fitted, estimator._cells(array_or_frame(X)).astype(np.float64)
+    X = array_or_frame(X)
+    fitted, cells = estimator._fitted, estimator._cells(X.toarray() if issparse(X) else X).astype(np.float64)
     schema = fitted.codec.schema
     is_category = np.array([bool(column.categories) or column.kind in ("categorical", "ordinal") for column in schema])
     names = [column.name for column in schema]

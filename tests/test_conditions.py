@@ -1,5 +1,7 @@
 """Models of some columns given others: what is read, what is scored, and what must be told."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +14,14 @@ from sklearn.preprocessing import FunctionTransformer
 import skvae
 from skvae import VAETransformer
 from skvae._batch import Batch
+from skvae._model import Model, Pieces
+from skvae._random import generator, normal
 from skvae.evaluation import bracket
-from skvae.likelihoods import Gaussian, Mixed
+from skvae.likelihoods import Bernoulli, Gaussian, Mixed
+from skvae.likelihoods._mixed import Given, PerColumn
+from skvae.networks import MLP
+from skvae.objectives import InfoVAE
+from skvae.posteriors import Normal
 from skvae.priors import MixtureOfNormals, VampPrior
 from skvae.solvers import WakeSleep
 
@@ -132,6 +140,51 @@ def test_as_many_samples_as_rows_are_given_is_a_misunderstanding(fitted):
     ):
         fitted.sample(len(given), given=given)
     assert len(fitted.sample(1, given=given, random_state=0)) == len(given)
+
+
+def test_penalties_compare_latents_with_the_prior_of_as_many_rows_as_count():
+    likelihood = PerColumn((Given(Bernoulli(), 1), Gaussian()), (1, 2), (0.0,) * 3, ())
+    network = MLP((4,))
+    pieces = Pieces(network, network, Normal(), MixtureOfNormals(3), likelihood)
+    x = normal((100, 3), generator(0, "rows"), torch.float64)
+    x[:, 0] = torch.arange(100) % 2
+    weight = torch.where(x[:, 0] == 1, 9.0, 1.0).double()
+    seen = []
+
+    class Watched(Model):
+        def sample_prior(self, params, shape, stream, dtype, x=None):
+            seen.append(float(x[:, 0].mean()))
+            return super().sample_prior(params, shape, stream, dtype, x)
+
+    model = Watched(pieces, 3, 2, 0)
+    params = model.unpack(normal((model.layout.size,), generator(0, "params"), torch.float64))
+    for batch in (Batch(x, weight), Batch(x.repeat_interleave(weight.long(), 0))):
+        InfoVAE()(model, params, batch, normal((1, len(batch), 2), generator(0, "e"), torch.float64))
+    np.testing.assert_allclose(seen, [0.9, 0.9], atol=0.005)
+
+
+def test_a_missing_flag_is_neither_of_its_levels():
+    rng = np.random.default_rng(0)
+    flag = rng.integers(2, size=400)
+    X = pd.DataFrame({"flag": flag == 1, "x": 4.0 * flag + rng.normal(size=400), "y": rng.normal(size=400)})
+    vae = quick(condition_on="flag", max_iter=100).fit(X)
+    row = pd.DataFrame({"flag": [False, True, None], "x": 0.0, "y": 0.0})
+    no, yes, unknown = vae.score_samples(row)
+    assert no > unknown + 0.1 > unknown > yes
+
+
+def test_every_row_of_conditions_alone_is_drawn_from_the_prior(fitted):
+    given = frame()[["cultivar", "alcohol"]].iloc[:3]
+    given.loc[given.index[1], "alcohol"] = np.nan
+    drawn, ess = fitted.sample(5, given=given, random_state=0, n_draws=1000, return_ess=True)
+    assert ess[1] == 1000 and (ess[[0, 2]] < 1000).all()
+    alone = fitted.sample(5, given=given.iloc[[1]], random_state=0)
+    pd.testing.assert_frame_equal(drawn.iloc[5:10].reset_index(drop=True), alone.reset_index(drop=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.sample(3, given={"cultivar": "barolo"}, n_draws=5)  # no draw is weighed, so none can count too little
+    with pytest.raises(ValueError, match="given has no rows"):
+        fitted.sample(given=given.iloc[:0])
 
 
 def test_rows_of_conditions_alone_are_drawn_at_once(fitted):

@@ -26,6 +26,12 @@ def test_slope_is_the_gradient():
     assert not value.requires_grad
 
 
+def test_a_density_that_is_the_same_everywhere_has_no_slope():
+    z = normal((3, 2), generator(0, "z"), torch.float64)
+    value, slope = value_and_slope(lambda z: torch.zeros(3, dtype=torch.float64), z)
+    assert value.tolist() == [0.0] * 3 and slope.tolist() == [[0.0] * 2] * 3
+
+
 def test_paths_are_reversible():
     log_density = gaussian(COVARIANCE)
     z, momentum = (normal((7, 3), generator(0, name), F64) for name in ("z", "v"))

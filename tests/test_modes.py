@@ -52,6 +52,13 @@ def test_a_climb_never_leads_down():
     assert (after > before).any()
 
 
+def test_covariances_of_very_unequal_curvatures_have_factors():
+    turns, _ = torch.linalg.qr(torch.randn(200, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    curvatures = torch.where(torch.arange(10) < 5, 1.0, 1e12).to(torch.float64) * torch.linspace(1, 2, 10)
+    covariance = _inverse((turns * curvatures) @ turns.mT)
+    assert (torch.linalg.cholesky_ex(1.2 * covariance + 1e-9 * torch.eye(10)).info == 0).all()
+
+
 @pytest.mark.parametrize("k", [1, 2, 7])
 def test_covariances_have_the_axes_of_the_precision_and_no_flat_ones(k):
     A = torch.randn(40, 3, k, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -10,6 +10,7 @@ from torch import Tensor
 from skvae._constants import constant
 from skvae._settings import StrOptions, resolve
 from skvae.likelihoods._base import Likelihood
+from skvae.likelihoods._bernoulli import Bernoulli
 
 
 class Mixed(Likelihood):
@@ -99,7 +100,7 @@ class Given(Likelihood):
 
     @property
     def filler(self):
-        return self.likelihood.filler
+        return 0.5 if isinstance(self.likelihood, Bernoulli) else self.likelihood.filler  # between both levels of a flag
 
     @property
     def is_whole(self):
@@ -134,7 +135,8 @@ class Given(Likelihood):
         return self.likelihood.n_inputs(n_columns)
 
     def inputs(self, x):
-        return self.likelihood.inputs(x)
+        is_flag = isinstance(self.likelihood, Bernoulli)
+        return self.likelihood.inputs(torch.where(x.isnan(), self.filler, x) if is_flag else x)
 
     def n_given(self, n_columns):
         return self.n_inputs(n_columns)

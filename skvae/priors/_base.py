@@ -61,7 +61,8 @@ class Prior(Settings):
 
         Optional: a prior that has it trains without autograd. All have a leading axis, of models, and `weight` has the shape
         (..., n, 1). Models of fewer components than others in a batch are filled up: with components where z and all parameters
-        are 0, and whose density must be N(0, 1). Parameters have a value per component on the last axis, or one for all.
+        are 0, and whose density must be N(0, 1). Parameters have a value per component on the last axis, or one for all. Where
+        `params` has `log_odds`, so have the derivatives, of shape (..., n, n_weights).
         """
         raise NotImplementedError
 
