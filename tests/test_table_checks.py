@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 from scipy.stats import ks_2samp
 from scipy.stats.contingency import association
 from sklearn.datasets import load_diabetes
@@ -273,3 +273,10 @@ def test_figure_from_estimator_is_one_new_figure():
 def test_figure_needs_three_axes(comparison):
     with pytest.raises(ValueError, match="three Axes"):
         TableCheckDisplay.from_comparison(comparison, axes=[Figure().subplots()])
+
+
+def test_a_model_of_sparse_rows_is_checked_as_of_whole_ones():
+    X = np.random.default_rng(0).poisson(0.5, size=(200, 4)).astype(float)
+    vae = VAETransformer(2, likelihood="poisson", max_iter=20, random_state=0).fit(X)
+    checks = [posterior_predictive_check(vae, rows, random_state=0) for rows in (X, sparse.csr_array(X))]
+    np.testing.assert_array_equal(checks[0].distances, checks[1].distances)
