@@ -66,6 +66,13 @@ class Batch:
         """Return rows `start` to `stop` without a copy."""
         return self._map(lambda t: t[start:stop])
 
+    def repeated(self, n_rows: int) -> Tensor:
+        """Return so many rows in their order, each as often as its weight says.  # (n_rows, d)"""
+        weight = self.x.new_ones(len(self)) if self.weight is None else self.weight
+        reached = weight.double().cumsum(0)
+        places = torch.arange(0.5, n_rows, device=self.device, dtype=torch.float64) * (reached[-1] / n_rows)
+        return self.x[torch.searchsorted(reached, places)]
+
     def pad(self, n_rows: int) -> "Batch":
         """Return the rows followed by `n_rows` rows of zeros."""
         return self._map(lambda t: torch.cat([t, t.new_zeros((n_rows, *t.shape[1:]))]))

@@ -12,7 +12,7 @@ from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._model import Model, Params
 from skvae._modes import climb
-from skvae._random import generator, matched_normal, normal, uniform
+from skvae._random import choices, generator, matched_normal, normal, uniform
 
 _MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
 _MOST_STAGES = 10  # in which latents are drawn, each closer to where the weights of those before say
@@ -337,9 +337,8 @@ def _drawn(model: Model, params: Params, batch: Batch, eta: Tensor, stream: torc
 
 def _resampled(pool: Pool, n_samples: int, stream: torch.Generator) -> Tensor:
     """Return the outputs of latents that are drawn by their weights.  # (m, n, n_outputs)"""
-    reached = pool.log_w.softmax(0).mT.cumsum(-1).contiguous()  # (n, s)
-    drawn = uniform((len(reached), n_samples), stream, reached.dtype) * reached[:, -1:]
-    chosen = torch.searchsorted(reached, drawn, right=True).clamp(max=reached.shape[-1] - 1).mT  # (m, n)
+    weights = pool.log_w.softmax(0).mT  # (n, s)
+    chosen = choices(weights, uniform((len(weights), n_samples), stream, weights.dtype)).mT  # (m, n)
     return pool.eta.gather(0, chosen[..., None].expand(-1, -1, pool.eta.shape[-1]))
 
 

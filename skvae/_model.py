@@ -89,7 +89,7 @@ class Model:
         self._encoder_sizes = (n_inputs, self.posterior.n_outputs(n_components), derived_seed(seed, "encoder"))
         self.n_given = self.likelihood.n_given(n_columns)
         self.moves_weights = self.n_given > 0 and self.prior.n_weights > 0
-        of_conditions = {"log_odds": (self.n_given, self.prior.n_weights)} if self.moves_weights else {}
+        self._of_conditions = {"log_odds": (self.n_given, self.prior.n_weights)} if self.moves_weights else {}
         self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
         self.encoder = pieces.encoder.bind(*self._encoder_sizes)
         self.decoder = pieces.decoder.bind(*self._decoder_sizes)
@@ -99,7 +99,7 @@ class Model:
                 for piece, shapes in (
                     ("encoder", self.encoder.shapes(*self._encoder_sizes)),
                     ("decoder", self.decoder.shapes(*self._decoder_sizes)),
-                    ("conditions", of_conditions),
+                    ("conditions", self._of_conditions),
                     ("prior", self.prior.shapes(n_components, n_inputs)),
                     ("likelihood", self.likelihood.shapes(n_columns)),
                 )
@@ -117,9 +117,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "conditions": {
-                k: torch.zeros(shape, device="cpu") for (p, k), shape in self.layout.shapes.items() if p == "conditions"
-            },
+            "conditions": {name: torch.zeros(shape, device="cpu") for name, shape in self._of_conditions.items()},
             "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }

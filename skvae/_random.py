@@ -65,6 +65,12 @@ def uniform(shape: tuple[int, ...], stream: torch.Generator, dtype: torch.dtype)
     return torch.rand(shape, generator=stream, device=stream.device, dtype=dtype)
 
 
+def choices(weights: Tensor, drawn: Tensor) -> Tensor:
+    """Return which of s things of weights (n, s) uniform numbers (n, m) choose, in every row by its own weights.  # (n, m)"""
+    reached = weights.cumsum(-1).contiguous()
+    return torch.searchsorted(reached, drawn * reached[:, -1:], right=True).clamp(max=reached.shape[-1] - 1)
+
+
 def matched_normal(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Draw normal noise, shared by all rows, whose sample moments are those of N(0, I).  # (s, 1, k)
 

@@ -247,7 +247,8 @@ def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
     """Let likelihood and prior begin where the rows of training data say."""
     params = model.unpack(flat)
     if model.n_columns:
-        _start_likelihood(model, params, _repeated(rows))
+        n_rows = watched_rows(rows.n_columns)
+        _start_likelihood(model, params, rows.x if rows.weight is None else rows.repeated(n_rows))
     model.prior.start_from(params["prior"], model.inputs(rows.x), model.seed)
 
 
@@ -260,16 +261,6 @@ def _start_likelihood(model: Model, params: Params, x: Tensor) -> None:
         value.copy_(torch.where(value.isnan(), before[name], value))
     if outputs is not None:
         model.decoder.set_bias(params["decoder"], torch.where(outputs.isnan(), 0.0, outputs))
-
-
-def _repeated(rows: Batch) -> Tensor:
-    """Return rows as often as their weights say, as many in all as are watched.  # (n, d)"""
-    if rows.weight is None:
-        return rows.x
-    reached = rows.weight.double().cumsum(0)
-    n = watched_rows(rows.n_columns)
-    steps = torch.arange(0.5, n, device=rows.device, dtype=torch.float64)
-    return rows.x[torch.searchsorted(reached, steps * (reached[-1] / n))]
 
 
 def _is_linear_start(init: str, model: Model) -> bool:

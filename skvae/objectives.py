@@ -230,19 +230,12 @@ class InfoVAE(Objective):
         kl = kl_of_rows(model, params, batch, q, z, "auto")
         stream = generator(model.seed, "prior draws", device=z.device)
         shape = (_PRIOR_DRAWS, model.n_components)
-        x = batch.x[_drawn_rows(batch, _PRIOR_DRAWS, stream)] if model.n_given else None  # whose conditions the draws have
+        in_random_order = torch.randperm(_PRIOR_DRAWS, generator=stream, device=stream.device)
+        x = batch.repeated(_PRIOR_DRAWS)[in_random_order] if model.n_given else None  # whose conditions the draws have
         from_prior = model.sample_prior(params, shape, stream, z.dtype, x)
         again = model.posterior.sample(q, noise.roll(1, -2))  # another draw for every row
         mmd = discrepancy(z, from_prior, batch.weight, again).mean(0)
         return log_px.mean(0) - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * mmd
-
-
-def _drawn_rows(batch: Batch, n: int, stream: torch.Generator) -> Tensor:
-    """Return n rows in random order, each as often as its weight says."""
-    weight = batch.x.new_ones(len(batch)) if batch.weight is None else batch.weight
-    reached = weight.double().cumsum(0)
-    places = torch.arange(0.5, n, device=batch.device, dtype=torch.float64) * (reached[-1] / n)
-    return torch.searchsorted(reached, places)[torch.randperm(n, generator=stream, device=stream.device)]
 
 
 def discrepancy(z: Tensor, others: Tensor, repetitions: Tensor | None = None, again: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._constants import constant
-from skvae._random import generator, normal, uniform
+from skvae._random import choices, generator, normal, uniform
 from skvae._settings import Interval
 from skvae.priors._base import Prior
 
@@ -38,11 +38,9 @@ def _draw_modes(params: dict, shape: tuple[int, ...], stream: torch.Generator) -
     weights = _log_weights(params)[..., 0].exp()
     if "log_odds" not in params:
         return torch.multinomial(weights, math.prod(shape), replacement=True, generator=stream).view(shape)
-    reached = weights.cumsum(-1)
-    drawn = uniform(shape, stream, reached.dtype).expand(*shape[:-1], len(reached))
-    places = drawn.reshape(-1, len(reached)).mT.contiguous() * reached[:, -1:]
-    modes = torch.searchsorted(reached, places, right=True).clamp(max=reached.shape[-1] - 1)
-    return modes.mT.reshape(drawn.shape)
+    n = len(weights)
+    drawn = uniform(shape, stream, weights.dtype).expand(*shape[:-1], n)
+    return choices(weights, drawn.reshape(-1, n).mT.contiguous()).mT.reshape(drawn.shape)
 
 
 class MixtureOfNormals(Prior):
