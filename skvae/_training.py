@@ -36,6 +36,7 @@ _FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
 _REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least,
 _REPORTED_FLOPS = 1e11  # and as many as make moments exact, if that is not more work
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
+_MEASURED_SHARE = 0.1  # of the work of training, that a measurement on training rows may take
 _UPDATES_PER_EVALUATION = 50
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
@@ -97,6 +98,7 @@ class Split:
     total_weight: float
     data_hash: int
     watched_weight: float  # how often a watched row occurs whose weight is one
+    watches_training: bool  # whether the watched rows are training rows
 
 
 def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
@@ -125,7 +127,7 @@ def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, de
     )
     train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
     watched = watched if n_validation else train.head(watched_rows(fitted.codec.n_columns))
-    return Split(train, watched, total, survey.data_hash, float(survey.held.weight.mean()))
+    return Split(train, watched, total, survey.data_hash, float(survey.held.weight.mean()), not n_validation)
 
 
 def _n_validation(recipe: Recipe, n: int, n_columns: int, one_epoch: bool) -> int:
@@ -164,6 +166,7 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
         float(weight[trains].sum()),
         data_hash,
         float(weight.max()),
+        not n_validation,
     )
 
 
@@ -189,10 +192,20 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,
         n_iter_no_change=recipe.n_iter_no_change,
-        evaluate_every=max(1, round(_UPDATES_PER_EVALUATION / recipe.solver.n_updates * batch_size / n)),
+        evaluate_every=_epochs_between_measurements(recipe, fitted.model, split, batch_size),
         max_time=recipe.max_time,
         matmul_precision=recipe.matmul_precision,
     )
+
+
+def _epochs_between_measurements(recipe: Recipe, model: Model, split: Split, batch_size: int) -> int:
+    """Return after how many epochs training is measured: about fifty updates, or until it is little work on training rows."""
+    n_rows = len(split.train)
+    epochs = round(_UPDATES_PER_EVALUATION / recipe.solver.n_updates * batch_size / n_rows)
+    if split.watches_training:
+        trained, measured = 6 * n_rows, len(split.watched) * (1 + _n_watched_draws(model, split))  # rows through half a model
+        epochs = max(epochs, round(measured / (_MEASURED_SHARE * trained)))
+    return max(1, epochs)
 
 
 def earlier_training(fitted: Fitted, split: Split) -> Training | None:
@@ -281,6 +294,11 @@ def _n_draws(model: Model, fewest: int, limit: float = math.inf) -> int:
     return max(2, int(min(max(fewest, 2 * model.n_noise), limit, room)) // 2 * 2)
 
 
+def _n_watched_draws(model: Model, split: Split) -> int:
+    """Return the number of draws per row by which training is judged."""
+    return _n_draws(model, _FEWEST_WATCHED_DRAWS, _WATCHED_DRAWS // len(split.watched))
+
+
 class Run:
     """One training of one state: runs to its end, and can tell at any epoch what it would end with."""
 
@@ -289,7 +307,7 @@ class Run:
         model, device = fitted.model, split.train.device
         progress = start_progress(fitted, split, recipe, so_far, one_epoch)
         params, best, slots = start_state(fitted, split, recipe, one_epoch)
-        draws = _n_draws(model, _FEWEST_WATCHED_DRAWS, _WATCHED_DRAWS // len(split.watched))
+        draws = _n_watched_draws(model, split)
         self.trainee = Trainee(
             Problem(
                 model,
