@@ -239,7 +239,9 @@ class PosteriorDensity(MarginalLikelihood):
 
     n_moves : int, default=30
         Moves of a chain before its draw; in the first half the row's step size is tuned. More where the posterior is far from
-        :math:`q(z \mid x)`: a chain that has not arrived shows as an effective sample size near one.
+        :math:`q(z \mid x)`: a chain that has not arrived shows as an effective sample size near one. Chains do not cross from
+        one mode of the posterior to another, and where they start in the wrong ones the estimate is too low: see
+        `AnnealedImportance(start="prior")`.
 
     References
     ----------

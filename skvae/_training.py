@@ -37,6 +37,7 @@ _REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at l
 _REPORTED_FLOPS = 1e11  # and as many as make moments exact, if that is not more work
 _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _MEASURED_SHARE = 0.1  # of the work of training, that a measurement on training rows may take
+_FEWEST_MEASUREMENTS = 40  # during the default budget, whatever they cost: step sizes are lowered by them
 _UPDATES_PER_EVALUATION = 50
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
@@ -204,7 +205,8 @@ def _epochs_between_measurements(recipe: Recipe, model: Model, split: Split, bat
     epochs = round(_UPDATES_PER_EVALUATION / recipe.solver.n_updates * batch_size / n_rows)
     if split.watches_training:
         trained, measured = 6 * n_rows, len(split.watched) * (1 + _n_watched_draws(model, split))  # rows through half a model
-        epochs = max(epochs, round(measured / (_MEASURED_SHARE * trained)))
+        most = default_max_iter(n_rows, batch_size) // _FEWEST_MEASUREMENTS
+        epochs = max(epochs, min(round(measured / (_MEASURED_SHARE * trained)), most))
     return max(1, epochs)
 
 
