@@ -201,10 +201,11 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
 
 def _epochs_between_measurements(recipe: Recipe, model: Model, split: Split, batch_size: int) -> int:
     """Return after how many epochs training is measured: about fifty updates, or until it is little work on training rows."""
-    n_rows = len(split.train)
-    epochs = round(_UPDATES_PER_EVALUATION / recipe.solver.n_updates * batch_size / n_rows)
+    n_rows, n_updates = len(split.train), recipe.solver.n_updates
+    epochs = round(_UPDATES_PER_EVALUATION / n_updates * batch_size / n_rows)
     if split.watches_training:
-        trained, measured = 6 * n_rows, len(split.watched) * (1 + _n_watched_draws(model, split))  # rows through half a model
+        trained = 6 * n_updates * n_rows  # rows through half a model
+        measured = len(split.watched) * (1 + _n_watched_draws(model, split))
         most = default_max_iter(n_rows, batch_size) // _FEWEST_MEASUREMENTS
         epochs = max(epochs, min(round(measured / (_MEASURED_SHARE * trained)), most))
     return max(1, epochs)
