@@ -117,7 +117,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     n_iter_no_change : int, default=5
         Number of measurements without progress after which the step size is lowered or training ends. There is a measurement
-        about every 50 steps; on training rows (see `early_stopping`) as often as takes about a tenth of the work.
+        about every 50 steps; on training rows (see `early_stopping`) fewer, if they took more than a tenth of the work.
 
     early_stopping : bool or "auto", default="auto"
         Whether training is judged on rows set aside, so that it ends before it overfits. "auto" does so from 50 rows on. False
