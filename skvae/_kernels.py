@@ -36,9 +36,9 @@ and there are no second terms. The encoder turns both into gradients of its weig
 slopes of *minus* the objective, which an optimizer descends.
 
 Models of other widths share a batch: missing units have weights of zero, and as every activation maps 0 to 0 they stay at
-zero, to the last bit. Widths are multiples of a cache line (of half of one for components, as a mean and a log scale of each
-lie in one layer), and functions of single numbers run over whole vectors, because BLAS and torch round a rest in another way:
-so alone or in company, a model gets the same numbers.
+zero, to the last bit. Widths fill cache lines (half of one for components, as a mean and a log scale of each lie in one layer;
+whole vectors for hidden units), and functions of single numbers run over whole vectors, because BLAS and torch round a rest in
+another way: so alone or in company, a model gets the same numbers.
 
 Shapes: `m` models, `n` rows, `s` draws, `r = s * n` rows of the decoder, `d` columns, `k` components.
 """
@@ -61,9 +61,9 @@ from skvae.priors import Prior, StandardNormal
 _LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
 _HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
 _FEWEST_ROWS = 8  # below which products take another way
-_EQUAL_SUMS = 2  # of rows, by a product with ones; that with a single row of ones adds up in an order that depends on widths
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
+NETWORKS = ("encoder", "decoder")
 
 
 # --- which models, and how their parameters lie ----------------------------------------------------------------------
@@ -115,7 +115,7 @@ def structure(model: Model, objective: Objective) -> tuple:
 
 def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
-    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in ("encoder", "decoder"))
+    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in NETWORKS)
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
     n_components = _filled(max(model.n_components for model in models), _HALF_LINE)
     return Model(pieces, models[0].n_columns, n_components, models[0].seed)
@@ -129,7 +129,7 @@ def in_units_of(models: Sequence[Model], wide: Model) -> Model:
 
 
 def _widened(networks: list[MLP]) -> MLP:
-    widths = [_filled(max(same_layer), _LINE) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    widths = [_filled(max(same_layer), _VECTOR) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
     return MLP(tuple(widths), activation=networks[0].activation, skip=networks[0].skip)
 
 
@@ -139,7 +139,10 @@ def _filled(n: int, unit: int) -> int:
 
 
 def aligned_layout(wide: Model) -> Layout:
-    """Return the layout of a widened model: columns fill lines, conditions half lines, and parameters begin on vectors."""
+    """Return the layout of a widened model: columns fill lines, conditions half lines, and parameters begin on vectors.
+
+    Biases follow their weights at once.
+    """
     to_columns = _parameters_of_output(wide.decoder)
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():
@@ -149,7 +152,7 @@ def aligned_layout(wide: Model) -> Layout:
         if piece == "conditions":
             n_rows, n_columns = _filled(n_rows, _HALF_LINE), _filled(n_columns, _LINE)
         shapes[piece, name] = n_rows, n_columns
-    return Layout(shapes, _VECTOR)
+    return Layout(shapes, _VECTOR, attached={(piece, name) for piece, name in shapes if name.startswith("bias")})
 
 
 def _parameters_of_output(network: MLP) -> set[str]:
@@ -184,120 +187,123 @@ def padded_rows(n_rows: int) -> int:
 Call = Callable[[], object]
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Call:
-    """Return what writes x @ weight + bias."""
-    return partial(torch.baddbmm, bias, x, weight, out=out)
+def affine(x: Tensor, layer: Tensor, out: Tensor) -> Call:
+    """Return what writes x @ weight + bias: x ends in a column of ones, and the layer in the row of its bias.
+
+    One product instead of a product and a sum, and its slope is that of weight and bias.
+    """
+    return partial(torch.bmm, x, layer, out=out)
 
 
-def weight_slope(x: Tensor, delta: Tensor, out: Tensor) -> Call:
-    """Return what writes the slope of an affine map's weight: every row adds the outer product of its input and its `delta`."""
+def affine_slope(x: Tensor, delta: Tensor, out: Tensor) -> Call:
+    """Return what writes the slope of a layer: every row adds the outer product of its input and its `delta`."""
     return partial(torch.bmm, x.mT, delta, out=out)
 
 
-def bias_slope(ones: Tensor, delta: Tensor, out: Tensor) -> Call:
-    """Return what writes the sum of `delta` over rows, the slope of a bias, into every row of `out`."""
-    return partial(torch.bmm, ones, delta, out=out)
+def affine_delta(delta: Tensor, layer: Tensor, out: Tensor) -> Call:
+    """Return what writes the slope by the input of a layer, without its column of ones."""
+    return partial(torch.bmm, delta, layer[:, : out.shape[-1]].mT, out=out)
 
 
-def affine_delta(delta: Tensor, weight: Tensor, out: Tensor) -> Call:
-    """Return what writes the slope by the input of an affine map."""
-    return partial(torch.bmm, delta, weight.mT, out=out)
+def with_ones(m: int, n: int, width: int, like: Tensor) -> Tensor:
+    """Return zeros for n rows of m models, which end in a column of ones and begin on half lines.  # (m, n, width + 1)"""
+    rows = like.new_zeros((m, n, _filled(width + 1, _HALF_LINE)))[..., : width + 1]
+    rows[..., width] = 1.0
+    return rows
 
 
 class Activation(NamedTuple):
     """The calls of a function of single numbers that maps 0 to 0, and those that take slopes back to its input, in place."""
 
-    forward: Callable[[Tensor, Tensor], list[Call]]  # (x, out)
-    backward: Callable[[Tensor, Tensor], list[Call]]  # (delta, x or f(x)), both of which may be overwritten
-    of_output: bool  # whether `backward` needs f(x), which may then overwrite x
+    forward: Callable[[Tensor, Tensor], list[Call]]  # (x, out), of which x may be overwritten
+    backward: Callable[[Tensor, Tensor], list[Call]]  # (delta, x as `forward` left it)
 
 
 _aten = torch.ops.aten
-_clamp_backward = _aten.hardtanh_backward.grad_input
+_clamp_backward, _relu_backward = _aten.hardtanh_backward.grad_input, _aten.threshold_backward.grad_input
 _tanh_backward, _silu_backward, _gelu_backward = (
     getattr(_aten, f"{name}_backward").grad_input for name in ("tanh", "silu", "gelu")
 )
 _silu, _gelu = (getattr(torch._C._nn, name) for name in ("silu", "gelu"))  # of torch.nn.functional, with an argument `out`
 
+
+def _gelu_by_copy(x: Tensor, out: Tensor) -> list[Call]:
+    """Return calls whose function fills whole vectors: `out` has gaps, at which it would be another one and slower."""
+    whole = torch.empty_like(x)
+    return [partial(_gelu, x, out=whole), partial(out.copy_, whole)]
+
+
 ACTIVATIONS = {
-    "relu": Activation(lambda x, out: [x.relu_], lambda delta, y: [y.sign_, partial(delta.mul_, y)], of_output=True),
+    "relu": Activation(
+        lambda x, out: [partial(torch.clamp_min, x, 0.0, out=out)],
+        lambda delta, x: [partial(_relu_backward, delta, x, 0, grad_input=delta)],
+    ),
     "tanh": Activation(
-        lambda x, out: [x.tanh_],
+        lambda x, out: [x.tanh_, partial(out.copy_, x)],
         lambda delta, y: [partial(_tanh_backward, delta, y, grad_input=delta)],
-        of_output=True,
     ),
     "silu": Activation(
         lambda x, out: [partial(_silu, x, out=out)],
         lambda delta, x: [partial(_silu_backward, delta, x, grad_input=delta)],
-        of_output=False,
     ),
-    "gelu": Activation(
-        lambda x, out: [partial(_gelu, x, out=out)],
-        lambda delta, x: [partial(_gelu_backward, delta, x, grad_input=delta)],
-        of_output=False,
-    ),
-    "identity": Activation(lambda x, out: [], lambda delta, y: [], of_output=True),
+    "gelu": Activation(_gelu_by_copy, lambda delta, x: [partial(_gelu_backward, delta, x, grad_input=delta)]),
+    "identity": Activation(lambda x, out: [partial(out.copy_, x)], lambda delta, x: []),
 }
 
 
 class Network:
-    """An MLP bound to its parameters and to buffers for `n` rows.
+    """An MLP bound to its layers, to the rows that it reads, which end in a column of ones, and to buffers for what follows.
 
-    All that does not depend on where the rows are is a list of calls that is put together once: finding their arguments anew
-    takes a small step as long as a third of its products.
+    All it does is a list of calls that is put together once: finding their arguments anew takes a small step as long as a third
+    of its products.
     """
 
-    def __init__(self, network: MLP, params: dict[str, Tensor], n: int):
-        self.params, self.activation = params, ACTIVATIONS[network.activation]
-        self.first, self.skip = (params["bias0"], params["weight0"]), params.get("skip")
-        biases = [params[f"bias{i}"] for i in range(network.n_hidden() + 1)]
-        *sums, self.out = self.sums = [bias.new_zeros((len(bias), n, bias.shape[-1])) for bias in biases]
-        self.hidden = sums if self.activation.of_output else [torch.zeros_like(total) for total in sums]
+    def __init__(self, network: MLP, params: dict[str, Tensor], x: Tensor):
+        self.layers = [params[f"layer{i}"] for i in range(network.n_hidden() + 1)]
+        self.skip, self.activation = params.get("skip"), ACTIVATIONS[network.activation]
+        m, n, _ = x.shape
+        self.sums = [x.new_zeros((m, n, layer.shape[-1])) for layer in self.layers]
+        self.inputs = [x, *(with_ones(m, n, total.shape[-1], x) for total in self.sums[:-1])]  # of the layers
+        *_, self.out = self.sums
         self.upwards: list[Call] = []
         self.downwards: list[Call] = []
-        for i, hidden in enumerate(self.hidden):
-            self.upwards += self.activation.forward(sums[i], hidden)
-            self.upwards.append(affine(hidden, params[f"weight{i + 1}"], biases[i + 1], self.sums[i + 1]))
+        for i, (layer, total) in enumerate(zip(self.layers, self.sums)):
+            if i:
+                self.upwards += self.activation.forward(self.sums[i - 1], self.inputs[i][..., :-1])
+            self.upwards.append(affine(self.inputs[i], layer, total))
+        if self.skip is not None:
+            self.upwards.append(partial(self.out.baddbmm_, x[..., :-1], self.skip))
 
     def learn(self, slopes: dict[str, Tensor], delta: Tensor, x_delta: Tensor | None = None) -> None:
-        """Let `backward` write the slopes of all parameters, and those by x, from the slopes `delta` by the output.
+        """Let `backward` write the slopes of all layers, and those by x, from the slopes `delta` by the output.
 
         Without slopes, those by x alone.
         """
-        n_equal = slopes["bias0"].shape[1] if slopes else 0  # slopes of a bias come in equal rows
-        ones, calls, above = delta.new_ones((len(delta), n_equal, delta.shape[1])), self.downwards, delta
-        for i in reversed(range(1, len(self.sums))):
-            hidden, below = self.hidden[i - 1], torch.zeros_like(self.hidden[i - 1])
+        calls, above = self.downwards, delta
+        for i in reversed(range(len(self.layers))):
             if slopes:
-                calls.append(weight_slope(hidden, above, slopes[f"weight{i}"]))
-                calls.append(bias_slope(ones, above, slopes[f"bias{i}"]))
-            calls.append(affine_delta(above, self.params[f"weight{i}"], below))
-            calls += self.activation.backward(below, hidden if self.activation.of_output else self.sums[i - 1])
-            above = below
-        if slopes:
-            calls.append(bias_slope(ones, above, slopes["bias0"]))
+                calls.append(affine_slope(self.inputs[i], above, slopes[f"layer{i}"]))
+            if i:
+                below = torch.zeros_like(self.sums[i - 1])
+                calls.append(affine_delta(above, self.layers[i], below))
+                calls += self.activation.backward(below, self.sums[i - 1])
+                above = below
         if x_delta is not None:
-            calls.append(affine_delta(above, self.params["weight0"], x_delta))
+            calls.append(affine_delta(above, self.layers[0], x_delta))
             if self.skip is not None:
                 calls.append(partial(x_delta.baddbmm_, delta, self.skip.mT))
-        self.of_first, self.of_skip = (above, slopes.get("weight0")), (delta, slopes.get("skip"))
+        if "skip" in slopes:
+            calls.append(partial(torch.bmm, self.inputs[0][..., :-1].mT, delta, out=slopes["skip"]))
 
-    def forward(self, x: Tensor) -> None:
-        """Map x (m, n, n_in) to `out` (m, n, n_out)."""
-        bias, weight = self.first
-        torch.baddbmm(bias, x, weight, out=self.sums[0])
+    def forward(self) -> None:
+        """Map the rows to `out` (m, n, n_out)."""
         for call in self.upwards:
             call()
-        if self.skip is not None:
-            self.out.baddbmm_(x, self.skip)
 
-    def backward(self, x: Tensor) -> None:
+    def backward(self) -> None:
         """Write the slopes, after `forward`; see `learn`."""
         for call in self.downwards:
             call()
-        for delta, slope in (self.of_first, self.of_skip):
-            if slope is not None:
-                torch.bmm(x.mT, delta, out=slope)
 
 
 # --- the bound -------------------------------------------------------------------------------------------------------
@@ -308,26 +314,30 @@ class Kernel:
 
     def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
         self.model, self.likelihood, self.params = wide, wide.likelihood, params["likelihood"]
+        params = _by_layers(params)
         s, n, k = n_samples, n_rows, wide.n_components
-        drafts, self.sources, self.targets = _drafts(slopes or {})
-        slopes_of = {piece: drafts.get(piece, {}) for piece in params}
+        slopes_of, self.sources, self.targets = _drafts(_by_layers(slopes) if slopes else {piece: {} for piece in params})
         self.slopes = slopes_of["likelihood"]
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         self.prior_slopes = slopes_of.get("prior", {})
-        like = params["encoder"]["weight0"]
+        like = params["encoder"]["layer0"]
         m, new_zeros = len(like), like.new_zeros
         self.one = like.new_ones(())  # a number costs more than a tensor to an operation
         self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
-        self.decoded, self.decoded_delta = (new_zeros((m, s * n, k + _filled(wide.n_given, _HALF_LINE))) for _ in range(2))
-        self.encoder = Network(wide.encoder, params["encoder"], n)
-        self.decoder = Network(wide.decoder, params["decoder"], s * n)
+        encoded, decoded = (
+            with_ones(m, n, like.shape[1] - 1, like),
+            with_ones(m, s * n, k + _filled(wide.n_given, _HALF_LINE), like),
+        )
+        self.inputs, self.decoded_delta = encoded[..., :-1], torch.zeros_like(decoded[..., :-1])
+        self.encoder = Network(wide.encoder, params["encoder"], encoded)
+        self.decoder = Network(wide.decoder, params["decoder"], decoded)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
-        self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
+        self.codes, self.codes_delta = decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
         if wide.n_given:
             self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
-            self.decoded_given = self.decoded[..., k:].unflatten(1, (s, n))
+            self.decoded_given = decoded[..., k:-1].unflatten(1, (s, n))
         if wide.moves_weights:
             self.by_given, self.by_given_slope = params["conditions"]["log_odds"], slopes_of["conditions"].get("log_odds")
             self.log_odds, self.log_odds_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
@@ -342,15 +352,15 @@ class Kernel:
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.inputs = self.model.inputs(x)
-        self.encoder.forward(self.inputs)
+        self.inputs.copy_(self.model.inputs(x))
+        self.encoder.forward()
         self.log_scale.clamp_(*LOG_SCALE_RANGE)
         self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
             self._read_conditions(x)
-        self.decoder.forward(self.decoded)
+        self.decoder.forward()
 
     def _read_conditions(self, x: Tensor) -> None:
         """Let decoder and prior read the conditions of rows."""
@@ -412,7 +422,7 @@ class Kernel:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes[name].copy_(slope)
-        self.decoder.backward(self.decoded)
+        self.decoder.backward()
         if importance is not None and objective.gradient == "doubly_reparameterized":
             self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         elif is_importance_weighted or _samples_kl(self.prior, objective):
@@ -421,7 +431,7 @@ class Kernel:
             w_kl = weight * kl_weight
             self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
         _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
-        self.encoder.backward(self.inputs)
+        self.encoder.backward()
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources)
         return value
@@ -488,40 +498,57 @@ class JointKernel:
         r = self.x.shape[1]
         self.prior, self.prior_params = model.prior, model.of_prior(of_one, self.x)
         self.weight = x.new_ones((1, r, 1))
-        self.decoded, self.decoded_delta = (x.new_zeros((1, r, k + model.n_given)) for _ in range(2))
-        self.codes, self.codes_delta = self.decoded[..., :k], self.decoded_delta[..., :k]
+        decoded, decoded_delta = with_ones(1, r, k + model.n_given, x), x.new_zeros((1, r, k + model.n_given))
+        self.codes, self.codes_delta = decoded[..., :k], decoded_delta[..., :k]
         if model.n_given:
-            self.decoded[..., k:] = model.likelihood.given(self.x)
-        self.decoder = Network(model.decoder, of_one["decoder"], r)
-        self.decoder.learn({}, self.decoder.out, self.decoded_delta)
+            decoded[..., k:-1] = model.likelihood.given(self.x)
+        self.decoder = Network(model.decoder, _layers(of_one["decoder"], lambda *of_layer: torch.cat(of_layer, 1)), decoded)
+        self.decoder.learn({}, self.decoder.out, decoded_delta)
 
     def slope(self, z: Tensor) -> Tensor:
         """Return the slope at latents z, draw by draw.  # both (1, r, k)"""
         self.codes.copy_(z)
-        self.decoder.forward(self.decoded)
+        self.decoder.forward()
         by_eta, _ = self.likelihood.derivative(self.likelihood_params, self.decoder.out, self.x, self.weight)
         if by_eta is not self.decoder.out:
             self.decoder.out.copy_(by_eta)
-        self.decoder.backward(self.decoded)
+        self.decoder.backward()
         by_prior = -z if _is_standard(self.prior) else self.prior.derivative(self.prior_params, z, self.weight)[0]
         return self.codes_delta + by_prior
+
+
+def _by_layers(params: Params) -> Params:
+    """Return the parameters, or their slopes, with weight and bias of each layer as one matrix of the networks."""
+    return {piece: _layers(named, _end_to_end) if piece in NETWORKS else named for piece, named in params.items()}
+
+
+def _layers(named: dict[str, Tensor], joined: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Return the parameters of a network with each layer as one matrix, of which the bias is the last row."""
+    layers = {name: value for name, value in named.items() if name == "skip"}
+    for i in range((len(named) - len(layers)) // 2):
+        layers[f"layer{i}"] = joined(named[f"weight{i}"], named[f"bias{i}"])
+    return layers
+
+
+def _end_to_end(weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the view of a weight (m, n_in, n_out) and the bias that follows it in memory.  # (m, n_in + 1, n_out)"""
+    m, n_in, n_out = weight.shape
+    assert bias.storage_offset() == weight.storage_offset() + n_in * n_out
+    return weight.as_strided((m, n_in + 1, n_out), weight.stride())
 
 
 def _drafts(slopes: Params) -> tuple[Params, list[Tensor], list[Tensor]]:
     """Return where slopes are written, and from which tensors to which they are copied afterwards.
 
-    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side. The slopes
-    of biases are written there in several equal rows, of which the first is copied.
+    On the CPU torch hands the products of several models to BLAS together only where their results lie side by side.
     """
     drafts = {piece: dict(named) for piece, named in slopes.items()}
     sources, targets = [], []
-    for piece, named in drafts.items():
+    for named in drafts.values():
         for name, slope in named.items():
-            m, n_rows, width = slope.shape
-            is_sum = piece in ("encoder", "decoder") and name.startswith("bias")
-            if not slope.is_cuda and (is_sum or not slope.is_contiguous()):
-                named[name] = slope.new_zeros((m, _EQUAL_SUMS if is_sum else n_rows, width))
-                sources.append(named[name][:, :n_rows])
+            if not (slope.is_cuda or slope.is_contiguous()):
+                named[name] = torch.zeros_like(slope, memory_format=torch.contiguous_format)
+                sources.append(named[name])
                 targets.append(slope)
     return drafts, sources, targets
 

@@ -1,7 +1,7 @@
 """The model: the chosen pieces, and the layout of all their parameters in one vector."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,17 +22,20 @@ Params = dict[str, dict[str, Tensor]]
 class Layout:
     """Names and shapes of parameters, each a slice of one flat vector; leading axes of the vector are models.
 
-    Slices begin at multiples of `alignment`, and the size of the vector is one.
+    Slices begin at multiples of `alignment`, of which the size of the vector is one; those `attached` follow without a gap.
     """
 
-    def __init__(self, shapes: dict[tuple[str, str], tuple[int, ...]], alignment: int = 1):
+    def __init__(
+        self, shapes: dict[tuple[str, str], tuple[int, ...]], alignment: int = 1, attached: Collection[tuple[str, str]] = ()
+    ):
         self.shapes = shapes
         self.slices: dict[tuple[str, str], slice] = {}
-        self.size = 0
+        stop = 0
         for name, shape in shapes.items():
-            stop = self.size + math.prod(shape)
-            self.slices[name] = slice(self.size, stop)
-            self.size = stop + -stop % alignment
+            start = stop if name in attached else stop + -stop % alignment
+            stop = start + math.prod(shape)
+            self.slices[name] = slice(start, stop)
+        self.size = stop + -stop % alignment
 
     def views(self, flat: Tensor) -> dict[tuple[str, str], Tensor]:
         """Return every parameter as a view of `flat`: (..., size) -> {(piece, name): (..., *shape)}."""
