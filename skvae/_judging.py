@@ -79,7 +79,7 @@ class Judge:
             self.noise[i, ..., : t.noise.shape[-1]] = t.noise
         self.params = torch.zeros_like(like[: len(trainees)])
         wide = kernels.in_units_of([problem.model for problem in self.problems], wide)
-        self.kernel = kernels.Kernel(wide, nested(layout.views(self.params)), None, self.tile, len(trainees[0].noise))
+        self.kernel = kernels.Kernel(wide, nested(layout.views(self.params)), self.tile, len(trainees[0].noise))
         betas = [getattr(problem.objective, "beta", 1.0) for problem in self.problems]
         self.kl_weight = torch.tensor(betas, dtype=like.dtype, device=like.device).view(-1, 1, 1)
 

@@ -187,6 +187,12 @@ def padded_rows(n_rows: int) -> int:
 Call = Callable[[], object]
 
 
+def run(calls: list[Call]) -> None:
+    """Do what calls do, one after the other."""
+    for call in calls:
+        call()
+
+
 def affine(x: Tensor, layer: Tensor, out: Tensor) -> Call:
     """Return what writes x @ weight + bias: x ends in a column of ones, and the layer in the row of its bias.
 
@@ -297,41 +303,40 @@ class Network:
 
     def forward(self) -> None:
         """Map the rows to `out` (m, n, n_out)."""
-        for call in self.upwards:
-            call()
+        run(self.upwards)
 
     def backward(self) -> None:
         """Write the slopes, after `forward`; see `learn`."""
-        for call in self.downwards:
-            call()
+        run(self.downwards)
 
 
 # --- the bound -------------------------------------------------------------------------------------------------------
 
 
 class Kernel:
-    """The bound of `m` models and its gradient, bound to their parameters and to the shape of a batch."""
+    """The bound of `m` models, bound to their parameters and to the shape of a batch; after `learn`, its gradient as well."""
 
-    def __init__(self, wide: Model, params: Params, slopes: Params | None, n_rows: int, n_samples: int):
+    objective: Objective
+    kl_weight: Tensor
+    slopes: Params
+    mean_delta: Tensor
+    log_scale_delta: Tensor
+
+    def __init__(self, wide: Model, params: Params, n_rows: int, n_samples: int):
         self.model, self.likelihood, self.params = wide, wide.likelihood, params["likelihood"]
-        params = _by_layers(params)
-        s, n, k = n_samples, n_rows, wide.n_components
-        slopes_of, self.sources, self.targets = _drafts(_by_layers(slopes) if slopes else {piece: {} for piece in params})
-        self.slopes = slopes_of["likelihood"]
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
-        self.prior_slopes = slopes_of.get("prior", {})
-        like = params["encoder"]["layer0"]
+        s, n, k = n_samples, n_rows, wide.n_components
+        layers = _by_layers(params)
+        like = layers["encoder"]["layer0"]
         m, new_zeros = len(like), like.new_zeros
-        self.one = like.new_ones(())  # a number costs more than a tensor to an operation
-        self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
-        encoded, decoded = (
-            with_ones(m, n, like.shape[1] - 1, like),
-            with_ones(m, s * n, k + _filled(wide.n_given, _HALF_LINE), like),
-        )
+        encoded = with_ones(m, n, like.shape[1] - 1, like)
+        decoded = with_ones(m, s * n, k + _filled(wide.n_given, _HALF_LINE), like)
+        self.encoder = Network(wide.encoder, layers["encoder"], encoded)
+        self.decoder = Network(wide.decoder, layers["decoder"], decoded)
         self.inputs, self.decoded_delta = encoded[..., :-1], torch.zeros_like(decoded[..., :-1])
-        self.encoder = Network(wide.encoder, params["encoder"], encoded)
-        self.decoder = Network(wide.decoder, params["decoder"], decoded)
         self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
+        self.scale_per_draw = self.scale[:, None]
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         self.codes, self.codes_delta = decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
@@ -339,25 +344,18 @@ class Kernel:
             self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
             self.decoded_given = decoded[..., k:-1].unflatten(1, (s, n))
         if wide.moves_weights:
-            self.by_given, self.by_given_slope = params["conditions"]["log_odds"], slopes_of["conditions"].get("log_odds")
+            self.by_given = params["conditions"]["log_odds"]
             self.log_odds, self.log_odds_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
             self.prior_params = {**self.prior_params, "log_odds": new_zeros((m, s * n, wide.prior.n_weights))}
-        self.mean_per_draw, self.scale_per_draw = self.mean[:, None], self.scale[:, None]
-        self.of_only_draw = (self.z_delta[:, 0], self.spread[:, 0]) if s == 1 else None
-        self.encoder_delta = torch.zeros_like(self.encoder.out)
-        self.mean_delta, self.log_scale_delta = self.encoder_delta.chunk(2, -1)
-        if slopes:
-            self.encoder.learn(slopes_of["encoder"], self.encoder_delta)
-            self.decoder.learn(slopes_of["decoder"], self.decoder.out, self.decoded_delta)
+        clamp = partial(self.log_scale.clamp_, *LOG_SCALE_RANGE)
+        self.encoder.upwards += [clamp, partial(self.scale.copy_, self.log_scale), self.scale.exp_]
+        self.decoder.upwards.insert(0, partial(torch.add, self.mean[:, None], self.spread, out=self.z))
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
         self.inputs.copy_(self.model.inputs(x))
         self.encoder.forward()
-        self.log_scale.clamp_(*LOG_SCALE_RANGE)
-        self.scale.copy_(self.log_scale).exp_()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
-        torch.add(self.mean_per_draw, self.spread, out=self.z)
         if self.model.n_given:
             self._read_conditions(x)
         self.decoder.forward()
@@ -392,7 +390,7 @@ class Kernel:
         return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.codes).view(self.z.shape[:3])
 
     def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:
-        """Return the objective of every row; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
+        """Return an objective of every row, after `forward`; `kl_weight` (m, 1, 1) belongs to the models.  # (m, n)"""
         if not isinstance(objective, ELBO):
             return torch.logsumexp(log_px - self.log_ratio(noise), 1) - math.log(log_px.shape[1])
         if _samples_kl(self.prior, objective):
@@ -402,38 +400,69 @@ class Kernel:
             kl = torch.where((noise != 0).any(1), kl.clamp(min=objective.free_bits), kl)  # a component that fills up has none
         return log_px.mean(1) - kl_weight[..., 0] * kl.sum(-1)
 
-    def gradient(
-        self, objective: Objective, x: Tensor, noise: Tensor, weight: Tensor, kl_weight: Tensor, measured: bool
-    ) -> Tensor | None:
+    def learn(self, objective: Objective, slopes: Params, kl_weight: Tensor) -> None:
+        """Let `gradient` write the slopes of minus an objective; `kl_weight` (m, 1, 1) belongs to the models."""
+        self.objective, self.kl_weight = objective, kl_weight
+        self.is_importance_weighted = not isinstance(objective, ELBO)
+        self.free_bits = getattr(objective, "free_bits", 0)
+        self.has_closed_kl = not self.is_importance_weighted and not _samples_kl(self.prior, objective)
+        self.slopes, sources, targets = _drafts(_by_layers(slopes))
+        delta = torch.zeros_like(self.encoder.out)
+        self.mean_delta, self.log_scale_delta = delta.chunk(2, -1)
+        self.decoder.learn(self.slopes["decoder"], self.decoder.out, self.decoded_delta)
+        self._bind_deltas()
+        clamped = partial(_clamp_backward, self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE)
+        self.encoder.downwards.append(partial(clamped, grad_input=self.log_scale_delta))
+        self.encoder.learn(self.slopes["encoder"], delta)
+        if targets:
+            self.encoder.downwards.append(partial(torch._foreach_copy_, targets, sources))
+
+    def _bind_deltas(self) -> None:
+        """Put the calls together that sum over draws, and those that add the slopes of a KL in closed form."""
+        is_only = self.z.shape[1] == 1
+        self.by_z, self.by_log_scale = (  # (m, n, k) each
+            per_draw[:, 0] if is_only else torch.zeros_like(self.scale) for per_draw in (self.z_delta, self.spread)
+        )
+        self.sums: list[Call] = [partial(self.spread.mul_, self.z_delta)]
+        if not is_only:
+            self.sums.append(partial(torch.sum, self.z_delta, 1, out=self.by_z))
+            self.sums.append(partial(torch.sum, self.spread, 1, out=self.by_log_scale))
+        one = self.scale.new_ones(())  # a number costs more than a tensor to an operation
+        self.weight_of_kl = torch.zeros_like(self.scale if self.free_bits else self.scale[..., :1])
+        self.of_closed_kl: list[Call] = [
+            *self.sums,
+            partial(torch.addcmul, self.by_z, self.mean, self.weight_of_kl, out=self.mean_delta),
+            self.scale.square_,
+            partial(self.scale.sub_, one),
+            partial(torch.addcmul, self.by_log_scale, self.scale, self.weight_of_kl, out=self.log_scale_delta),
+        ]
+
+    def gradient(self, x: Tensor, noise: Tensor, weight: Tensor, measured: bool) -> Tensor | None:
         """Write the slopes of minus the weighted objective; return the weighted objective of each model if `measured`.  # (m,)
 
-        `weight` (m, n, 1) is of the rows, `kl_weight` (m, 1, 1) of the models. A component that only fills up has no noise.
+        `weight` (m, n, 1) is of the rows. A component that only fills up has no noise.
         """
         self.forward(x, noise)
-        is_importance_weighted = not isinstance(objective, ELBO)
-        log_px = self.log_px(x) if measured or is_importance_weighted else None
-        value = None
+        log_px = self.log_px(x) if measured or self.is_importance_weighted else None
+        value = importance = None
         if log_px is not None and measured:
-            value = (self.bound(objective, log_px, noise, kl_weight) * weight[..., 0]).sum(-1)
-        importance = None if log_px is None or not is_importance_weighted else log_px - self.log_ratio(noise)
+            value = (self.bound(self.objective, log_px, noise, self.kl_weight) * weight[..., 0]).sum(-1)
+        if log_px is not None and self.is_importance_weighted:
+            importance = log_px - self.log_ratio(noise)
         w = self._weight_of_draws(weight, importance)  # (m, r, 1)
-        by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, self.z.shape[1]), -w)
+        by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, noise.shape[1]), -w)
         if by_eta is not self.eta:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
-            self.slopes[name].copy_(slope)
+            self.slopes["likelihood"][name].copy_(slope)
         self.decoder.backward()
-        if importance is not None and objective.gradient == "doubly_reparameterized":
-            self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
-        elif is_importance_weighted or _samples_kl(self.prior, objective):
-            self._deltas_by_sampled_kl(w * kl_weight, weight * kl_weight, noise)
+        if self.has_closed_kl:
+            self._deltas_by_closed_kl(weight)
+        elif importance is None or self.objective.gradient == "standard":
+            self._deltas_by_sampled_kl(w * self.kl_weight, weight * self.kl_weight, noise)
         else:
-            w_kl = weight * kl_weight
-            self._deltas_by_closed_kl(w_kl * (self.kl_per_component() > objective.free_bits) if objective.free_bits else w_kl)
-        _clamp_backward(self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=self.log_scale_delta)
+            self._deltas_by_draws(w, torch.softmax(importance, 1), noise)
         self.encoder.backward()
-        if self.targets:
-            torch._foreach_copy_(self.targets, self.sources)
         return value
 
     def _weight_of_draws(self, weight: Tensor, importance: Tensor | None) -> Tensor:
@@ -443,33 +472,30 @@ class Kernel:
             return (weight[:, None, :, 0] * torch.softmax(importance, 1)).flatten(1)[..., None]
         return weight if s == 1 else (weight / s).repeat(1, s, 1)
 
+    def _deltas_by_closed_kl(self, weight: Tensor) -> None:
+        """Write the slopes by mean and log scale; the KL of components within their free bits does not count."""
+        if self.free_bits:
+            torch.mul(weight * self.kl_weight, self.kl_per_component() > self.free_bits, out=self.weight_of_kl)
+        else:
+            torch.mul(weight, self.kl_weight, out=self.weight_of_kl)
+        run(self.of_closed_kl)
+
     def _deltas_by_draws(self, w: Tensor, share: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale through z alone; draws count with w (m, r, 1) times their share (m, s, n)."""
         self._add_deltas_of_prior(w, noise)
         self.codes_delta.mul_(share.flatten(1)[..., None])
         by_log_q = noise / self.scale_per_draw  # (m, s, n, k)
         self.z_delta.sub_(by_log_q.mul_(w.view(*share.shape, 1)).mul_(share[..., None]))
-        by_z, by_log_scale = self._sums_of_draws()
-        self.mean_delta.copy_(by_z)
-        self.log_scale_delta.copy_(by_log_scale)
-
-    def _deltas_by_closed_kl(self, w: Tensor) -> None:
-        """Write the slopes by mean and log scale; the rows' KL counts with w (m, n, 1 or k)."""
-        by_z, by_log_scale = self._sums_of_draws()
-        torch.addcmul(by_z, self.mean, w, out=self.mean_delta)
-        torch.addcmul(by_log_scale, self.scale.square_().sub_(self.one), w, out=self.log_scale_delta)
+        run(self.sums)
+        self.mean_delta.copy_(self.by_z)
+        self.log_scale_delta.copy_(self.by_log_scale)
 
     def _deltas_by_sampled_kl(self, w_draws: Tensor, w: Tensor, noise: Tensor) -> None:
         """Write the slopes by mean and log scale; log q - log p of the draws counts with w_draws (m, r, 1)."""
         self._add_deltas_of_prior(w_draws, noise)
-        by_z, by_log_scale = self._sums_of_draws()
-        self.mean_delta.copy_(by_z)
-        torch.sub(by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
-
-    def _sums_of_draws(self) -> tuple[Tensor, Tensor]:
-        """Return the slopes by z, and those by the log scale that pass through z, summed over the draws.  # (m, n, k) each"""
-        self.spread.mul_(self.z_delta)
-        return self.of_only_draw or (self.z_delta.sum(1), self.spread.sum(1))
+        run(self.sums)
+        self.mean_delta.copy_(self.by_z)
+        torch.sub(self.by_log_scale, w * (noise != 0).any(1), out=self.log_scale_delta)
 
     def _add_deltas_of_prior(self, w: Tensor, noise: Tensor) -> None:
         """Add the slopes of -log p(z) by z, and write those by the prior's parameters; draws count with w (m, r, 1)."""
@@ -481,11 +507,11 @@ class Kernel:
         if self.model.moves_weights:
             by_log_odds = by_params.pop("log_odds").unflatten(1, self.z.shape[1:3]).sum(1)
             self.log_odds_delta[..., : by_log_odds.shape[-1]].copy_(by_log_odds)
-            torch.bmm(self.given.mT, self.log_odds_delta, out=self.by_given_slope)
+            torch.bmm(self.given.mT, self.log_odds_delta, out=self.slopes["conditions"]["log_odds"])
         is_used = (noise != 0).flatten(1, 2).any(1, keepdim=True)  # (m, 1, k); nothing pulls on a component that fills up
         for name, slope in by_params.items():
             of_components = slope.shape[-1] == is_used.shape[-1]
-            self.prior_slopes[name].copy_(slope * is_used if of_components else slope)
+            self.slopes["prior"][name].copy_(slope * is_used if of_components else slope)
 
 
 class JointKernel:

@@ -72,8 +72,8 @@ class AEVB(GradientSolver):
         """Fill the gradient by the closed forms."""
         m, n, _ = batch.x.shape
         key = (m, n, noise.shape[1])
-        kernel, kl_weight = state.reuse("kernel", key, lambda: (_kernel(state, *key), state.kl_weight[:m]))
-        return kernel.gradient(state.problems[0].objective, batch.x, noise, batch.weight.unsqueeze(-1), kl_weight, measured)
+        kernel = state.reuse("kernel", key, lambda: _kernel(state, *key))
+        return kernel.gradient(batch.x, noise, batch.weight.unsqueeze(-1), measured)
 
     def _gradient_by_autograd(self, state, batch, noise, measured, n_rows):
         """Fill the gradient of the only model by reverse-mode differentiation, from all of a batch's `n_rows` or some."""
@@ -91,9 +91,10 @@ class AEVB(GradientSolver):
 
 def _kernel(state: SolverState, m: int, n: int, n_samples: int) -> kernels.Kernel:
     views = state.arrangement.layout.views
-    params, slopes = nested(views(state.params[:m])), nested(views(state.grad[:m]))
     wide = kernels.in_units_of([problem.model for problem in state.problems[:m]], state.arrangement.wide)
-    return kernels.Kernel(wide, params, slopes, n, n_samples)
+    kernel = kernels.Kernel(wide, nested(views(state.params[:m])), n, n_samples)
+    kernel.learn(state.problems[0].objective, nested(views(state.grad[:m])), state.kl_weight[:m])
+    return kernel
 
 
 class _Competitor(GradientSolver):

@@ -51,11 +51,12 @@ def test_a_gradient_is_a_fixed_sequence_of_work_on_the_device(likelihood, prior)
 
     def worker():
         slopes = torch.zeros_like(flat)
-        params = nested(layout.views(flat)), nested(layout.views(slopes))
-        return kernels.Kernel(kernels.widened([model]), *params, 12, 2), slopes
+        kernel = kernels.Kernel(kernels.widened([model]), nested(layout.views(flat)), 12, 2)
+        kernel.learn(objective, nested(layout.views(slopes)), torch.ones((1, 1, 1), dtype=F64))
+        return kernel, slopes
 
     def gradient(kernel, inputs):
-        return kernel.gradient(objective, *inputs, torch.ones((1, 1, 1), dtype=F64), measured=True)
+        return kernel.gradient(*inputs, measured=True)
 
     with torch.inference_mode():
         (kernel, slopes), inputs = worker(), given(0)

@@ -74,9 +74,9 @@ def test_the_closed_forms_give_the_numbers_of_the_processor(objective, prior):
         params, slopes = (torch.zeros((1, layout.size), dtype=F64) for _ in range(2))
         params[0, place] = flat
         params, slopes = params.to(device), slopes.to(device)
-        kernel = kernels.Kernel(wide, nested(layout.views(params)), nested(layout.views(slopes)), n, s)
-        inputs = [t.to(device) for t in (x, noise, weight, torch.ones(1, 1, 1, dtype=F64))]
-        value = kernel.gradient(objective, *inputs, measured=True)
+        kernel = kernels.Kernel(wide, nested(layout.views(params)), n, s)
+        kernel.learn(objective, nested(layout.views(slopes)), torch.ones((1, 1, 1), dtype=F64, device=device))
+        value = kernel.gradient(*(t.to(device) for t in (x, noise, weight)), measured=True)
         found.append((value.cpu(), slopes[0, place.to(device)].cpu()))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
 

@@ -55,9 +55,10 @@ def by_hand(models, objective, flats, x, noise, weight, kl_weight):
     for i, (model, place) in enumerate(zip(models, places)):
         params[i, place] = flats[i]
         padded[i, ..., : model.n_components] = noise[i]
-    kernel = kernels.Kernel(wide, nested(layout.views(params)), nested(layout.views(slopes)), n, objective.n_samples)
+    kernel = kernels.Kernel(wide, nested(layout.views(params)), n, objective.n_samples)
+    kernel.learn(objective, nested(layout.views(slopes)), kl_weight)
     for _ in range(2):  # twice: nothing may be left over from one batch to the next
-        value = kernel.gradient(objective, x, padded, weight[..., None], kl_weight, measured=True)
+        value = kernel.gradient(x, padded, weight[..., None], measured=True)
     inside = torch.zeros_like(slopes, dtype=torch.bool)
     for i, place in enumerate(places):
         inside[i, place] = True
