@@ -334,8 +334,8 @@ class Kernel:
         self.encoder = Network(wide.encoder, layers["encoder"], encoded)
         self.decoder = Network(wide.decoder, layers["decoder"], decoded)
         self.inputs, self.decoded_delta = encoded[..., :-1], torch.zeros_like(decoded[..., :-1])
-        self.mean, self.log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
-        self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, s, n, k))
+        self.mean, log_scale = self.encoder.out.chunk(2, -1)  # (m, n, k)
+        self.log_scale, self.scale, self.spread = new_zeros((m, n, k)), new_zeros((m, n, k)), new_zeros((m, s, n, k))
         self.scale_per_draw = self.scale[:, None]
         self.eta = self.decoder.out[..., : self.likelihood.n_outputs(wide.n_columns)]  # (m, r, n_outputs)
         self.codes, self.codes_delta = decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
@@ -347,8 +347,8 @@ class Kernel:
             self.by_given = params["conditions"]["log_odds"]
             self.log_odds, self.log_odds_delta = (new_zeros((m, n, self.by_given.shape[-1])) for _ in range(2))
             self.prior_params = {**self.prior_params, "log_odds": new_zeros((m, s * n, wide.prior.n_weights))}
-        clamp = partial(self.log_scale.clamp_, *LOG_SCALE_RANGE)
-        self.encoder.upwards += [clamp, partial(self.scale.copy_, self.log_scale), self.scale.exp_]
+        self.encoder.upwards.append(partial(torch.clamp, log_scale, *LOG_SCALE_RANGE, out=self.log_scale))
+        self.encoder.upwards.append(partial(torch.exp, self.log_scale, out=self.scale))
         self.decoder.upwards.insert(0, partial(torch.add, self.mean[:, None], self.spread, out=self.z))
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
@@ -407,12 +407,12 @@ class Kernel:
         self.free_bits = getattr(objective, "free_bits", 0)
         self.has_closed_kl = not self.is_importance_weighted and not _samples_kl(self.prior, objective)
         self.slopes, sources, targets = _drafts(_by_layers(slopes))
-        delta = torch.zeros_like(self.encoder.out)
-        self.mean_delta, self.log_scale_delta = delta.chunk(2, -1)
+        delta, self.log_scale_delta = torch.zeros_like(self.encoder.out), torch.zeros_like(self.log_scale)
+        self.mean_delta, clamped_delta = delta.chunk(2, -1)
         self.decoder.learn(self.slopes["decoder"], self.decoder.out, self.decoded_delta)
         self._bind_deltas()
-        clamped = partial(_clamp_backward, self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE)
-        self.encoder.downwards.append(partial(clamped, grad_input=self.log_scale_delta))
+        clamp = partial(_clamp_backward, self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=clamped_delta)
+        self.encoder.downwards.append(clamp)
         self.encoder.learn(self.slopes["encoder"], delta)
         if targets:
             self.encoder.downwards.append(partial(torch._foreach_copy_, targets, sources))

@@ -62,16 +62,16 @@ class AEVB(GradientSolver):
         return super().fresh_slots(problem, params)
 
     def step(self, state, batch, noise, measured=True):
-        n = batch.x.shape[1]
+        m, n, _ = batch.x.shape
         fill = partial(self._gradient_by_autograd, n_rows=n) if state.arrangement.places is None else self._gradient_by_hand
         value = within_memory(state, n, lambda rows: fill(state, *part_of(batch, noise, rows), measured))
-        self.update(state, batch.x.shape[0])
+        self.update(state, m)
         return value
 
     def _gradient_by_hand(self, state, batch, noise, measured):
         """Fill the gradient by the closed forms."""
-        m, n, _ = batch.x.shape
-        key = (m, n, noise.shape[1])
+        m, s, n, _ = noise.shape
+        key = (m, n, s)
         kernel = state.reuse("kernel", key, lambda: _kernel(state, *key))
         return kernel.gradient(batch.x, noise, batch.weight.unsqueeze(-1), measured)
 
