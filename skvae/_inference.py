@@ -19,8 +19,9 @@ _SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
 _VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
 _TILE_DRAWS = 8192  # row-samples per tile where latents are drawn, if that makes whole vectors
 _CHAINS = 1024  # row-chains per tile where latents move along gradients, if that makes whole vectors
-_DECODED_DRAWS = 1024  # row-samples that are decoded at a time, where they are little work
-_DECODING_FLOPS = 4e8  # work that is worth a call
+_DECODED_DRAWS = 1024  # row-samples that are decoded at a time, unless they are much work,
+_MUCH_FLOPS = 4e8
+_LITTLE_FLOPS = 2.5e7  # or little, which is not worth a call
 _MAX_DECODING_FLOPS = 3e9  # work per decoding, beyond which rows go one by one: alone, a row has no place to depend on
 _MAX_TILE_CELLS = 8_000_000  # cells per call, beyond which rows go one by one as well
 _ROWS_OF_CALL = 1024  # by which it is judged whether a model is worth a graphics card
@@ -112,6 +113,7 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     tile = _tile_of_draws(n_draws, model.n_columns, size)
     rows = min(tile, _rows_per_decoding(n_draws, flops, size))
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
+    noise = noise.expand(-1, tile, -1).contiguous()  # which is faster than short loops over components in every tile
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
         return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
@@ -139,8 +141,8 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
 def _rows_per_decoding(n_draws: int, flops_per_row: float, size: int) -> int:
     """Return how many rows are decoded at a time: enough to be worth a call, few enough to leave the results in the cache."""
     rows = _VECTOR_ROWS // math.gcd(_VECTOR_ROWS, n_draws)  # makes whole vectors of any width
-    limit = size * _VECTOR_ROWS, size * _DECODED_DRAWS, size * _DECODING_FLOPS
-    while rows < limit[0] and rows * n_draws < limit[1] and rows * flops_per_row < limit[2]:
+    draws, much, little = size * _DECODED_DRAWS, size * _MUCH_FLOPS, size * _LITTLE_FLOPS
+    while rows * flops_per_row < little or (rows * n_draws < draws and rows * flops_per_row < much):
         rows *= 2
     return 1 if rows * flops_per_row > size * _MAX_DECODING_FLOPS else rows
 
