@@ -5,6 +5,7 @@ from numbers import Real
 
 import torch
 
+from skvae._constants import constant
 from skvae._random import normal
 from skvae._settings import Interval, StrOptions
 from skvae.likelihoods._base import HALF_LOG_2PI
@@ -119,17 +120,20 @@ class Gaussian(Standardized):
         """Return what `derivative` does for outputs that hold the mean itself."""
         if self.noise == "network":
             return self._derivative_with_network(eta, x, weight), {}
-        residual = torch.sub(x, eta, out=eta)
         if not params:
+            residual = torch.sub(x, eta, out=eta)
             return residual.mul_(weight if self.noise == 1 else weight * self.noise**-2), {}
+        residual = x - eta
         # In double precision, because torch rounds in ways that depend on what else a call has to do.
-        above_floor = 2 * self._RATE * params["log_scale"].double() - 2 * math.log(self.floor)
-        share, precision = above_floor.sigmoid(), (-above_floor).sigmoid() / self.floor**2
-        squares = (residual.square() * weight).sum(-2, keepdim=True, dtype=torch.float64)  # (..., 1, d)
-        by_log_scale = precision * squares - weight.sum(-2, keepdim=True, dtype=torch.float64)
+        log_scale = params["log_scale"]
+        log_floor = constant((2 * math.log(self.floor),), log_scale, torch.float64)
+        share = torch.add(log_floor, log_scale, alpha=-2 * self._RATE).sigmoid_()  # of the floor in the variance
+        precision = (share * constant(self.floor**-2, share)).type_as(eta)
+        by_eta = torch.mul(residual, weight, out=eta).mul_(precision)
+        excess = torch.addcmul(weight, by_eta, residual, value=-1).sum(-2, keepdim=True, dtype=torch.float64)  # (..., 1, d)
         if self.noise == "shared":
-            by_log_scale = by_log_scale.sum(-1, keepdim=True)
-        return residual.mul_(precision.to(eta.dtype)).mul_(weight), {"log_scale": self._RATE * share * by_log_scale}
+            excess = excess.sum(-1, keepdim=True)
+        return by_eta, {"log_scale": torch.add(constant(-self._RATE, share), share, alpha=self._RATE).mul_(excess)}
 
     def _derivative_with_network(self, eta, x, weight):
         mean, log_scale = eta.chunk(2, -1)
