@@ -62,6 +62,7 @@ _LINE = 16  # widths are multiples of it: products with such widths do not depen
 _HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
 _FEWEST_ROWS = 8  # below which products take another way
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
+_FAINTEST = 1e-30  # below which slopes change nothing; products with denormal numbers take up to ten times as long
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 NETWORKS = ("encoder", "decoder")
 
@@ -226,6 +227,7 @@ class Activation(NamedTuple):
 
 
 _aten = torch.ops.aten
+_hardshrink = _aten.hardshrink.out
 _clamp_backward, _relu_backward = _aten.hardtanh_backward.grad_input, _aten.threshold_backward.grad_input
 _tanh_backward, _silu_backward, _gelu_backward = (
     getattr(_aten, f"{name}_backward").grad_input for name in ("tanh", "silu", "gelu")
@@ -451,7 +453,9 @@ class Kernel:
             importance = log_px - self.log_ratio(noise)
         w = self._weight_of_draws(weight, importance)  # (m, r, 1)
         by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, noise.shape[1]), -w)
-        if by_eta is not self.eta:
+        if self.likelihood.slopes_fade:
+            _hardshrink(by_eta, _FAINTEST, out=self.eta)
+        elif by_eta is not self.eta:
             self.eta.copy_(by_eta)
         for name, slope in by_params.items():
             self.slopes["likelihood"][name].copy_(slope)

@@ -33,6 +33,9 @@ class Likelihood(Settings):
         """Whether cells are categories of any kind, which the table codes as whole numbers from 0."""
         return False
 
+    #: whether slopes by outputs may fade away, to denormal numbers in the end
+    slopes_fade: bool = True
+
     #: whether `log_prob`, `derivative` and `start` are to see missing cells, which are NaN, and say what they count
     reads_missing: bool = False
 

@@ -57,6 +57,8 @@ class Gaussian(Standardized):
         "link": [StrOptions({"identity", "logit"})],
     }
 
+    slopes_fade = False
+
     # The parameter is log(sigma) / 2: Adam moves every parameter at the same rate, and the noise has the longest way to go.
     _RATE = 2.0
 

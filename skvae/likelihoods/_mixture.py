@@ -17,6 +17,7 @@ _CELLS = 2**21  # and how many cells, if that leaves the former
 _OFTEN = 0.005  # share of the cells by which a value that stands out occurs more often than its neighbours
 _WIDE_MODES = 3  # at the start, beside those of values that stand out
 _SMALLEST_SHARE = 1e-3  # of a mode at the start
+_FARTHEST = 60.0  # nats below the most probable mode of a cell, which leave a mode no share of it
 
 
 class NormalMixture(Scaled):
@@ -95,12 +96,12 @@ class NormalMixture(Scaled):
 
     def log_prob(self, params, eta, x):
         joint = _log_joint(*self._parts(params, eta), along_rows(x)[..., None, :])
-        return joint.logsumexp(-2)[..., : max(x.shape[-2], eta.shape[-2])].mT
+        return _near_top(joint).logsumexp(-2)[..., : max(x.shape[-2], eta.shape[-2])].mT
 
     def derivative(self, params, eta, x, weight):
         log_weight, mean, log_scale = self._parts(params, eta)
         cells, weight = along_rows(x)[..., None, :], along_rows(weight)[..., None, :]
-        share = _log_joint(log_weight, mean, log_scale, cells).softmax(-2)  # of each mode in each cell
+        share = _near_top(_log_joint(log_weight, mean, log_scale, cells)).softmax(-2)  # of each mode in each cell
         precision = _precision(log_scale)
         distance = (cells - mean).mul_(precision)
         weighted = share * weight
@@ -140,6 +141,14 @@ class NormalMixture(Scaled):
 def _log_joint(log_weight: Tensor, mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
     """Return log density of x (..., d, 1, n) and mode, for each mode.  # (..., d, k, n)"""
     return log_weight - 0.5 * ((x - mean) * _precision(log_scale)).square() - log_scale - HALF_LOG_2PI
+
+
+def _near_top(joint: Tensor) -> Tensor:
+    """Return log densities (..., k, n) of which none is much below the largest: such modes count nothing.
+
+    Their shares would be denormal numbers, with which processors compute many times slower.
+    """
+    return joint.clamp(min=joint.detach().amax(-2, keepdim=True) - _FARTHEST)
 
 
 def _precision(log_scale: Tensor) -> Tensor:
