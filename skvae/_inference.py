@@ -111,7 +111,8 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     n_draws, size = len(noise), _size_of_calls(data.device)
     flops = 2.0 * model.n_products * n_draws
     tile = _tile_of_draws(n_draws, model.n_columns, size)
-    rows = min(tile, _rows_per_decoding(n_draws, flops, size))
+    fewest = _VECTOR_ROWS // (1 if model.likelihood.runs_along_rows else math.gcd(_VECTOR_ROWS, n_draws))  # makes whole vectors
+    rows = min(tile, _rows_per_decoding(fewest, n_draws, flops, size))
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
     noise = noise.expand(-1, tile, -1).contiguous()  # which is faster than short loops over components in every tile
 
@@ -138,9 +139,9 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     return _map_tiles(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
 
 
-def _rows_per_decoding(n_draws: int, flops_per_row: float, size: int) -> int:
+def _rows_per_decoding(fewest: int, n_draws: int, flops_per_row: float, size: int) -> int:
     """Return how many rows are decoded at a time: enough to be worth a call, few enough to leave the results in the cache."""
-    rows = _VECTOR_ROWS // math.gcd(_VECTOR_ROWS, n_draws)  # makes whole vectors of any width
+    rows = fewest
     draws, much, little = size * _DECODED_DRAWS, size * _MUCH_FLOPS, size * _LITTLE_FLOPS
     while rows * flops_per_row < little or (rows * n_draws < draws and rows * flops_per_row < much):
         rows *= 2

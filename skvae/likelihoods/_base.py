@@ -36,6 +36,9 @@ class Likelihood(Settings):
     #: whether slopes by outputs may fade away, to denormal numbers in the end
     slopes_fade: bool = True
 
+    #: whether its functions run along the rows, and so at full speed where these fill whole vectors
+    runs_along_rows: bool = False
+
     #: whether `log_prob`, `derivative` and `start` are to see missing cells, which are NaN, and say what they count
     reads_missing: bool = False
 

@@ -98,8 +98,8 @@ class Run(NamedTuple):
         n = values.shape[-2]
         if n == 1 or self.is_wide:
             return function(self.of_rows(values), -1).movedim(-3, -1)
-        missing = -n % VECTOR
-        return function(self.of_list(pad(values, (0, 0, 0, missing)) if missing else values), -2)[..., :n]
+        of_list, missing = self.of_list(values), -n % VECTOR
+        return function(pad(of_list, (0, missing)) if missing else of_list, -2)[..., :n]
 
     def marks(self, x: Tensor) -> Tensor:
         """Tell of every level whether a cell has it; nothing equals NaN.  # (..., n, d) -> (..., columns, levels, n)"""
@@ -233,6 +233,8 @@ class Categorical(Levels):
     >>> vae.sample(2, random_state=0).shape
     (2, 3)
     """
+
+    runs_along_rows = True
 
     def n_inputs(self, n_columns):
         return sum(self.levels(n_columns))

@@ -240,6 +240,11 @@ class PerColumn(Likelihood):
         """Whether missing cells count in some columns."""
         return any(likelihood.reads_missing for likelihood in self.likelihoods)
 
+    @property
+    def runs_along_rows(self) -> bool:  # type: ignore[override]
+        """Whether functions of some columns run along the rows."""
+        return any(likelihood.runs_along_rows for likelihood in self.likelihoods)
+
     def passing_over_holes(self):
         return PerColumn(
             tuple(likelihood.passing_over_holes() for likelihood in self.likelihoods), self.widths, self.log_units, self.missing

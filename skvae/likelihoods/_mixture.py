@@ -60,6 +60,8 @@ class NormalMixture(Scaled):
         "n_components": [Interval(Integral, 1, None, closed="left")],
     }
 
+    runs_along_rows = True
+
     def __init__(self, n_components=5, *, standardize=True, floor=0.01):
         super().__init__(standardize=standardize, floor=floor)
         self.n_components = n_components
