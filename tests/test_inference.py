@@ -9,7 +9,8 @@ from skvae._batch import Batch
 from skvae._inference import map_rows, value_of_rows, weighted_mean
 from skvae._model import Model, Pieces
 from skvae._random import generator, normal
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, NormalMixture
+from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
 from skvae.posteriors import Normal
@@ -55,6 +56,24 @@ def test_tiles_give_what_the_objective_gives(likelihood, objective, n_draws, siz
     torch.testing.assert_close(found, objective.bound(model, params, rows, noise), rtol=1e-12, atol=1e-12)
     alone = torch.cat([value_of_rows(model, params, rows.slice(i, i + 1), objective.bound, noise) for i in (0, 17, 36)])
     assert torch.equal(alone, found[[0, 17, 36]])
+
+
+@pytest.mark.parametrize("n_draws", [7, 100])
+@pytest.mark.parametrize(
+    "likelihood", [Categorical(3), NormalMixture(4), PerColumn((Gaussian(), Categorical(3)), (1, 1), (0.0, 0.0))], ids=repr
+)
+def test_functions_along_the_rows_are_given_whole_vectors(likelihood, n_draws):
+    pieces = Pieces(MLP((8,)), MLP((8,)), Normal(), StandardNormal(), likelihood)
+    model = Model(pieces, 2, 3, seed=0)
+    decoded = []
+
+    def log_px(model, params, batch, noise):
+        decoded.append(model._rows)
+        return model.log_px(params, batch, noise).mean(0)
+
+    rows, noise = Batch(torch.zeros(40, 2)), torch.zeros(n_draws, 1, 3)
+    value_of_rows(model, model.unpack(model.init(torch.float32)), rows, log_px, noise)
+    assert decoded and all(n % 32 == 0 for n in decoded)
 
 
 def test_a_refused_table_is_refused_as_a_whole_whatever_the_tile():

@@ -10,7 +10,7 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Model, Pieces, nested
 from skvae._random import generator, normal
-from skvae.likelihoods import Bernoulli, Categorical, Gaussian
+from skvae.likelihoods import Bernoulli, Categorical, Gaussian, NormalMixture
 from skvae.likelihoods._mixed import Given, PerColumn
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
@@ -215,6 +215,25 @@ def test_the_log_scale_is_limited_as_in_the_posterior():
     expected_value, expected = by_autograd(model, ELBO(), flat, x[0], noise, weight[0], 1.0)
     torch.testing.assert_close(value[0], expected_value, rtol=1e-12, atol=0)
     torch.testing.assert_close(slope, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(3), NormalMixture(4)], ids=repr)
+def test_slopes_that_have_faded_are_zero(likelihood):
+    """Products with denormal numbers take up to ten times as long, and a few in a thousand are enough."""
+    model = make_model(likelihood, n_columns=2)
+    wide = kernels.widened([model])
+    layout = kernels.aligned_layout(wide)
+    params, slopes = (torch.zeros((1, layout.size)) for _ in range(2))
+    params[0, kernels.positions(model, wide)] = flat_params(model, scale=0.1).float()
+    named = nested(layout.views(params))
+    named["decoder"]["bias1"][..., 0:6:2] += 92.0  # nats between two levels of a column, or two modes
+    kernel = kernels.Kernel(wide, named, 64, 1)
+    kernel.learn(ELBO(), nested(layout.views(slopes)), torch.ones((1, 1, 1)))
+    x = torch.arange(128.0).view(1, 64, 2) % 3
+    kernel.gradient(x, torch.zeros(1, 1, 64, wide.n_components), torch.full((1, 64, 1), 1 / 64), measured=False)
+    sizes = kernel.eta.abs()
+    assert sizes.min() < 1e-20 and sizes.max() > 1e-3, "some have, some have not"
+    assert sizes[sizes > 0].min() > torch.finfo(torch.float32).tiny
 
 
 @pytest.mark.parametrize("mask", [[1.0], [1.0, 0.0, 1.0, 0.0]], ids=["rows", "cells"])

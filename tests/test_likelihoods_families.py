@@ -180,6 +180,16 @@ def log_density(distribution, x):
     return getattr(distribution, "logpmf" if hasattr(distribution, "logpmf") else "logpdf")(x.numpy())
 
 
+def test_modes_far_from_a_cell_change_no_digit_of_its_density():
+    params, eta = random_case(NormalMixture(3), 200, scale=40.0)
+    x = 5.0 * normal((200, D), generator(2, "x"), F64)
+    log_weight, mean, log_scale = NormalMixture(3)._parts(params, eta)
+    spread = (x.mT[:, None] - mean[..., :200]) * (-log_scale).exp()
+    joint = log_weight[..., :200] - 0.5 * spread.square() - log_scale - 0.5 * math.log(2 * math.pi)
+    assert (joint.amax(-2) - joint.amin(-2) > 100).any()
+    torch.testing.assert_close(NormalMixture(3).log_prob(params, eta, x), joint.logsumexp(-2).mT, rtol=1e-14, atol=0)
+
+
 @every_oracle
 def test_density_and_mean_are_those_of_scipy(likelihood, oracle):
     params, eta = random_case(likelihood, 200)
