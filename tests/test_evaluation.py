@@ -134,7 +134,7 @@ def test_bracket_is_narrow_and_has_the_mean_log_likelihood_of_the_model_in_it(q)
 
 def test_bracket_of_a_network_closes_with_more_levels(iris):
     vae, _ = iris
-    few = bracket(vae, 60, AnnealedImportance(5, start="prior", n_chains=4)).gap
+    few = bracket(vae, 240, AnnealedImportance(5, start="prior", n_chains=4)).gap
     many = bracket(vae, 30, AnnealedImportance(100)).gap
     assert few.value > 4 * few.standard_error
     assert abs(many.value) < 0.05 + 2 * many.standard_error

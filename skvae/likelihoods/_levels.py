@@ -101,11 +101,6 @@ class Run(NamedTuple):
         of_list, missing = self.of_list(values), -n % VECTOR
         return function(pad(of_list, (0, missing)) if missing else of_list, -2)[..., :n]
 
-    def marks(self, x: Tensor) -> Tensor:
-        """Tell of every level whether a cell has it; nothing equals NaN.  # (..., n, d) -> (..., columns, levels, n)"""
-        levels = torch.arange(self.shape[1], device=x.device, dtype=x.dtype)
-        return x[..., self.columns].mT[..., None, :] == levels[:, None]
-
 
 @lru_cache(maxsize=256)
 def runs(n_levels: tuple[int, ...]) -> tuple[Run, ...]:
@@ -261,22 +256,14 @@ class Categorical(Levels):
         return torch.cat([of_code(run) for run in runs(self.levels(x.shape[-1]))], -2).mT
 
     def derivative(self, params, eta, x, weight):
-        for run in runs(self.levels(x.shape[-1])):
-            of_columns = weight if weight.shape[-1] == 1 else weight[..., run.columns]
-            if run.is_wide:
-                self._write_slopes(run.of_rows(eta), x[..., run.columns], of_columns)
-            else:
-                slopes = run.marks(x).to(x.dtype).sub_(run.softmax(eta))
-                run.of_list(eta).copy_(slopes.mul_(of_columns.mT[..., None, :]))
-        return eta, {}
-
-    @staticmethod
-    def _write_slopes(logits, x, weight):
-        """Overwrite logits (..., n, d, levels) by the slopes, given cells x (..., n, d), of which NaN has no level."""
-        weight, there = weight.expand(x.shape), x.isfinite()
-        logits.copy_(logits.softmax(-1).mul_(-weight[..., None]))
-        code = torch.where(there, x, 0.0).long()[..., None]
-        logits.scatter_add_(-1, code, torch.where(there, weight, 0.0)[..., None])
+        n_levels = self.levels(x.shape[-1])
+        where = places(n_levels, x.device)
+        for run in runs(n_levels):
+            run.of_list(eta).copy_(run.softmax(eta))
+        eta.mul_(-weight if weight.shape[-1] == 1 else -weight.index_select(-1, where.column))
+        there = x.isfinite()
+        code = torch.where(there, x, 0.0).long()
+        return eta.scatter_add_(-1, where.first + code, torch.where(there, weight, 0.0)), {}
 
     def expectation(self, params, eta):
         """Return the probabilities of all categories, those of one column after the other.  # (..., n, n_expected)"""

@@ -222,10 +222,9 @@ class PerColumn(Likelihood):
         values = [function(part) for part in self._parts(params)]
         return values[0] if len(values) == 1 else torch.cat(values, -1)
 
-    def _filled(self, x: Tensor, part: Part) -> Tensor:
-        """Return the cells of a group as its likelihood is to see them."""
-        cells = x[..., part.columns]
-        return cells if part.likelihood.reads_missing else torch.where(cells.isnan(), part.likelihood.filler, cells)
+    def _filled(self, x: Tensor, passed: Tensor) -> Tensor:
+        """Return the cells as likelihoods are to see them, given those that count nothing."""
+        return torch.where(passed, constant(tuple(likelihood.filler for likelihood in self.of_columns()), x), x)
 
     def _passed(self, x: Tensor) -> Tensor:
         """Tell of every cell whether it counts nothing.  # (..., n, d)"""
@@ -325,22 +324,26 @@ class PerColumn(Likelihood):
         return self._joined(outputs, params)
 
     def log_prob(self, params, eta, x):
+        passed = self._passed(x)
+        filled = self._filled(x, passed)
+
         def of_part(part: Part) -> Tensor:
-            return part.likelihood.log_prob(part.params, eta[..., part.outputs], self._filled(x, part))
+            return part.likelihood.log_prob(part.params, eta[..., part.outputs], filled[..., part.columns])
 
         in_units = self._joined(of_part, params) - torch.where(x.isnan(), 0.0, constant(tuple(self.log_units), x, owner=self))
-        return torch.where(self._passed(x), 0.0, in_units)
+        return torch.where(passed, 0.0, in_units)
 
     def offers(self, name):
         return super().offers(name) and all(likelihood.offers(name) for likelihood in self.likelihoods)
 
     def derivative(self, params, eta, x, weight):
-        of_cells = torch.where(self._passed(x), 0.0, weight)  # (..., n, d)
+        passed = self._passed(x)
+        of_cells, filled = torch.where(passed, 0.0, weight), self._filled(x, passed)  # (..., n, d)
         by_params = {}
         for i, part in enumerate(self._parts(params)):
             slopes = eta[..., part.outputs]
-            filled = self._filled(x, part)
-            found, own = part.likelihood.derivative(part.params, slopes, filled, of_cells[..., part.columns])
+            cells, of_part = filled[..., part.columns], of_cells[..., part.columns]
+            found, own = part.likelihood.derivative(part.params, slopes, cells, of_part)
             if found is not slopes:
                 slopes.copy_(found)
             by_params.update({f"{i}_{name}": value for name, value in own.items()})
