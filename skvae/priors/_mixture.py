@@ -96,14 +96,15 @@ class MixtureOfNormals(Prior):
         return mixture_log_prob(_log_weights(params), log_probs)
 
     def log_prob_rows(self, params, z):
-        return _Modes(params).log_probs(z.double()).logsumexp(-1).to(z.dtype)
+        return _Modes(params).log_probs(_powers(z)).logsumexp(-1).to(z.dtype)
 
     def derivative(self, params, z, weight):
-        modes, weight, in_double = _Modes(params), weight.double(), z.double()
-        share = weight * modes.log_probs(in_double).softmax(-1)  # (..., n, modes)
-        by_z = share @ modes.scaled_mean - in_double * (share @ modes.precision)
+        modes, weight, powers = _Modes(params), weight.double(), _powers(z)
+        share = weight * modes.log_probs(powers).softmax(-1)  # (..., n, modes)
+        linear, quadratic = (share @ modes.factors).chunk(2, -1)
+        by_z = torch.addcmul(linear, powers[..., : z.shape[-1]], quadratic, value=2)
         total = share.sum(-2)[..., None]  # (..., modes, 1)
-        first, second = share.mT @ in_double, share.mT @ in_double.square()  # (..., modes, k)
+        first, second = (share.mT @ powers).chunk(2, -1)  # (..., modes, k)
         squares = modes.precision * (second - 2 * modes.mean * first + modes.mean.square() * total)
         if "log_odds" in params:
             by_log_odds = share - modes.log_weight.exp() * weight  # (..., n, modes)
@@ -147,13 +148,20 @@ class _Modes:
         else:
             self.log_weight = logit.log_softmax(-2).mT  # (..., 1 or n, modes)
         self.precision = (-2 * log_scale).exp()  # (..., modes, k)
-        self.scaled_mean = self.precision * self.mean
-        at_zero = -0.5 * self.mean * self.scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
+        scaled_mean = self.precision * self.mean
+        self.factors = torch.cat([scaled_mean, -0.5 * self.precision], -1)  # (..., modes, 2k) of z and its square
+        at_zero = -0.5 * self.mean * scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
         self.constant = self.log_weight + at_zero.sum(-1, keepdim=True).mT  # (..., 1 or n, modes)
 
-    def log_probs(self, z: Tensor) -> Tensor:
-        """Return the log of each mode's weight times its density.  # (..., n, modes)"""
-        return self.constant + z @ self.scaled_mean.mT - 0.5 * z.square() @ self.precision.mT
+    def log_probs(self, powers: Tensor) -> Tensor:
+        """Return the log of each mode's weight times its density, given latents and their squares.  # (..., n, modes)"""
+        return (powers @ self.factors.mT).add_(self.constant)
+
+
+def _powers(z: Tensor) -> Tensor:
+    """Return latents and their squares side by side, in double precision.  # (..., n, 2k)"""
+    z = z.double()
+    return torch.cat([z, z.square()], -1)
 
 
 class VampPrior(Prior):
