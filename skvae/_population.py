@@ -39,7 +39,7 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     Inside this context `GridSearchCV`, `RandomizedSearchCV`, the halving searches, `cross_validate`, `learning_curve` and
     whatever else runs its fits through joblib work as they always do, with any pipeline and any scorer: scikit-learn runs them.
     But the fits are tasks in threads, and those whose models have one structure wait for each other and train side by side,
-    about twice as fast as one after the other. Each model keeps its own data, seed, learning rate, weight of the KL,
+    up to twice as fast as one after the other. Each model keeps its own data, seed, learning rate, weight of the KL,
     early stopping and best weights, and becomes the model that it would have become alone.
 
     Models of one structure have the same number and kind of layers, the same likelihood, solver and kind of objective and
