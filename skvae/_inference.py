@@ -112,9 +112,9 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     flops = 2.0 * model.n_products * n_draws
     tile = _tile_of_draws(n_draws, model.n_columns, size)
     fewest = _VECTOR_ROWS // (1 if model.likelihood.runs_along_rows else math.gcd(_VECTOR_ROWS, n_draws))  # makes whole vectors
-    rows = min(tile, _rows_per_decoding(fewest, n_draws, flops, size))
+    rows = _rows_per_decoding(fewest, tile, n_draws, flops, size)
+    tile -= tile % rows  # all calls are of one shape
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
-    noise = noise.expand(-1, tile, -1).contiguous()  # which is faster than short loops over components in every tile
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
         return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
@@ -139,11 +139,11 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     return _map_tiles(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
 
 
-def _rows_per_decoding(fewest: int, n_draws: int, flops_per_row: float, size: int) -> int:
+def _rows_per_decoding(fewest: int, tile: int, n_draws: int, flops_per_row: float, size: int) -> int:
     """Return how many rows are decoded at a time: enough to be worth a call, few enough to leave the results in the cache."""
-    rows = fewest
+    rows = min(fewest, tile)
     draws, much, little = size * _DECODED_DRAWS, size * _MUCH_FLOPS, size * _LITTLE_FLOPS
-    while rows * flops_per_row < little or (rows * n_draws < draws and rows * flops_per_row < much):
+    while 2 * rows <= tile and (rows * flops_per_row < little or (rows * n_draws < draws and rows * flops_per_row < much)):
         rows *= 2
     return 1 if rows * flops_per_row > size * _MAX_DECODING_FLOPS else rows
 

@@ -403,7 +403,7 @@ class Kernel:
         return log_px.mean(1) - kl_weight[..., 0] * kl.sum(-1)
 
     def learn(self, objective: Objective, slopes: Params, kl_weight: Tensor) -> None:
-        """Let `gradient` write the slopes of minus an objective; `kl_weight` (m, 1, 1) belongs to the models."""
+        """Let `gradient` write the slopes of minus an objective, once; `kl_weight` (m, 1, 1) belongs to the models."""
         self.objective, self.kl_weight = objective, kl_weight
         self.is_importance_weighted = not isinstance(objective, ELBO)
         self.free_bits = getattr(objective, "free_bits", 0)
@@ -453,10 +453,10 @@ class Kernel:
             importance = log_px - self.log_ratio(noise)
         w = self._weight_of_draws(weight, importance)  # (m, r, 1)
         by_eta, by_params = self.likelihood.derivative(self.params, self.eta, _per_draw(x, noise.shape[1]), -w)
-        if self.likelihood.slopes_fade:
-            _hardshrink(by_eta, _FAINTEST, out=self.eta)
-        elif by_eta is not self.eta:
+        if by_eta is not self.eta:
             self.eta.copy_(by_eta)
+        if self.likelihood.slopes_fade:
+            _hardshrink(self.eta, _FAINTEST, out=self.eta)
         for name, slope in by_params.items():
             self.slopes["likelihood"][name].copy_(slope)
         self.decoder.backward()

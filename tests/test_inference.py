@@ -11,7 +11,7 @@ from skvae._model import Model, Pieces
 from skvae._random import generator, normal
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, NormalMixture
 from skvae.likelihoods._mixed import PerColumn
-from skvae.networks import MLP
+from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
@@ -56,6 +56,34 @@ def test_tiles_give_what_the_objective_gives(likelihood, objective, n_draws, siz
     torch.testing.assert_close(found, objective.bound(model, params, rows, noise), rtol=1e-12, atol=1e-12)
     alone = torch.cat([value_of_rows(model, params, rows.slice(i, i + 1), objective.bound, noise) for i in (0, 17, 36)])
     assert torch.equal(alone, found[[0, 17, 36]])
+
+
+@pytest.mark.parametrize("n_draws", [1, 5, 50, 85, 100, 401])
+@pytest.mark.parametrize("sizes", [(), (8,), (300, 300)])
+def test_all_calls_decode_as_many_rows(n_draws, sizes):
+    model = Model(Pieces(MLP(sizes), MLP(sizes), Normal(), StandardNormal(), Gaussian()), 4, 3, seed=0)
+    shapes = set()
+
+    def log_px(decoder, params, batch, noise):
+        shapes.add(len(batch) % decoder._rows)
+        return decoder.log_px(params, batch, noise + torch.zeros_like(batch.x[:, :3])).mean(0)
+
+    value_of_rows(
+        model, model.unpack(model.init(torch.float32)), Batch(torch.zeros(3000, 4)), log_px, torch.zeros(n_draws, 1, 3)
+    )
+    assert shapes == {0}
+
+
+def test_networks_without_parameters_are_decoded():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, 0 * x], -1)
+
+    networks = {"encoder": Module(lambda n_in, n_out: Twice()), "decoder": Module(lambda n_in, n_out: torch.nn.Identity())}
+    vae = VAETransformer(2, **networks, max_iter=2, learning_rate="cosine")
+    assert np.isfinite(vae.set_params(random_state=0).fit(X).score_samples(X)).all()
 
 
 @pytest.mark.parametrize("n_draws", [7, 100])

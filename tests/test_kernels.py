@@ -6,6 +6,7 @@ from conftest import LIKELIHOODS, cells_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skvae import VAETransformer
 from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._model import Model, Pieces, nested
@@ -234,6 +235,24 @@ def test_slopes_that_have_faded_are_zero(likelihood):
     sizes = kernel.eta.abs()
     assert sizes.min() < 1e-20 and sizes.max() > 1e-3, "some have, some have not"
     assert sizes[sizes > 0].min() > torch.finfo(torch.float32).tiny
+
+
+class InDouble(Bernoulli):
+    """A likelihood whose derivative comes in another precision, and in a tensor of its own."""
+
+    def log_prob(self, params, eta, x):
+        return super().log_prob(params, eta, x)
+
+    def derivative(self, params, eta, x, weight):
+        return weight * (x - eta.double().sigmoid()), {}
+
+
+def test_a_derivative_may_come_in_any_precision():
+    X = (normal((60, 4), generator(0, "X"), F64) > 0).double().numpy()
+    vae = VAETransformer(1, likelihood=InDouble(), max_iter=4, learning_rate="cosine", random_state=0).fit(X)
+    assert kernels.supports(vae._fitted.model, ELBO())
+    expected = VAETransformer(1, likelihood=Bernoulli(), max_iter=4, learning_rate="cosine", random_state=0).fit(X)
+    assert vae.score(X) == pytest.approx(expected.score(X), abs=1e-3)
 
 
 @pytest.mark.parametrize("mask", [[1.0], [1.0, 0.0, 1.0, 0.0]], ids=["rows", "cells"])

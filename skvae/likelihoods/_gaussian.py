@@ -57,8 +57,6 @@ class Gaussian(Standardized):
         "link": [StrOptions({"identity", "logit"})],
     }
 
-    slopes_fade = False
-
     # The parameter is log(sigma) / 2: Adam moves every parameter at the same rate, and the noise has the longest way to go.
     _RATE = 2.0
 
@@ -80,6 +78,11 @@ class Gaussian(Standardized):
                 "largest value of each column, or rescale the columns to [0, 1]."
             )
         return columns.mean * 0.0, columns.mean * 0.0 + 1.0
+
+    @property
+    def slopes_fade(self):
+        """Whether slopes may become denormal numbers: those of the sigmoid alone."""
+        return self.link == "logit"
 
     def n_outputs(self, n_columns):
         return 2 * n_columns if self.noise == "network" else n_columns

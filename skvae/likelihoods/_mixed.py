@@ -224,6 +224,9 @@ class PerColumn(Likelihood):
 
     def _filled(self, x: Tensor, passed: Tensor) -> Tensor:
         """Return the cells as likelihoods are to see them, given those that count nothing."""
+        fillers = {likelihood.filler for likelihood in self.likelihoods}
+        if len(fillers) == 1:
+            return torch.where(passed, fillers.pop(), x)
         return torch.where(passed, constant(tuple(likelihood.filler for likelihood in self.of_columns()), x), x)
 
     def _passed(self, x: Tensor) -> Tensor:

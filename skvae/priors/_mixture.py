@@ -155,7 +155,7 @@ class _Modes:
 
     def log_probs(self, powers: Tensor) -> Tensor:
         """Return the log of each mode's weight times its density, given latents and their squares.  # (..., n, modes)"""
-        return (powers @ self.factors.mT).add_(self.constant)
+        return self.constant + powers @ self.factors.mT
 
 
 def _powers(z: Tensor) -> Tensor:
