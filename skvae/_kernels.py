@@ -64,7 +64,7 @@ _FEWEST_ROWS = 8  # below which products take another way
 _VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _FAINTEST = 1e-30  # below which slopes change nothing; products with denormal numbers take up to ten times as long
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
-NETWORKS = ("encoder", "decoder")
+_NETWORKS = ("encoder", "decoder")
 
 
 # --- which models, and how their parameters lie ----------------------------------------------------------------------
@@ -116,7 +116,7 @@ def structure(model: Model, objective: Objective) -> tuple:
 
 def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
-    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in NETWORKS)
+    encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in _NETWORKS)
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
     n_components = _filled(max(model.n_components for model in models), _HALF_LINE)
     return Model(pieces, models[0].n_columns, n_components, models[0].seed)
@@ -549,7 +549,7 @@ class JointKernel:
 
 def _by_layers(params: Params) -> Params:
     """Return the parameters, or their slopes, with weight and bias of each layer as one matrix of the networks."""
-    return {piece: _layers(named, _end_to_end) if piece in NETWORKS else named for piece, named in params.items()}
+    return {piece: _layers(named, _end_to_end) if piece in _NETWORKS else named for piece, named in params.items()}
 
 
 def _layers(named: dict[str, Tensor], joined: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
