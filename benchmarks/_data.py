@@ -43,6 +43,14 @@ def tables() -> dict[str, np.ndarray]:
     return {name: X for name, X in found.items() if X is not None}
 
 
+def odd_tables() -> dict[str, np.ndarray]:
+    """Return the larger tables of ADBench in the folder, their odd rows among the others."""
+    folder = data_folder()
+    files = [] if folder is None else sorted((folder / "adbench").glob("*.npz"))
+    found = {file.stem.partition("_")[2]: np.load(file)["X"].astype(float) for file in files}
+    return {name: X for name, X in found.items() if len(X) > 2_000}
+
+
 def mixed_table(name: str) -> tuple[pd.DataFrame, str]:
     """Return a table of numbers and categories, blanks as missing values, and the name of its target.
 

@@ -26,7 +26,16 @@ from skvae._sparse import SparseRows
 from skvae._state import ROLES, Fitted
 from skvae._stream import StreamedTable
 from skvae._table import Table, TableCodec
-from skvae._training import Recipe, Run, batch_size_for, default_n_components, progress_of, report, split_table
+from skvae._training import (
+    Recipe,
+    Run,
+    batch_size_for,
+    default_hidden_layer_sizes,
+    default_n_components,
+    progress_of,
+    report,
+    split_table,
+)
 from skvae.data import as_source
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, Mixed
@@ -38,6 +47,7 @@ from skvae.priors import MixtureOfNormals, Prior, StandardNormal
 from skvae.solvers import AEVB, Solver
 
 _MODES = 50  # of the prior of tables with categories
+_NETWORKS = ("encoder", "decoder")
 
 
 class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
@@ -47,7 +57,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "likelihood": [StrOptions(set(REGISTRY["likelihood"])), Likelihood],
         "condition_on": ["array-like", str, Integral, callable, None],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "activation": [StrOptions({"silu", "relu", "gelu", "tanh", "identity"})],
         "encoder": [StrOptions(set(REGISTRY["encoder"])), Network, callable, None],
         "decoder": [StrOptions(set(REGISTRY["decoder"])), Network, callable, None],
@@ -82,7 +92,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         *,
         likelihood="auto",
         condition_on=None,
-        hidden_layer_sizes=(128,),
+        hidden_layer_sizes="auto",
         activation="silu",
         encoder=None,
         decoder=None,
@@ -316,7 +326,8 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
 
     def _new_fitted(self, table, drop_constant=True):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
-        pieces, d = self._pieces(self._prior_for(table.form)), table.n_features
+        widths = dict.fromkeys(_NETWORKS, default_hidden_layer_sizes(table.n_rows))
+        pieces, d = self._pieces(self._prior_for(table.form), widths), table.n_features
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
         groups = group_columns(table.likelihoods, statistics, not drop_constant)
@@ -328,10 +339,10 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
-    def _pieces(self, prior):
-        """Return the pieces of the model that the parameters describe, with this prior if they leave it to the table."""
+    def _pieces(self, prior, widths):
+        """Return the pieces of the model that the parameters describe, with this prior and widths if they leave them open."""
         return Pieces(
-            self._network("encoder"), self._network("decoder"), resolve("posterior", self.posterior),
+            *(self._network(role, widths[role]) for role in _NETWORKS), resolve("posterior", self.posterior),
             prior if self.prior == "auto" else resolve("prior", self.prior), resolve("likelihood", self.likelihood),
         )  # fmt: skip
 
@@ -348,17 +359,20 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
         return MixtureOfNormals(_MODES) if has_groups and has_closed_forms else StandardNormal()
 
-    def _network(self, role):
+    def _network(self, role, widths):
         network = getattr(self, role)
         if network is None:
-            network = MLP(self.hidden_layer_sizes, activation=self.activation).validate()
+            sizes = self.hidden_layer_sizes
+            network = MLP(widths if isinstance(sizes, str) else sizes, activation=self.activation).validate()
             return network.set_params(hidden_layer_sizes=tuple(map(int, network.widths())))  # which no later change reaches
         return resolve(role, network if isinstance(network, (str, Network)) else Module(network))
 
     def _fitted_for_more(self, table):
         """Return the present state, after a check that the parameters still describe it."""
         fitted = self._fitted
-        pieces = self._pieces(fitted.model.prior)
+        networks = {role: getattr(fitted.model, role) for role in _NETWORKS}
+        widths = {role: network.widths() if isinstance(network, MLP) else () for role, network in networks.items()}
+        pieces = self._pieces(fitted.model.prior, widths)
         before = replace(fitted.model.pieces, likelihood=fitted.asked)
         changed = [role for role in ROLES if getattr(pieces, role) != getattr(before, role)]
         if self.n_components not in (None, fitted.model.n_components):

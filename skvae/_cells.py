@@ -144,7 +144,8 @@ class CellsMixin:
         -------
         X_imputed : ndarray or DataFrame of shape (n_samples, n_features)
             A table of the kind of X, in which the other cells are untouched. Numbers are rounded in columns of whole numbers.
-            A column that was wholly missing in training stays as it is, and so do conditions.
+            New categories that are read as missing (:class:`~skvae.likelihoods.Mixed`) are filled. A column that was wholly
+            missing in training stays as it is, and so do conditions.
 
         Warns
         -----
@@ -517,7 +518,7 @@ def _row_of(given, n_columns):
     """Return a row of an array of numbers with the cells that a dict gives by their columns' numbers."""
     row = np.full((1, n_columns), np.nan)
     for j, value in given.items():
-        if not isinstance(j, Integral) or not 0 <= j < n_columns:
+        if not isinstance(j, Integral) or isinstance(j, bool) or not 0 <= j < n_columns:
             raise ValueError(f"given names columns of an array by numbers from 0 to {n_columns - 1}, got {j!r}.")
         if not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError(f"given must have a finite number for column {j}, got {value!r}.")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")  # types of flags
 _WIDEST = 64  # bits of whole numbers that numpy knows
 
 
@@ -33,6 +34,11 @@ class Format:
     def is_whole(self) -> bool:
         """Whether the type is one of whole numbers."""
         return re.match(r"u?int\d", dense_type(self.dtype).lower()) is not None
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the type is one of flags."""
+        return dense_type(self.dtype) in FLAGS
 
 
 def polars(name: str):
@@ -117,8 +123,8 @@ def _pandas_column(cells: np.ndarray, format: Format):
     values = values_of(cells, format)
     if name == "object":
         return pd.Series(np.where(missing, np.nan, values), dtype=object)
-    if missing.any() and re.fullmatch(r"u?int\d+|bool", name):
-        return pd.array(values)  # which has a place for holes, as the type of the training data has not
+    if missing.any() and re.fullmatch(r"u?int\d+|bool", name):  # types without a place for holes
+        return pd.array(values, dtype="boolean" if name == "bool" else None)
     if missing.any() and values.dtype.kind != "f":
         values = np.where(missing, np.array(None), values)
     if name.startswith("decimal") and format.categories is None:
@@ -155,7 +161,7 @@ def values_of(cells: np.ndarray, format: Format) -> np.ndarray:
     """Return numbers as the values of a column, None for categories that are missing."""
     name = dense_type(format.dtype).lower()
     if format.categories is None:
-        return _whole(cells, name) if format.is_whole else cells
+        return _whole(cells, name) if format.is_whole else _flags(cells) if format.is_flag else cells
     missing = np.isnan(cells)
     categories = np.empty(len(format.categories), dtype=object)
     categories[:] = format.categories
@@ -165,12 +171,19 @@ def values_of(cells: np.ndarray, format: Format) -> np.ndarray:
     return values.astype(np.float64) if are_numbers and not missing.all() else values
 
 
+def _flags(cells: np.ndarray) -> np.ndarray:
+    """Return numbers as the nearer of False, which is 0, and True; None for those that are missing."""
+    flags, missing = cells >= 0.5, np.isnan(cells)
+    return np.where(missing, np.array(None), flags) if missing.any() else flags
+
+
 def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
     """Return numbers rounded to whole ones that the type can hold."""
     match = re.match(r"(u?)int(\d+)", dtype)
     assert match is not None
     limits = np.iinfo(f"{match[1]}int{min(int(match[2]), _WIDEST)}")
-    return np.clip(np.rint(cells), float(limits.min), np.nextafter(float(limits.max), 0))
+    highest = float(limits.max)  # which is rounded up where the type has more digits
+    return np.clip(np.rint(cells), float(limits.min), highest if highest <= limits.max else np.nextafter(highest, 0))
 
 
 def check_can_be_written(formats: list[Format], container: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skvae._formats import (
+    FLAGS,
     Format,
     check_can_be_written,
     dense_type,
@@ -22,7 +23,6 @@ from skvae._formats import (
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, NormalMixture, Ordinal
 
 _MOST_LEVELS = 1000  # of a column of categories that nobody asked for: beyond, the decoder would be all about it
-_FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")
 _DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")  # as pandas calls what cells are
 _NEAR = 0.03  # standard deviations within which likelihoods cannot tell numbers apart: three of their narrowest modes
 _FREQUENT = 0.01  # share of the cells from which on a number is one that occurs again and again,
@@ -424,7 +424,7 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
     if isinstance(series.dtype, pd.CategoricalDtype):
         categories, ordered = series.cat.categories.tolist(), bool(series.cat.ordered)
         dtype = f"category[{name_of_type(series.cat.categories.dtype)}]" if dtype == "category" else dtype
-    elif dense_type(dtype) in _FLAGS:
+    elif dense_type(dtype) in FLAGS:
         categories = [False, True]
     else:
         try:

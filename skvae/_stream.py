@@ -103,6 +103,11 @@ class StreamedTable:
         return self.source.n_features
 
     @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.survey.n_rows
+
+    @property
     def statistics(self) -> ColumnStatistics:
         """Moments and limits of the columns."""
         return self.survey.statistics

@@ -410,14 +410,15 @@ class TableCodec:
         bad = np.flatnonzero(refused.any(axis=0))
         at, first = bad[0], columns[bad[0]]
         example = cells[:, at][refused[:, at]][0]
-        low, high, example = (v * first.scale + first.loc for v in (self.low[at], self.high[at], example))
         is_open = 0 < self.low[at] < _NOTHING
-        where = f"{'(0' if is_open else f'[{low:g}'}, {high:g}{')' if is_open else ']'}"
+        ends = (0.0 if is_open else self.low[at], 1.0 if self.high[at] == np.nextafter(1.0, 0.0) else self.high[at])
+        low, high, example = (v * first.scale + first.loc for v in (*ends, example))
+        where = f"{'(' if is_open else '['}{low:g}, {high:g}{')' if is_open else ']'}"
         where += " or no whole numbers" * bool(self.is_whole[at])
         return (
             f"{len(bad)} column(s) have values outside {where}, which the {first.kind} "
             f"likelihood does not accept: {[columns[j].name for j in bad[:5]]}; for example {example:g} in {first.name!r}. "
-            + ("Add a small constant where zero is no more than a small number, " if is_open else "Rescale them, ")
+            + ("Add a small constant where zero is no more than a small number, " if is_open and not low else "Rescale them, ")
             + "set the likelihood's limits, or choose another likelihood."
         )
 
@@ -508,6 +509,11 @@ class Table:
     def n_features(self) -> int:
         """Number of columns."""
         return self.X.shape[1]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of distinct rows."""
+        return len(self.rows)
 
     @property
     def statistics(self) -> ColumnStatistics:

@@ -44,7 +44,7 @@ class TableComparison(NamedTuple):
 
     auc : float
         Area under the ROC curve of a classifier that tells synthetic rows from real ones, on rows that it has not seen: 0.5 if
-        it cannot, 1 if it always can.
+        it cannot, 1 if it always can, and far below 0.5 if the tables share rows.
     """
 
     names: list

@@ -26,6 +26,7 @@ from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
+_ROWS_FOR_TWO_LAYERS = 2_000
 _FEW_ROWS = 50  # below which a validation split costs more than it tells
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
@@ -67,6 +68,11 @@ class Recipe:
 def default_n_components(n_columns: int) -> int:
     """Return the number of components for a table of `n_columns`; those that are not needed switch themselves off."""
     return min(n_columns, 2 * math.ceil(math.sqrt(n_columns)))
+
+
+def default_hidden_layer_sizes(n_rows: int) -> tuple[int, ...]:
+    """Return the units of the hidden layers: a second layer learns more from many rows, and too much from few."""
+    return (128,) if n_rows < _ROWS_FOR_TWO_LAYERS else (128, 128)
 
 
 def default_batch_size(n_rows: int) -> int:

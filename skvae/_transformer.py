@@ -3,6 +3,7 @@
 from numbers import Integral
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
@@ -49,9 +50,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         what reads rows takes a missing condition as one that tells nothing. They are part of X, so nothing changes in pipelines
         and searches.
 
-    hidden_layer_sizes : int or sequence of int, default=(128,)
+    hidden_layer_sizes : int, sequence of int or "auto", default="auto"
         Units of the hidden layers of the encoder, in order from the input on, and of the decoder, in the same order from the
-        latents on. `()` makes both linear, which is factor analysis. More layers help with many rows.
+        latents on. `()` makes both linear, which is factor analysis. "auto" is one layer of 128 units, and two of them from
+        2,000 distinct rows on (those of the first call with `partial_fit`).
 
     activation : {"silu", "relu", "gelu", "tanh", "identity"}, default="silu"
         Function applied after every hidden layer. It rarely matters; "tanh" is the paper's.
@@ -349,6 +351,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         """
         y = column_or_1d(y)
         assert_all_finite(y, input_name="y")
+        if pd.isna(y).any():
+            raise ValueError("y contains missing labels. Leave out the rows of X and y that have none.")
         labels = np.unique(y)
         if len(labels) != 2:
             raise ValueError(

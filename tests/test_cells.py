@@ -433,6 +433,14 @@ def test_intervals_of_a_frame_have_its_form_and_none_for_categories(mixed):
     assert (low["fitness"].cat.codes <= high["fitness"].cat.codes).all()
 
 
+def test_cells_are_compared_with_intervals_whatever_their_type():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"a": rng.normal(size=60), "n": rng.integers(9, size=60), "flag": rng.random(60) < 0.5})
+    low, high = VAETransformer(2, max_iter=2, learning_rate="cosine", random_state=0).fit(X).predictive_interval(X)
+    is_outside = ((low > X) | (high < X)).fillna(False)
+    assert is_outside["a"].sum() < 20 and not is_outside["flag"].any()
+
+
 def test_a_seed_changes_intervals_a_little(linear):
     X = with_holes(linear_rows(10))
     one, other = (linear.predictive_interval(X, random_state=seed)[0] for seed in (0, 1))
@@ -493,7 +501,7 @@ def test_nothing_may_be_given(mixed):
     assert len(mixed.sample(3, given={}, random_state=0)) == 3
 
 
-@pytest.mark.parametrize("given", [{7: 1.0}, {"x0": 1.0}, {0: "a"}, {0: np.nan}, np.zeros((2, 3))])
+@pytest.mark.parametrize("given", [{7: 1.0}, {True: 1.0}, {"x0": 1.0}, {0: "a"}, {0: np.nan}, np.zeros((2, 3))])
 def test_what_cannot_be_given_of_an_array_is_refused(linear, given):
     with pytest.raises(ValueError, match="given names columns|finite number for column|features"):
         linear.sample(given=given)

@@ -134,3 +134,30 @@ def test_types_that_cannot_be_written_are_refused(monkeypatch):
     monkeypatch.setattr(_formats, "type_of_name", lambda name: kind.no_such_thing)
     with pytest.raises(ValueError, match="Column 'real' has type float64, of which skvae cannot make a column.*'float'"):
         quick().fit(frame()[["real"]])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "UInt8", "uint8[pyarrow]", "int64"])
+def test_whole_numbers_reach_the_ends_of_their_type(dtype):
+    limits = np.iinfo(dtype.lower().removesuffix("[pyarrow]"))
+    ends = pd.array([limits.min, limits.max], dtype=dtype)
+    format = _formats.Format("a", dtype)
+    found = _formats.written(np.array([-1e30, 1e30]), format, "pandas")
+    assert list(found)[0] == ends[0] and 0 <= ends[1] - list(found)[1] <= (2**10 if dtype == "int64" else 0)
+    top = limits.max if dtype != "int64" else 2**52  # beyond which double precision leaves numbers out
+    constant = pd.DataFrame({"real": frame()["real"].to_numpy(), "top": pd.array([top] * N, dtype=dtype)})
+    assert (quick().fit(constant).sample(5, random_state=0)["top"] == constant["top"].iloc[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "boolean", "bool[pyarrow]", "Sparse[bool, False]", "polars"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", Mixed({"flag": "gaussian"})], ids=repr)
+def test_flags_that_are_modelled_as_numbers_come_back_as_the_nearer_flag(dtype, likelihood):
+    flag = np.random.default_rng(0).random(400) < 0.3
+    X = pd.DataFrame({"count": np.arange(400) % 7 + flag, "flag": pd.Series(flag)})
+    X = pl.from_pandas(X) if dtype == "polars" else X.astype({"flag": _formats.type_of_name(dtype)})
+    vae = quick(likelihood=likelihood, max_iter=30).fit(X)
+    drawn = vae.sample(2000, random_state=0)
+    assert drawn["flag"].dtype == X["flag"].dtype
+    assert 0.1 < np.mean(np.asarray(drawn["flag"], dtype=float)) < 0.5
+    assert set(vae.inverse_transform(np.zeros((3, 2)))["flag"]) <= {False, True}
+    missing = pd.DataFrame({"count": [1, 2], "flag": pd.Series([True, None], dtype=object)})
+    assert all(type(value) is bool for value in vae.impute(missing)["flag"])

@@ -17,7 +17,7 @@ from torch import distributions
 from skvae import VAETransformer
 from skvae._random import generator, uniform
 from skvae.data import ArraySource
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Beta, Gaussian
 from skvae.networks import MLP
 from skvae.objectives import ELBO
 
@@ -167,8 +167,10 @@ def test_bernoulli_sampler_draws_zeros_and_ones_with_the_right_frequency():
 
 @pytest.mark.parametrize("limits", [(1.0, 0.0), (0.0,), (0.0, math.inf), ("a", "b")])
 def test_impossible_limits_are_refused(limits):
-    with pytest.raises(ValueError, match="two finite numbers, the lower one first"):
+    with pytest.raises(ValueError, match="two finite numbers, the lower one first, or 'observed'"):
         Bernoulli(limits=limits).validate()
+    with pytest.raises(ValueError, match=r"two finite numbers, the lower one first\. Got"):
+        Beta(limits=limits).validate()
 
 
 @pytest.mark.parametrize("bad", [{"noise": "columns"}, {"noise": -1.0}, {"floor": 0.0}, {"standardize": 2}])

@@ -173,6 +173,14 @@ def test_a_factory_that_makes_no_module_is_refused():
         build_module(lambda n_in, n_out: 3, 3, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("network", "what"), [(MLP, "the class .*MLP"), (torch.nn.Linear(3, 2), "the module Linear")], ids=["class", "module"]
+)
+def test_what_is_neither_network_nor_factory_is_refused(network, what):
+    with pytest.raises(TypeError, match=f"must be an object such as MLP.*, or a function.*{what}"):
+        VAETransformer(2, encoder=network).fit(np.eye(20, 3))
+
+
 # --- images --------------------------------------------------------------------------------------------------------------
 
 IMAGES = [
@@ -308,6 +316,13 @@ def test_networks_for_images_are_found_by_name(noise):
 def test_what_makes_no_image_is_refused(params, match):
     with pytest.raises(ValueError, match=match):
         VAETransformer(2, **params).fit(np.random.default_rng(0).normal(size=(20, 12)))
+
+
+def test_missing_pixels_are_named_where_an_encoder_cannot_read_them():
+    X = np.random.default_rng(0).normal(size=(20, 16))
+    X[3, 5] = np.nan
+    with pytest.raises(ValueError, match="Conv cannot arrange 17 columns.*Missing cells"):
+        VAETransformer(2, encoder="conv").fit(X)
 
 
 def test_pixels_are_not_left_out_in_silence():

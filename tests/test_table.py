@@ -25,7 +25,7 @@ from skvae._table import (
     hashes_of_encoded,
 )
 from skvae.data import ArraySource
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Beta, Gamma, Gaussian
 
 
 def merged(X, weight=None):
@@ -317,6 +317,16 @@ def test_values_outside_the_limits_are_refused_with_column_and_value():
     codec = codec_for(np.array([[0.0, 0.0], [16.0, 8.0]]), Bernoulli((0, 16)))
     with pytest.raises(ValueError, match=r"1 column.* outside \[0, 16\].*\['x1'\]; for example 16.5 in 'x1'"):
         codec.encode(np.array([[3.0, 16.5]]))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "limits"),
+    [(Beta(limits=(20, 100)), r"\(20, 100\)"), (Beta(limits=(-10, 0)), r"\(-10, 0\)"), (Gamma(), r"\(0, inf\)")],
+    ids=repr,
+)
+def test_limits_that_are_outside_are_told_in_the_units_of_the_column(likelihood, limits):
+    with pytest.raises(ValueError, match=f"values outside {limits}, "):
+        VAETransformer(1, likelihood=likelihood).fit(np.linspace(-20, 120, 60).reshape(-1, 2))
 
 
 def test_packing_and_unpacking_gives_the_same_codec():

@@ -9,11 +9,13 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
+import skvae
 from skvae import VAETransformer, _training
 from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
 from skvae._random import generator, matched_normal, normal
 from skvae._training import default_batch_size, default_max_iter, default_n_components
+from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.networks import MLP, VariationalMLP
 from skvae.objectives import ELBO, IWAE, drawn, kl_of_rows
@@ -29,6 +31,43 @@ def small(**params):
 @pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 2), (4, 4), (13, 8), (30, 12), (784, 56)])
 def test_default_number_of_components(d, k):
     assert default_n_components(d) == k
+
+
+def networks_of(vae):
+    model = vae._fitted.model
+    return model.encoder.widths(), model.decoder.widths()
+
+
+@ignore_convergence
+def test_default_layers_depend_on_the_distinct_rows_of_the_first_fit():
+    X = np.random.default_rng(0).normal(size=(2_100, 3))
+    few, many = (VAETransformer(2, max_iter=1, random_state=0).fit(rows) for rows in (X[:1_999], X[:2_000]))
+    assert networks_of(few) == ((128,), (128,)) and networks_of(many) == ((128, 128), (128, 128))
+    copies = VAETransformer(2, max_iter=1, random_state=0).fit(X[:1_050].repeat(2, axis=0))
+    weighted = VAETransformer(2, max_iter=1, random_state=0).fit(X[:1_050], sample_weight=np.full(1_050, 2))
+    assert networks_of(copies) == networks_of(weighted) == ((128,), (128,))
+    unweighted = np.arange(2_100) < 1_000
+    assert networks_of(VAETransformer(2, max_iter=1, random_state=0).fit(X, sample_weight=unweighted)) == ((128,), (128,))
+    streamed = VAETransformer(2, max_iter=1, random_state=0).fit(ArraySource(X))
+    assert networks_of(streamed) == ((128, 128), (128, 128))
+    half = VAETransformer(2, max_iter=1, random_state=0, decoder=MLP((5,))).fit(X)
+    assert networks_of(half) == ((128, 128), (5,))
+
+
+@ignore_convergence
+def test_default_layers_stay_while_training_goes_on(tmp_path):
+    X = np.random.default_rng(0).normal(size=(2_100, 3))
+    few = VAETransformer(2, random_state=0).partial_fit(X[:100])
+    assert networks_of(few.partial_fit(X)) == ((128,), (128,))
+    many = VAETransformer(2, max_iter=1, random_state=0, warm_start=True).fit(X)
+    many.save(tmp_path / "model.skvae")
+    again = skvae.load(tmp_path / "model.skvae")
+    assert networks_of(again.set_params(max_iter=2).fit(X[:100])) == ((128, 128), (128, 128))
+    with pytest.raises(ValueError, match="its encoder and decoder differ"):
+        again.set_params(hidden_layer_sizes=(128,)).fit(X)
+    others = VAETransformer(2, max_iter=1, random_state=0, warm_start=True, encoder=lambda n, m: torch.nn.Linear(n, m)).fit(X)
+    with pytest.raises(ValueError, match="its encoder differ"):
+        others.set_params(encoder=None).fit(X)
 
 
 @pytest.mark.parametrize(("n", "batch"), [(1, 1), (20, 20), (47, 47), (48, 32), (150, 32), (2000, 64), (10**6, 512)])

@@ -159,10 +159,11 @@ def test_direction_of_linear_data_is_the_one_that_was_put_in():
         (np.zeros(150), r"two labels.*got 1: \[0\.0\]"),
         (IRIS.target, r"two labels.*got 3: \[0, 1, 2\].*y == label"),
         (np.r_[np.zeros(149), np.nan], "contains NaN"),
+        (np.array([*["without", "with"] * 74, "with", None], dtype=object), "missing labels"),
         (np.arange(149) % 2, "inconsistent numbers of samples"),
         (np.zeros((150, 2)), "1d array"),
     ],
-    ids=["one", "three", "missing", "too few", "table"],
+    ids=["one", "three", "missing", "none", "too few", "table"],
 )
 def test_labels_that_are_not_two_groups_of_rows_are_refused(vae, y, match):
     with pytest.raises(ValueError, match=match):

@@ -29,9 +29,10 @@ class Limited(Likelihood):
         if self.limits != "observed":
             numbers = all(isinstance(v, Real) and (self._may_be_infinite or math.isfinite(v)) for v in self.limits)
             if not (numbers and len(self.limits) == 2 and self.limits[0] < self.limits[1]):
+                or_observed = ", or 'observed'" * (len(self._parameter_constraints["limits"]) > 1)
                 raise ValueError(
                     f"The 'limits' of {type(self).__name__} must be two {'' if self._may_be_infinite else 'finite '}numbers, "
-                    f"the lower one first, or 'observed'. Got {self.limits!r}."
+                    f"the lower one first{or_observed}. Got {self.limits!r}."
                 )
         return self
 

@@ -70,12 +70,12 @@ class _Images(Network):
             return Grid(side, side, 1)
         return Grid(*map(int, (*self.input_shape, 1)[:3]))
 
-    def refusal(self, n_columns: int) -> ValueError:
-        """Return the error that a row does not hold images."""
+    def refusal(self, n_columns: int, reason: str = "") -> ValueError:
+        """Return the error that a row does not hold images, with what may be the reason."""
         shape = "a square" if self.input_shape is None else f"an image of shape {tuple(self.input_shape)}"
         return ValueError(
             f"{type(self).__name__} cannot arrange {n_columns} columns as {shape}. Set input_shape=(height, width), or "
-            "(height, width, channels), so that their product is the number of columns of X."
+            f"(height, width, channels), so that their product is the number of columns of X.{reason}"
         )
 
 
@@ -133,7 +133,9 @@ class Conv(_Images):
         """Return the network for images of this many pixels; refuse a number that makes no image."""
         image = self.image(n_in)
         if image.size != n_in:
-            raise self.refusal(n_in)
+            raise self.refusal(
+                n_in, " Missing cells, categories and conditions of X count as well: the encoder reads more columns."
+            )
         return _BoundConv(self, _halvings(image, self.channels))
 
 

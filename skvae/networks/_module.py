@@ -35,12 +35,22 @@ _FORKED_GENERATOR = threading.Lock()
 
 def build_module(factory: Callable, n_in: int, n_out: int, seed: int) -> torch.nn.Module:
     """Call a user's factory; torch initialises modules from its global generator, so that one is lent a seed and restored."""
+    _check_factory(factory)
     with _FORKED_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derived_seed(seed, "module"))
         module = factory(n_in, n_out)
         _check_module(module, factory)
         _check_sizes(module.eval(), factory, n_in, n_out)
     return module
+
+
+def _check_factory(factory: object) -> None:
+    """Refuse classes of our own and finished modules, which can be called but make no module."""
+    if isinstance(factory, torch.nn.Module) or (isinstance(factory, type) and issubclass(factory, Network)):
+        raise TypeError(
+            "A network must be an object such as MLP((64,)), or a function of (n_in, n_out) that builds a torch.nn.Module, "
+            f"got {'the class' if isinstance(factory, type) else 'the module'} {factory!r}."
+        )
 
 
 def _check_module(module, factory: Callable) -> None:
