@@ -139,7 +139,8 @@ class Proposal(NamedTuple):
     def _stages(self) -> list[int]:
         """Return how many latents there are in each stage; where cells are judged, half of them come from modes."""
         if self.judged:
-            return [self.n_draws // 4, self.n_draws // 2, self.n_draws - self.n_draws // 4 - self.n_draws // 2]
+            first, at_modes = max(1, self.n_draws // 4), self.n_draws // 2
+            return [n for n in (first, at_modes, self.n_draws - first - at_modes) if n]
         return _parts(self.n_draws, min(_MOST_STAGES, max(1 + self.climbs, self.n_draws // _FEWEST_PER_STAGE)))
 
     def stream(self, start: int, *place: str, device: torch.device) -> torch.Generator:

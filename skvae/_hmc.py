@@ -10,16 +10,13 @@ Shapes: z (..., k), log densities and uniform numbers (...), step sizes (...) or
 Sources: Neal, *MCMC using Hamiltonian dynamics*, 2011; Kingma & Welling, 2013, appendices D and E.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skvae._families import Support
-from skvae._random import normal
 
 LogDensity = Callable[[Tensor], Tensor]  # z (..., k) -> (...)
 
@@ -94,42 +91,3 @@ def transition(
     gain = there - here + 0.5 * (momentum.square() - momentum_there.square()).sum(-1)
     probability = gain.clamp(max=0).exp().nan_to_num(nan=0.0)  # a path that left the finite numbers leads nowhere
     return torch.where((uniform < probability)[..., None], proposal, z), probability
-
-
-class Draws(NamedTuple):
-    """What chains visited, and how they moved."""
-
-    z: Tensor  # (n_draws, ..., k)
-    step_size: Tensor  # (...) of every chain, tuned
-    acceptance: Tensor  # (...) mean probability of a move after tuning
-
-
-def draw(
-    log_density: LogDensity,
-    z: Tensor,
-    stream: torch.Generator,
-    *,
-    n_draws: int,
-    n_leapfrog: int,
-    n_tuning: int,
-    acceptance: float = 0.9,
-    step_size: float = 0.1,
-    shared_axes: tuple[int, ...] = (),
-) -> Draws:
-    """Move chains from `z` on: first to tune the step size of each to the wanted acceptance, then to draw, with it fixed.
-
-    Chains along `shared_axes` of z get the same random numbers.
-    """
-    shape = tuple(1 if axis in {a % z.ndim for a in shared_axes} else n for axis, n in enumerate(z.shape))
-    log_step = torch.full(z.shape[:-1], math.log(step_size), dtype=z.dtype, device=z.device)
-    visited, accepted = [], torch.zeros_like(log_step)
-    for i in range(n_tuning + n_draws):
-        momentum = normal(shape, stream, z.dtype)
-        uniform = torch.rand(shape[:-1], generator=stream, device=z.device, dtype=z.dtype)
-        z, probability = transition(log_density, z, log_step.exp(), n_leapfrog, momentum, uniform)
-        if i < n_tuning:  # Robbins & Monro, 1951
-            log_step = log_step + (probability - acceptance) / math.sqrt(1 + i / 10)
-        else:
-            visited.append(z)
-            accepted += probability
-    return Draws(torch.stack(visited), log_step.exp(), accepted / max(n_draws, 1))

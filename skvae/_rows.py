@@ -10,7 +10,6 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._devices import resolve_device
-from skvae._frames import is_frame, rows_where
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._random import generator, matched_normal, normal
@@ -51,14 +50,15 @@ class RowsMixin:
         present = model.presented_to_encoder if only_for_encoder else lambda rows: model.presented(rows, "score", shared=True)
         return fitted, params, EncodedRows(fitted.codec, X, fitted.dtype, device, present), X.dtype
 
-    def _by_parts(self, X, function):
-        """Return what `function` gives for the rows of X, part by part where X is a source."""
+    def _by_parts(self, X, function, *of_rows):
+        """Return what `function` gives for the rows of X and arrays with a value for each, part by part where X is a source."""
         source = as_source(X)
         if source is None:
-            return function(X)
+            return function(X, *of_rows)
         check_is_fitted(self)
         self._check_columns(source, reset=False)
-        return np.concatenate([function(frame(source, part)) for part, _ in checked_pieces(source)])
+        parts = ((part, slice(start, start + len(part))) for part, start in checked_pieces(source))
+        return np.concatenate([function(frame(source, part), *(values[rows] for values in of_rows)) for part, rows in parts])
 
     def _ready(self, has_holes=False):
         """Return the fitted state, its parameters and the device, ready to compute on rows that may have missing cells."""
@@ -83,19 +83,25 @@ class RowsMixin:
         """
         return self._by_parts(X, self._scores)
 
-    def _scores(self, X):
-        """Return the bound of every row of a table; complete rows apart, where training has seen no others.
+    def _scores(self, X, counts=None):
+        """Return the bound of every row of a table that counts; complete rows apart, where training has seen no others.
 
         Such rows are computed by other operations, and a row's score does not depend on its neighbours.
         """
         check_is_fitted(self)
-        X = self._cells(X)
+        X = self._cells(X, counts)
+        if counts is not None and not counts.all():
+            X = rows_of(X, counts)
+            if not len(X):  # in a part of a source
+                return np.empty(0)
         holes = self._fitted.codec.incomplete_rows(X)
         if self._fitted.codec.per_cell or holes.all() or not holes.any():
-            return self._scores_of_cells(X)
-        scores = np.empty(len(X))
-        for chosen in (holes, ~holes):
-            scores[chosen] = self._scores_of_cells(rows_of(X, chosen))
+            scores = self._scores_of_cells(X)
+        else:
+            scores = np.empty(len(X))
+            for chosen in (holes, ~holes):
+                scores[chosen] = self._scores_of_cells(rows_of(X, chosen))
+        scores[self._fitted.empty_rows(X, holes)] = 0.0
         return scores
 
     def _scores_of_cells(self, X):
@@ -139,14 +145,9 @@ class RowsMixin:
         """
         if sample_weight is None:
             return float(np.mean(self.score_samples(X)))
-        if is_frame(X):  # whose rows of no weight may have categories that nobody knows
-            weight = checked_weight(sample_weight, X)
-            values = np.zeros(len(weight))
-            values[weight > 0] = self.score_samples(rows_where(X, weight > 0))
-        else:
-            values = self.score_samples(X)
-            weight = checked_weight(sample_weight, values)
-        return float(np.average(values, weights=weight / weight.max()))
+        weight = checked_weight(sample_weight, X)
+        values = self._by_parts(X, self._scores, weight > 0)
+        return float(np.average(values, weights=weight[weight > 0] / weight.max()))
 
     def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).

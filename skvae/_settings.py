@@ -97,13 +97,13 @@ def to_spec(settings: Settings) -> dict:
 
 
 def _spec_of(value: Any) -> Any:
-    """Describe the settings objects in a value."""
+    """Describe the settings objects in a value; a dict gets a class as well, so that none of its keys make it look like one."""
     if isinstance(value, Settings):
         return to_spec(value)
     if isinstance(value, (list, tuple)):
         return type(value)(map(_spec_of, value))
     if isinstance(value, dict):
-        return {key: _spec_of(one) for key, one in value.items()}
+        return {"class": "dict", "params": {key: _spec_of(one) for key, one in value.items()}}
     return value
 
 
@@ -118,7 +118,10 @@ def _from_spec_of(value: Any) -> Any:
     """Rebuild the settings objects in a value."""
     if isinstance(value, dict):
         is_spec = set(value) == {"class", "params"}
-        return from_spec(value) if is_spec else {key: _from_spec_of(one) for key, one in value.items()}
+        if is_spec and value["class"] != "dict":
+            return from_spec(value)
+        items = value["params"] if is_spec else value  # older files have dicts as they are
+        return {key: _from_spec_of(one) for key, one in items.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_from_spec_of, value))
     return value

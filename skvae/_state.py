@@ -8,8 +8,9 @@ import torch
 
 from skvae._model import Model, Pieces
 from skvae._settings import from_spec, to_spec
+from skvae._sparse import SparseRows
 from skvae._stream import StreamedTable
-from skvae._table import Table, TableCodec
+from skvae._table import Cells, Table, TableCodec
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, PerColumn
 
@@ -71,6 +72,15 @@ class Fitted:
         pieces = replace(self.model.pieces, likelihood=likelihood)
         model = Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed)
         return replace(self, model=model, codec=codec)
+
+    def empty_rows(self, X: Cells, incomplete: np.ndarray) -> np.ndarray:
+        """Tell of the rows, given which are incomplete, of which the model describes no cell: nothing has the probability 1."""
+        empty = incomplete.copy()
+        if self.model.likelihood.reads_missing or isinstance(X, SparseRows):
+            return np.zeros_like(empty)
+        described = np.setdiff1d(self.codec.order, self.conditions)
+        empty[empty] = np.isnan(X[np.ix_(empty, described)]).all(axis=1)
+        return empty
 
     def passing_over_holes(self) -> "Fitted":
         """Return the state for rows whose empty cells tell nothing, not even that they are missing."""

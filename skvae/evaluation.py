@@ -28,7 +28,7 @@ __all__ = [
 
 _N_WEIGHTED = 200  # latents per row that is drawn under conditions
 _N_DRAWS = 32  # per row, for a KL without a closed form
-_MAX_PAIRS = 4_000_000  # of a draw and a row that are compared at a time
+_MAX_CELLS = 4_000_000  # of draws, rows and components that are compared at a time
 
 
 class Estimate(NamedTuple):
@@ -471,7 +471,7 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
 def _log_mixture(model, q: Tensor, z: Tensor) -> Tensor:
     """Return the log density at z (s, n, k) of the mean of q(z|x) over the rows.  # (s, n)"""
     points = z.flatten(0, 1)[:, None]  # (s * n, 1, k)
-    parts = points.split(max(1, _MAX_PAIRS // (len(q) * z.shape[-1])))
+    parts = points.split(max(1, _MAX_CELLS // (len(q) * z.shape[-1])))
     density = torch.cat([torch.logsumexp(model.posterior.log_prob(q, part).sum(-1), -1) for part in parts])
     return density.view(z.shape[:-1]) - np.log(len(q))
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._model import Model, Params
-from skvae._random import generator
+from skvae._random import generator, normal
 from skvae._settings import Interval, Settings, StrOptions, belongs_with, register
 from skvae.posteriors import Posterior
 
 _PRIOR_DRAWS = 512
+_WEIGHTS = ("logit", "log_odds")  # of the modes of a mixture, as its prior reads them
 _KERNEL_WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -187,8 +188,9 @@ class InfoVAE(Objective):
     .. math:: E_q[\log p(x|z)] - (1 - \alpha)\,\mathrm{KL}(q(z|x) \,\|\, p(z)) - (\alpha + \lambda - 1)\,
               \mathrm{MMD}^2(q(z), p(z))
 
-    The maximum mean discrepancy compares the latents of a batch with draws from the prior, by sums of inverse multiquadratic
-    kernels of seven widths. Rows can keep as many nats as they like, as long as together they look like the prior.
+    The maximum mean discrepancy compares the latents of a batch with draws from the prior, new ones in every step, by sums of
+    inverse multiquadratic kernels of seven widths. Rows can keep as many nats as they like, as long as together they look like
+    the prior. A single row tells nothing of that, so batches need several.
 
     Parameters
     ----------
@@ -196,7 +198,7 @@ class InfoVAE(Objective):
         Share of the KL that is given up. 1 gives the MMD-VAE.
 
     weight : float, default=10.0
-        The :math:`\lambda` of the formula.
+        The :math:`\lambda` of the formula, at least :math:`1 - \alpha`, so that the discrepancy is not rewarded.
 
     n_samples : int, default=1
         Draws of z per row and step.
@@ -225,34 +227,74 @@ class InfoVAE(Objective):
         self.weight = weight
         self.n_samples = n_samples
 
+    def validate(self):
+        super().validate()
+        if round(self.alpha + self.weight, 12) < 1:
+            raise ValueError(
+                f"alpha + weight must be at least 1, got {self.alpha!r} + {self.weight!r}: latents would be rewarded for "
+                f"differing from the prior. Set weight to {1 - self.alpha} or more, or raise alpha."
+            )
+        return self
+
     def __call__(self, model, params, batch, noise, annealing=1.0):
         q, z, log_px = drawn(model, params, batch, noise)
         kl = kl_of_rows(model, params, batch, q, z, "auto")
-        stream = generator(model.seed, "prior draws", device=z.device)
-        shape = (_PRIOR_DRAWS, model.n_components)
-        in_random_order = torch.randperm(_PRIOR_DRAWS, generator=stream, device=stream.device)
-        x = batch.repeated(_PRIOR_DRAWS)[in_random_order] if model.n_given else None  # whose conditions the draws have
-        from_prior = model.sample_prior(params, shape, stream, z.dtype, x)
-        again = model.posterior.sample(q, noise.roll(1, -2))  # another draw for every row
-        mmd = discrepancy(z, from_prior, batch.weight, again).mean(0)
+        stream = generator(model.seed, "prior draws", repr(noise[0, 0].tolist()), device=z.device)  # of this step alone
+        from_prior, shares = _prior_draws(model, params, batch, stream, z.dtype)
+        again = model.posterior.sample(q, normal(noise.shape, stream, noise.dtype))  # another draw for every row
+        mmd = discrepancy(z, from_prior, batch.weight, again, shares).mean(0)
         return log_px.mean(0) - (1 - self.alpha) * kl - (self.alpha + self.weight - 1) * mmd
 
 
-def discrepancy(z: Tensor, others: Tensor, repetitions: Tensor | None = None, again: Tensor | None = None) -> Tensor:
+def _prior_draws(
+    model: Model, params: Params, batch: Batch, stream: torch.Generator, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Return draws from the prior (m, k), under conditions of the rows, and their shares (m,) if they differ in slope."""
+    in_random_order = torch.randperm(_PRIOR_DRAWS, generator=stream, device=stream.device)
+    x = batch.repeated(_PRIOR_DRAWS)[in_random_order] if model.n_given else None
+    z = model.sample_prior(params, (_PRIOR_DRAWS, model.n_components), stream, dtype, x)
+    return z, _shares(model, params, z.detach(), x) if model.prior.n_weights else None
+
+
+def _shares(model: Model, params: Params, z: Tensor, x: Tensor | None) -> Tensor:
+    """Return equal shares of draws z from a mixture, with slopes by its weights: those of how often it draws them.  # (m,)
+
+    Draws have slopes by the mode they come from, but none by the choice of the mode. The slope of log p(z) by the weights is
+    that of the log of the chosen weight, on average over the modes that z may come from.
+    """
+    own = {
+        name: v.detach() if isinstance(v, Tensor) and name not in _WEIGHTS else v
+        for name, v in model.of_prior(params, x).items()
+    }
+    log_p = model.prior.log_prob(own, z).sum(-1)
+    return (log_p - log_p.detach()).softmax(0)
+
+
+def discrepancy(
+    z: Tensor, others: Tensor, repetitions: Tensor | None = None, again: Tensor | None = None, shares: Tensor | None = None
+) -> Tensor:
     """Return the part of every latent z (s, n, k) in the squared MMD between them and `others` (m, k), without bias.  # (s, n)
 
     The mean over rows, which occur as often as `repetitions` (n,) says, is the estimate. A row that occurs more than once meets
-    itself as well: in `again` (s, n, k), other draws of the latents.
+    itself as well: in `again` (s, n, k), other draws of the latents. One that meets none tells nothing: its part is zero.
+    `others` count by their `shares` (m,), or all alike.
     """
     r = z.new_ones(z.shape[-2]) if repetitions is None else repetitions
     with_itself = (r - 1).clamp(min=0)
-    alike = _kernel(z, z)
-    among = alike @ r - r * len(_KERNEL_WIDTHS)  # without the distance of each to itself, which is zero
+    is_itself = torch.eye(len(r), dtype=torch.bool, device=z.device)
+    among = _kernel(z, z).masked_fill(is_itself, 0) @ r
     if again is not None and repetitions is not None:
         among = among + with_itself * _kernel_of_pairs((z - again).square().sum(-1), z.shape[-1])
-    n_met = (r.sum() - r + with_itself).clamp(min=torch.finfo(z.dtype).tiny)
-    half = len(others) // 2  # two halves are independent, and a quarter of the work of all pairs
-    return among / n_met - 2 * _kernel(z, others).mean(-1) + _kernel(others[:half], others[half:]).mean()
+    n_met = r.sum() - r + with_itself
+    shares = others.new_full((len(others),), 1 / len(others)) if shares is None else shares
+    alike = among / n_met.clamp(min=torch.finfo(z.dtype).tiny)
+    return (alike - 2 * _kernel(z, others) @ shares + _between_halves(others, shares)) * (n_met > 0)
+
+
+def _between_halves(z: Tensor, shares: Tensor) -> Tensor:
+    """Return the mean kernel between two halves of points, which are independent, and a quarter of the work of all pairs."""
+    (a, b), (of_a, of_b) = z.tensor_split(2), shares.tensor_split(2)
+    return of_a @ _kernel(a, b) @ of_b / (of_a.sum() * of_b.sum())
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -271,7 +313,8 @@ class BetaTCVAE(Objective):
 
     The KL to the prior, averaged over the data, is the mutual information of row and latents, plus the total correlation
     :math:`\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))`, plus the KLs of the components to their priors; the second counts
-    :math:`\beta` times. The aggregated posterior q(z) is that of the batch.
+    :math:`\beta` times. The aggregated posterior q(z) is that of the batch. Latents that sum to one are refused: their total
+    correlation is infinite.
 
     Parameters
     ----------
@@ -315,11 +358,15 @@ def total_correlation(posterior: Posterior, q: Tensor, z: Tensor, repetitions: T
 
     Rows occur as often as `repetitions` (n,) says.
     """
-    of_pairs = posterior.log_prob(q, z[..., :, None, :])  # (s, n, n, k): of the draws of each row, under each row
-    r = of_pairs.new_ones(len(q)) if repetitions is None else repetitions
+    if posterior.support.sums_to_one:
+        raise ValueError(
+            f"Latents that sum to one, as those of {posterior!r} do, tell each other: their total correlation is infinite. "
+            "Choose another posterior, or ELBO in the place of BetaTCVAE."
+        )
+    joint, marginals = posterior.joint_and_marginals(q, z[..., :, None, :])  # of the draws of each row, under each row
+    r = joint.new_ones(len(q)) if repetitions is None else repetitions
     log_share = (r / r.sum()).log()
-    joint = torch.logsumexp(of_pairs.sum(-1) + log_share, -1)
-    return joint - torch.logsumexp(of_pairs + log_share[:, None], -2).sum(-1)
+    return torch.logsumexp(joint + log_share, -1) - torch.logsumexp(marginals + log_share[:, None], -2).sum(-1)
 
 
 class IWAE(Objective):

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 import types
 import typing
@@ -94,7 +95,7 @@ def write(path: str | os.PathLike, estimator: BaseEstimator, attributes: dict[st
     Parameters
     ----------
     path : str or path-like
-        The file. The old one stays as it was unless the new one is complete and on the disk.
+        The file. The old one stays as it was unless the new one is complete and on the disk, which gets its permissions.
 
     estimator : estimator of skvae
         The estimator.
@@ -253,20 +254,29 @@ def _replace_file(path: str, data: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "Only a regular file can be written or replaced", path)
     folder, name = os.path.split(path)
-    _sweep(folder, name)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.skvae-tmp")
+    mark = _mark(name)
+    _sweep(folder, mark)
+    temporary = os.path.join(folder, f".{mark}.{secrets.token_hex(4)}.skvae-tmp")
     file = open(temporary, "xb")  # noqa: SIM115
     try:
         with file:
+            if os.path.exists(path):
+                shutil.copymode(path, temporary)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+    with suppress(OSError):  # the new file is there, and no error may say that it is not
+        _sync_folder(folder)
+
+
+def _mark(name: str) -> str:
+    """Return a short stand-in for a file's name, which may itself be as long as names can be."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
 
 
 def _sync_folder(folder: str) -> None:
@@ -280,9 +290,9 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _sweep(folder: str, name: str) -> None:
+def _sweep(folder: str, mark: str) -> None:
     """Delete what earlier saves to the same path have left when they were killed."""
-    ours = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.skvae-tmp")
+    ours = re.compile(rf"\.{mark}\.[0-9a-f]{{8}}\.skvae-tmp")
     with suppress(OSError):
         for entry in os.scandir(folder):
             if ours.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:

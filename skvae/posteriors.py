@@ -17,6 +17,9 @@ from skvae.priors._dirichlet import dirichlet_draw, dirichlet_kl, dirichlet_log_
 #: of a standard deviation, from 4.5e-5 to 148: wide enough for any column at the noise floor, safe to square in float32
 LOG_SCALE_RANGE = (-10.0, 5.0)
 
+#: of the mean of log z, and of the logarithm of its standard deviation: draws within 8 of those are safe to square in float32
+LOG_NORMAL_RANGES = (-20.0, 20.0), (-10.0, 1.0)
+
 #: of the logarithm of a shape parameter: smaller ones put their mass at numbers that float32 does not have
 LOG_CONCENTRATION_RANGE = (-1.5, 7.0)
 
@@ -64,6 +67,14 @@ class Posterior(Settings):
     def log_prob(self, q: Tensor, z: Tensor) -> Tensor:
         """Return log q(z|x) in nats, one value per component: of each given those before it, if they are not independent."""
         raise NotImplementedError
+
+    def joint_and_marginals(self, q: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log q(z|x), and log q(z_j|x) of each component by itself, in nats.  # (..., n), (..., n, k)
+
+        A family whose components depend on each other has a method of its own: here the marginals are what `log_prob` gives.
+        """
+        marginals = self.log_prob(q, z)
+        return marginals.sum(-1), marginals
 
     def kl(self, q: Tensor, prior: Prior) -> Tensor | None:
         """Return KL(q(z|x) || p(z)) in nats, one value per component; None where there is no closed form."""
@@ -162,8 +173,11 @@ class FullNormal(Posterior):
 
     def log_prob(self, q, z):
         mean, log_diagonal, factor = self._split(q)
-        noise = torch.linalg.solve_triangular(factor, (z - mean)[..., None], upper=False)[..., 0]
-        return -0.5 * noise.square() - log_diagonal - _HALF_LOG_2PI
+        return -0.5 * _solved(factor, z - mean).square() - log_diagonal - _HALF_LOG_2PI
+
+    def joint_and_marginals(self, q, z):
+        mean, scale = self.mean(q), self.scale(q)
+        return self.log_prob(q, z).sum(-1), -0.5 * ((z - mean) / scale).square() - scale.log() - _HALF_LOG_2PI
 
     def kl(self, q, prior):
         """Return the KL to a standard normal prior; of each component given those before it."""
@@ -171,6 +185,12 @@ class FullNormal(Posterior):
             return None
         mean, log_diagonal, factor = self._split(q)
         return 0.5 * (mean.square() + factor.square().sum(-1) - 1) - log_diagonal
+
+
+def _solved(factor: Tensor, z: Tensor) -> Tensor:
+    """Return L^-1 z for factors L (..., k, k), which are not copied for every z that has the same one.  # (s, ..., k)"""
+    columns = z.reshape(-1, *z.shape[1 - factor.ndim :]).movedim(0, -1)  # (..., k, s)
+    return torch.linalg.solve_triangular(factor, columns, upper=False).movedim(-1, 0).reshape(z.shape)
 
 
 class FamilyPosterior(Posterior):
@@ -335,10 +355,17 @@ class Pareto(FamilyPosterior):
 
 
 class LogNormal(FamilyPosterior):
-    """Log-normal posterior of positive latents, with mean and standard deviation of the logarithm from the encoder."""
+    """Log-normal posterior of positive latents, with mean and standard deviation of the logarithm from the encoder.
+
+    The mean stays within 20 of zero, and the standard deviation below e, so that no draw leaves the numbers of float32.
+    """
 
     def family(self):
         return families.LogNormal()
+
+    def member(self, q):
+        loc, log_scale = (part.clamp(*limits) for part, limits in zip(q.chunk(2, -1), LOG_NORMAL_RANGES, strict=True))
+        return loc, log_scale.exp()
 
 
 class Gamma(FamilyPosterior):
@@ -386,6 +413,10 @@ class Dirichlet(Posterior):
 
     def log_prob(self, q, z):
         return dirichlet_log_prob(z, self._concentration(q))
+
+    def joint_and_marginals(self, q, z):
+        a = self._concentration(q)
+        return self.log_prob(q, z).sum(-1), families.Beta().log_prob(z, a, a.sum(-1, keepdim=True) - a)
 
     def kl(self, q, prior):
         if not self._knows_kl_to(prior, DirichletPrior):

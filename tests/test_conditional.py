@@ -313,3 +313,16 @@ def test_weights_are_tempered_as_little_as_gives_the_size():
     size = 1 / (log_w * exponent).softmax(0).square().sum(0)
     assert exponent[0] == 1 and size[0] > 20
     np.testing.assert_allclose(size[1:], 20, rtol=0.01)
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact encoder", "encoder that knows nothing"])
+def test_cells_are_judged_by_as_few_draws_as_there_are(n_draws, exact):
+    model, params = linear_model(exact)
+    X, proposal = rows(), Proposal(n_draws, 0, ALL)
+    assert len(proposal.pool(model, params, Batch(torch.tensor(X)), 0).z) == n_draws
+    log_p, sizes = leave_one_out(model, params, Batch(torch.tensor(X)), proposal)
+    np.testing.assert_array_equal(log_p.isnan(), np.isnan(X))
+    assert ((sizes > 0.999) & (sizes < n_draws + 0.001)).all()
+    ends, _ = quantiles(model, params, Batch(torch.tensor(X)), proposal, (0.1, 0.9))
+    assert (ends[:, 0] <= ends[:, 1]).all()

@@ -294,6 +294,27 @@ def test_column_that_never_varied_has_no_bar(ax):
     assert len(ax.patches) == 4
 
 
+def test_cells_that_are_missing_explain_nothing_and_hide_nothing(ax):
+    X = IRIS.data.to_numpy(copy=True)
+    X[::3, 0], X[:, 1] = np.nan, np.nan
+    model = fitted(IRIS.data.to_numpy(), n_components=2)
+    display = ReconstructionDisplay.from_estimator(model, X, ax=ax)
+    x, y = X[:, 0], model.reconstruct(X)[:, 0]
+    known = ~np.isnan(x)
+    expected = 1 - np.square(x - y)[known].mean() / x[known].var()
+    np.testing.assert_allclose(display.explained_[:2], [expected, np.nan], rtol=1e-9)
+    assert len(ax.patches) == 3
+
+
+def test_line_of_agreement_goes_through_the_cells_that_are_there(ax):
+    X = IRIS.data.to_numpy(copy=True)
+    X[::3, 0], X[:, 1] = np.nan, np.nan
+    display = ReconstructionDisplay.from_estimator(fitted(IRIS.data.to_numpy(), n_components=2), X, column=0, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_xy1(), [np.nanmean(X[:, 0])] * 2)
+    nothing = display.plot(matplotlib.figure.Figure().subplots(), column=1).ax_
+    assert not nothing.lines and not len(nothing.collections[0].get_offsets())
+
+
 def test_of_many_columns_the_thirty_lowest_are_shown(digits, ax):
     vae, X, _ = digits
     ReconstructionDisplay.from_estimator(vae, X, ax=ax)

@@ -211,6 +211,21 @@ def test_errors_of_the_information_are_those_of_repetition(iris):
         assert told.mean() == pytest.approx(values.std(), rel=0.5)
 
 
+def test_information_of_dependent_components_is_told_in_bounded_memory(monkeypatch):
+    solve, cells = torch.linalg.solve_triangular, []
+
+    def watched(factor, columns, **options):
+        batch = torch.broadcast_shapes(factor.shape[:-2], columns.shape[:-2])
+        cells.append(math.prod(batch) * max(math.prod(factor.shape[-2:]), math.prod(columns.shape[-2:])))
+        return solve(factor, columns, **options)
+
+    X = np.random.default_rng(0).normal(size=(600, 8))
+    vae = VAETransformer(8, posterior="full_normal", max_iter=2, random_state=0).fit(X)
+    monkeypatch.setattr(torch.linalg, "solve_triangular", watched)
+    mutual_information(vae, X, n_samples=2)
+    assert max(cells) <= 4_000_000
+
+
 # --- as scikit-learn uses it ---------------------------------------------------------------------------------------------
 
 

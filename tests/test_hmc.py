@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from skvae._hmc import draw, leapfrog, transition, value_and_slope
-from skvae._random import generator, normal
+from skvae._hmc import leapfrog, transition, value_and_slope
+from skvae._random import generator, normal, uniform
 
 F64 = torch.float64
 
@@ -54,22 +54,46 @@ def test_energy_error_is_of_second_order():
     assert error(0.02, 10) / error(0.01, 20) == pytest.approx(4, rel=0.05)
 
 
-def test_moments_and_acceptance():
-    log_density = gaussian(COVARIANCE)
+def visited(z, step_size, n_moves, n_leapfrog, n_streams, seed):
+    """Return where chains come from z by moves with random numbers of their own, or of all, and the probabilities of moves."""
+    stream, steps = generator(seed), torch.full((len(z),), step_size, dtype=F64)
+    places, probabilities = [], []
+    for _ in range(n_moves):
+        momentum, level = normal((n_streams, 3), stream, F64), uniform((n_streams,), stream, F64)
+        z, probability = transition(gaussian(COVARIANCE), z, steps, n_leapfrog, momentum, level)
+        places.append(z)
+        probabilities.append(probability)
+    return torch.stack(places), torch.stack(probabilities)
+
+
+def test_chains_have_the_moments_of_the_density_and_move_as_often_as_they_say():
+    """With steps so long that three moves in ten are refused, without which a variance would be 0.14 larger."""
     start = torch.full((400, 3), 3.0, dtype=F64)
-    draws = draw(log_density, start, generator(1), n_draws=300, n_leapfrog=10, n_tuning=100)
-    assert abs(float(draws.acceptance.mean()) - 0.9) < 0.05
-    z = draws.z.flatten(0, 1)
+    places, probabilities = (of_moves[100:] for of_moves in visited(start, 0.5, 400, 4, 400, seed=1))
+    assert 0.6 < probabilities.mean() < 0.8
+    moves = (places[1:] != places[:-1]).any(-1).double()
+    assert float(moves.mean()) == pytest.approx(float(probabilities[1:].mean()), abs=0.005)
+    z = places.flatten(0, 1)
     torch.testing.assert_close(z.mean(0), torch.zeros(3, dtype=F64), rtol=0, atol=0.03)
     torch.testing.assert_close(z.mT @ z / len(z), COVARIANCE, rtol=0, atol=0.04)
 
 
+def test_probability_of_a_move_is_that_of_the_energy_it_gains():
+    z, momentum = (normal((50, 3), generator(0, name), F64) for name in ("z", "v"))
+    step, level = torch.full((50,), 0.3, dtype=F64), uniform((50,), generator(3), F64)
+    there, probability = transition(gaussian(COVARIANCE), z, step, 10, momentum, level)
+    end, momentum_there, _, _ = leapfrog(gaussian(COVARIANCE), z, momentum, step, 10)
+    energy, energy_there = (
+        0.5 * v.square().sum(-1) - gaussian(COVARIANCE)(at) for at, v in ((z, momentum), (end, momentum_there))
+    )
+    torch.testing.assert_close(probability, (energy - energy_there).exp().clamp(max=1))
+    assert 0 < (level >= probability).sum() < 50
+    torch.testing.assert_close(there, torch.where((level < probability)[:, None], end, z), rtol=0, atol=0)
+
+
 def test_chains_that_share_numbers_do_not_look_at_each_other():
-    log_density = gaussian(COVARIANCE)
     start = normal((4, 3), generator(0), F64)
-    options = {"n_draws": 5, "n_leapfrog": 4, "n_tuning": 10, "shared_axes": (0,)}
-    all_ = draw(log_density, start, generator(2), **options).z
-    one = draw(log_density, start[2:3], generator(2), **options).z
+    all_, one = (visited(z, 0.3, 15, 4, 1, seed=2)[0] for z in (start, start[2:3]))
     torch.testing.assert_close(all_[:, 2:3], one, rtol=0, atol=1e-12)
 
 

@@ -190,6 +190,19 @@ def test_modes_far_from_a_cell_change_no_digit_of_its_density():
     torch.testing.assert_close(NormalMixture(3).log_prob(params, eta, x), joint.logsumexp(-2).mT, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("far", [3e3, 1e5, 1e9])
+def test_slopes_of_a_mixture_in_single_precision_are_those_of_double_precision_however_far_a_cell_is(far):
+    params, eta = random_case(NormalMixture(3), 40)
+    x, weight = torch.full((40, D), far, dtype=F64), torch.ones((40, 1), dtype=F64)
+    single = {name: value.float() for name, value in params.items()}, *(values.float() for values in (eta, x, weight))
+    (found, found_params), (exact, exact_params) = (
+        NormalMixture(3).derivative(*case) for case in (single, (params, eta, x, weight))
+    )
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
+    for name, slope in exact_params.items():
+        torch.testing.assert_close(found_params[name].double(), slope, rtol=1e-4, atol=1e-4)
+
+
 @every_oracle
 def test_density_and_mean_are_those_of_scipy(likelihood, oracle):
     params, eta = random_case(likelihood, 200)

@@ -346,3 +346,26 @@ def test_it_can_be_cloned_saved_and_loaded(tmp_path):
 def test_values_that_are_not_normal_are_refused(refused):
     with pytest.raises(ValueError, match="needs values that are normal given z"):
         fit(SelfMasking(refused), removed_above_the_mean(20)[1])
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ((0, 0), r"distinct whole numbers.* Column 0 is there more than once"),
+        ((1, -1), r"distinct whole numbers.* Among them is -1"),
+        (("a",), r"distinct whole numbers.* Among them is 'a'"),
+        ((True, False), r"distinct whole numbers.* Among them is True"),
+        ((1, 7), r"name column 7, but this likelihood has 5 in the model. Use numbers below 5"),
+    ],
+)
+def test_columns_that_are_none_are_refused(columns, message):
+    with pytest.raises(ValueError, match=message):
+        fit(SelfMasking(columns=columns), removed_above_the_mean(20)[1])
+
+
+def test_columns_are_counted_among_those_of_the_likelihood():
+    _, holed = removed_above_the_mean(50)
+    fitted = fit(Mixed({3: SelfMasking(columns=(0,))}), holed, max_iter=2)
+    assert [one.columns for one in fitted._fitted.likelihoods if isinstance(one, SelfMasking)] == [(0,)]
+    with pytest.raises(ValueError, match=r"name column 3, but this likelihood has 1 in the model"):
+        fit(Mixed({3: SelfMasking(columns=(3,))}), holed)

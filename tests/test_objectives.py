@@ -9,24 +9,27 @@ import torch
 from skvae import VAETransformer
 from skvae._batch import Batch
 from skvae._linear import start_linearly
-from skvae._model import Model, Pieces
+from skvae._model import Model, Pieces, nested
 from skvae._random import generator, normal
 from skvae._solver import SolverState
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods._mixed import Given, PerColumn
 from skvae.networks import MLP
 from skvae.objectives import (
     ELBO,
     IWAE,
     BetaTCVAE,
     InfoVAE,
+    _kernel,
     discrepancy,
     kl_of_rows,
     kl_per_component,
     log_weights,
     total_correlation,
 )
-from skvae.posteriors import Normal
-from skvae.priors import MixtureOfNormals, StandardNormal
+from skvae.posteriors import Dirichlet, FullNormal, Normal
+from skvae.priors import Dirichlet as DirichletPrior
+from skvae.priors import MixtureOfNormals, StandardNormal, VampPrior
 
 
 @pytest.fixture
@@ -213,6 +216,26 @@ def test_total_correlation_is_that_of_a_normal_distribution():
     assert value == pytest.approx(-0.5 * math.log(1 - (r / variance) ** 2), abs=0.05)
 
 
+@pytest.mark.parametrize("n_rows", [1, 8])
+def test_total_correlation_counts_what_depends_within_a_row(n_rows):
+    """Rows of the same normal posterior of correlation r: every draw has the value of the exact densities."""
+    r = 0.9
+    q = torch.tensor([[0.5, -1.0, math.log(2), 0.5 * math.log(1 - r**2), r]], dtype=torch.float64).expand(n_rows, -1)
+    z = FullNormal().sample(q, normal((10_000, n_rows, 2), generator(0, "draws"), torch.float64))
+    values = total_correlation(FullNormal(), q, z)
+    x, y = (z[..., 0] - 0.5) / 2, z[..., 1] + 1  # of variance 1
+    torch.testing.assert_close(values, -0.5 * math.log(1 - r**2) - 0.5 * ((x - r * y) ** 2 / (1 - r**2) - x**2))
+    assert float(values.mean()) == pytest.approx(-0.5 * math.log(1 - r**2), abs=0.03)
+
+
+def test_total_correlation_of_shares_is_refused(problem):
+    _, _, batch, noise = problem
+    network = MLP((8,))
+    model = Model(Pieces(network, network, Dirichlet(), DirichletPrior(), Gaussian()), 4, 2, 0)
+    with pytest.raises(ValueError, match=r"those of Dirichlet\(\) do.*infinite. Choose another posterior"):
+        BetaTCVAE()(model, model.unpack(model.init(torch.float64)), batch, noise)
+
+
 def test_discrepancy_vanishes_for_equal_distributions_and_has_no_bias():
     z, others, far = (torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in range(3))
     parts = discrepancy(z[None], others)
@@ -278,6 +301,94 @@ def test_info_vae_gives_up_the_kl_of_rows(problem):
     plain = ELBO().bound(model, params, batch, noise)
     torch.testing.assert_close(InfoVAE(alpha=0.0, weight=1.0)(model, params, batch, noise), plain)
     assert (InfoVAE(alpha=1.0, weight=0.0)(model, params, batch, noise) >= plain - 1e-9).all()
+
+
+@pytest.mark.parametrize("bad", [{"alpha": 0.5, "weight": 0.25}, {"alpha": -2.0, "weight": 2.5}], ids=repr)
+def test_info_vae_refuses_to_reward_the_discrepancy(bad):
+    with pytest.raises(ValueError, match=rf"alpha \+ weight must be at least 1.*Set weight to {1 - bad['alpha']} or more"):
+        InfoVAE(**bad).validate()
+    InfoVAE(alpha=-1.86, weight=2.86).validate()  # 1 but for rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_row_that_meets_no_other_has_no_discrepancy(dtype):
+    z = torch.full((3, 1, 2), 1.7, dtype=dtype, requires_grad=True)
+    parts = discrepancy(z, normal((64, 2), generator(0, "others"), dtype))
+    (slope,) = torch.autograd.grad(parts.sum(), z)
+    assert not parts.any() and not slope.any()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_info_vae_learns_from_batches_of_one_row():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    vae = VAETransformer(1, objective=InfoVAE(), batch_size=1, max_iter=5, learning_rate="cosine", random_state=0)
+    assert np.isfinite(vae.fit(X).score(X))
+
+
+def test_a_single_row_that_repeats_meets_itself_in_other_draws(problem):
+    """Where q(z|x) of the row is the prior, the discrepancy vanishes on average."""
+    model, params, batch, _ = problem
+    row = Batch(batch.x[:1], torch.tensor([3.0], dtype=torch.float64))
+    standard = model.layout.views(torch.zeros(model.layout.size, dtype=torch.float64))  # q(z|x) = p(z) = N(0, I)
+    params = nested(standard)
+    noises = normal((400, 64, 1, 2), generator(0, "noises"), torch.float64)
+    log_px = [ELBO().bound(model, params, row, noise) for noise in noises]  # the KL is zero
+    mmd = torch.cat(
+        [plain - InfoVAE(weight=1.0)(model, params, row, noise) for plain, noise in zip(log_px, noises, strict=True)]
+    )
+    assert abs(float(mmd.mean())) < 5 * float(mmd.std()) / 20
+
+
+def test_every_step_compares_latents_with_draws_of_its_own(problem):
+    model, params, batch, noise = problem
+    seen = []
+
+    class Watched(Model):
+        def sample_prior(self, *args):
+            seen.append(super().sample_prior(*args))
+            return seen[-1]
+
+    model = Watched(model.pieces, model.n_columns, model.n_components, model.seed)
+    values = [InfoVAE()(model, params, batch, of_step) for of_step in (noise[:1], noise[1:2], noise[:1])]
+    assert torch.equal(values[0], values[2]) and torch.equal(seen[0], seen[2])
+    assert not torch.isclose(seen[0], seen[1]).any()
+
+
+@pytest.mark.parametrize("prior", [MixtureOfNormals(3), VampPrior(3)], ids=repr)
+def test_info_vae_moves_the_weights_of_a_prior_as_it_moves_the_share_of_each_mode(prior, problem):
+    _, _, batch, _ = problem
+    network = MLP((8,), activation="tanh")
+    model = Model(Pieces(network, network, Normal(), prior, Gaussian()), 4, 2, 0)
+    params = model.unpack(0.7 * normal((model.layout.size,), generator(0, "parameters"), torch.float64))
+    logit = params["prior"]["logit"].requires_grad_()
+    noises = normal((600, 1, len(batch), 2), generator(0, "noises"), torch.float64)
+    of_steps = torch.stack(
+        [torch.autograd.grad(-InfoVAE(weight=1.0)(model, params, batch, noise).mean(), logit)[0][:, 0] for noise in noises]
+    )
+    own, n = model.of_prior(params, None), 2000
+    modes = [
+        prior.sample({**own, "logit": 1e3 * torch.eye(3, dtype=logit.dtype)[:, [i]]}, (n, 2), generator(i), logit.dtype)
+        for i in range(3)
+    ]
+    z = model.posterior.sample(model.encode(params, batch), noises[:100, 0]).flatten(0, 1)
+    weights = logit[:, 0].softmax(0)
+    to_rows = torch.stack([_kernel(z, mode[:n]).mean() for mode in modes])
+    to_each_other = torch.stack([torch.stack([_kernel(a[: n // 2], b[n // 2 :]).mean() for a in modes]) for b in modes])
+    (expected,) = torch.autograd.grad(weights @ to_each_other @ weights - 2 * weights @ to_rows, logit)
+    error = of_steps.std(0) / math.sqrt(len(of_steps))
+    assert ((of_steps.mean(0) - expected[:, 0]).abs() < 5 * error + 2e-3).all()
+    assert (expected[:, 0].abs() > 10 * error).any(), "a slope of zero would prove nothing"
+
+
+def test_info_vae_moves_the_odds_that_conditions_give_to_modes():
+    likelihood = PerColumn((Given(Bernoulli(), 1), Gaussian()), (1, 2), (0.0,) * 3, ())
+    network = MLP((4,))
+    model = Model(Pieces(network, network, Normal(), MixtureOfNormals(3), likelihood), 3, 2, 0)
+    x = normal((30, 3), generator(0, "rows"), torch.float64)
+    x[:, 0] = torch.arange(30) % 2
+    noise = normal((1, 30, 2), generator(0, "noise"), torch.float64)
+    flat = normal((model.layout.size,), generator(0, "parameters"), torch.float64)
+    assert slopes(InfoVAE(), model, flat, Batch(x), noise, "conditions").all()
 
 
 @pytest.mark.parametrize("objective", [InfoVAE(), BetaTCVAE()], ids=repr)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pickletools
+import stat
 import time
 
 import joblib
@@ -35,7 +36,8 @@ from sklearn.exceptions import NotFittedError
 
 import skvae
 from skvae import SkvaeFileError, VAETransformer, persistence
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae._settings import from_spec, to_spec
+from skvae.likelihoods import Bernoulli, Gaussian, Mixed
 from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
 from skvae.optimizers import Adam
@@ -328,6 +330,39 @@ def test_other_readers_may_open_the_file_as_the_umask_says(path):
     assert path.stat().st_mode == path.with_suffix(".txt").stat().st_mode
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_file_that_is_replaced_keeps_its_mode(path, mode):
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    small_vae().fit(X).save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are at most 255 bytes long")
+@pytest.mark.parametrize("letter", ["m", "ö"])
+def test_names_may_be_as_long_as_the_system_allows(tmp_path, letter):
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    small_vae().fit(X).save(path)
+    assert isinstance(skvae.load(path), VAETransformer)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be opened elsewhere")
+def test_file_that_is_there_is_no_failure_where_a_folder_cannot_be_synchronized(path, monkeypatch):
+    path.write_bytes(b"old")
+    synchronized = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError("this is no file")
+        synchronized(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    small_vae().fit(X).save(path)
+    assert isinstance(skvae.load(path), VAETransformer)
+
+
 def test_link_to_a_file_stays_a_link(tmp_path, path):
     link = tmp_path / "link.skvae"
     path.write_bytes(b"old")
@@ -341,9 +376,10 @@ def test_link_to_a_file_stays_a_link(tmp_path, path):
 
 
 def test_only_old_leftovers_of_the_same_file_are_swept(tmp_path, path):
+    mark, other = persistence._mark("model.skvae"), persistence._mark("other.skvae")
     names = {
-        "stale": ".model.skvae.01234567.skvae-tmp", "fresh": ".model.skvae.89abcdef.skvae-tmp",
-        "other file": ".other.skvae.01234567.skvae-tmp", "not ours": ".model.skvae.backup",
+        "stale": f".{mark}.01234567.skvae-tmp", "fresh": f".{mark}.89abcdef.skvae-tmp",
+        "other file": f".{other}.01234567.skvae-tmp", "not ours": f".{mark}.backup",
     }  # fmt: skip
     for name in names.values():
         (tmp_path / name).write_bytes(b"")
@@ -514,6 +550,40 @@ def test_values_come_back_through_json_and_tensors(value):
     arrays = {name: persistence._to_array(entry) for name, entry in data}
     assert_equal_values(persistence._decode(json.loads(text), arrays), value)
     assert arrays == {}
+
+
+def test_columns_of_any_name_come_back(path):
+    """A dict of theirs may look like the description of a settings object."""
+    data = pd.DataFrame({"class": [0.0, 3.0, 1.0, 2.0] * 10, "params": X[:40, 0]})
+    likelihood = Mixed({"class": "poisson", "params": Gaussian("shared")})
+    vae = small_vae(likelihood=likelihood).fit(data)
+    vae.save(path)
+    for after in (skvae.load(path), pickle.loads(pickle.dumps(vae))):
+        assert after._fitted.asked == after.likelihood == likelihood
+        np.testing.assert_array_equal(after.score_samples(data), vae.score_samples(data))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"class": "poisson", "params": "gaussian"},
+        {"class": "dict", "params": Gaussian("shared")},
+        {"class": Gaussian(), "params": Gaussian("shared")},
+        {"params": "gaussian"},
+        {0: "poisson", ("a", "b"): Gaussian()},
+        [(Gaussian(), ["class", "params"])],
+    ],
+    ids=str,
+)
+def test_settings_come_back_from_their_description(columns):
+    assert from_spec(to_spec(Mixed(columns))) == Mixed(columns)
+
+
+def test_dicts_of_older_descriptions_are_read():
+    """They stood there as they were."""
+    spec = to_spec(Mixed({"a": "poisson", "b": Gaussian("shared")}))
+    spec["params"]["columns"] = spec["params"]["columns"]["params"]
+    assert from_spec(spec) == Mixed({"a": "poisson", "b": Gaussian("shared")})
 
 
 def test_names_come_back_as_an_array_of_objects():

@@ -238,6 +238,22 @@ def test_everything_is_finite_whatever_the_encoder_gives(family):
         assert not family.log_prob(q, z).isnan().any()
 
 
+def test_log_normal_stays_within_float32_whatever_the_encoder_gives():
+    """Draws and their squares, densities under posterior and prior, moments, the KL to a normal prior, and all slopes."""
+    family = posteriors.LogNormal()
+    far = torch.tensor([-1e6, -20.0, 0.0, 20.0, 1e6])
+    q = torch.cartesian_prod(far, far).requires_grad_()
+    noise = torch.linspace(-8.0, 8.0, 17)[:, None, None]
+    z = family.sample(q, noise)
+    values = [
+        z, 1 / z, z.square(), family.log_prob(q, z), priors.LogNormal().log_prob({}, z), family.mean(q), family.scale(q),
+        family.kl(q, StandardNormal()), family.kl(q, priors.LogNormal()),
+    ]  # fmt: skip
+    for value in values:
+        (slope,) = torch.autograd.grad(value.sum(), q, retain_graph=True)
+        assert value.isfinite().all() and slope.isfinite().all()
+
+
 def test_full_normal_is_that_of_torch():
     family, q = FullNormal(), outputs_of(FullNormal())
     mean, _, factor = family._split(q)
@@ -247,6 +263,42 @@ def test_full_normal_is_that_of_torch():
     torch.testing.assert_close(family.scale(q), oracle.stddev)
     standard = distributions.MultivariateNormal(torch.zeros(3, dtype=F64), torch.eye(3, dtype=F64))
     torch.testing.assert_close(family.kl(q, StandardNormal()).sum(-1), distributions.kl_divergence(oracle, standard))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6), (5, 1), (6,)], ids=repr)
+def test_full_normal_density_broadcasts_over_draws_and_rows(shape):
+    family, q = FullNormal(), outputs_of(FullNormal(), n=6)
+    z = normal((*shape, 3), generator(2), F64)
+    mean, _, factor = family._split(q)
+    torch.testing.assert_close(
+        family.log_prob(q, z).sum(-1), distributions.MultivariateNormal(mean, scale_tril=factor).log_prob(z)
+    )
+
+
+def test_full_normal_solves_for_all_draws_of_a_row_with_one_factor(monkeypatch):
+    """Copies of the factors for every pair of a draw and a row would be k times as large as the density."""
+    solve, n_factors = torch.linalg.solve_triangular, []
+
+    def watched(factor, columns, **options):
+        n_factors.append(math.prod(torch.broadcast_shapes(factor.shape[:-2], columns.shape[:-2])))
+        return solve(factor, columns, **options)
+
+    monkeypatch.setattr(torch.linalg, "solve_triangular", watched)
+    q = outputs_of(FullNormal(), n=6)
+    FullNormal().log_prob(q, normal((2, 50, 1, 3), generator(2), F64))
+    assert n_factors == [6]
+
+
+@pytest.mark.parametrize("family", [FullNormal(), Normal(), posteriors.Gamma()], ids=repr)
+def test_joint_and_marginal_densities_integrate_each_other(family):
+    """Integrated over the other component, the density is the marginal."""
+    q = outputs_of(family, n=1, k=2)
+    grid = torch.linspace(-8.0, 8.0, 4001, dtype=F64) if family.support.low < 0 else torch.linspace(1e-6, 25.0, 8001, dtype=F64)
+    for j, at in enumerate(family.mean(q)[0]):
+        z = torch.stack([grid, grid], -1)
+        z[:, j] = at
+        joint, marginals = family.joint_and_marginals(q, z[:, None])
+        assert float(torch.trapezoid(joint[:, 0].exp(), grid)) == pytest.approx(float(marginals[0, 0, j].exp()), rel=2e-3)
 
 
 def test_full_normal_without_correlations_is_the_normal():
@@ -263,6 +315,10 @@ def test_dirichlet_is_that_of_torch():
     z = draws_of(family, q, 5)
     torch.testing.assert_close(z.sum(-1), torch.ones(5, 3, dtype=F64))
     torch.testing.assert_close(family.log_prob(q, z).sum(-1), oracle.log_prob(z))
+    joint, marginals = family.joint_and_marginals(q, z)
+    torch.testing.assert_close(joint, oracle.log_prob(z))
+    shares = distributions.Beta(q.exp(), q.exp().sum(-1, keepdim=True) - q.exp())
+    torch.testing.assert_close(marginals, shares.log_prob(z))
     torch.testing.assert_close(family.mean(q), oracle.mean)
     torch.testing.assert_close(family.scale(q), oracle.stddev)
     kl = distributions.kl_divergence(oracle, distributions.Dirichlet(torch.full((3,), 1.5, dtype=F64)))

@@ -40,7 +40,7 @@ class ReconstructionDisplay:
 
     explained_ : ndarray of shape (n_features,)
         Share of the variance of each column that the reconstruction explains: 1 is all of it, 0 no more than the column's mean
-        does; below 0 it does worse. NaN for columns that do not vary.
+        does; below 0 it does worse. NaN for columns that do not vary, or have no cells.
 
     See Also
     --------
@@ -68,10 +68,7 @@ class ReconstructionDisplay:
     @property
     def explained_(self):
         """Share of the variance of the observed cells of each column that the reconstruction explains."""
-        varies = np.nanmax(self.original, axis=0) > np.nanmin(self.original, axis=0)
-        lost = np.nanmean(np.square(self.original - self.reconstruction), axis=0)
-        variance = np.where(varies, np.nanvar(self.original, axis=0), np.nan)
-        return 1 - lost / variance
+        return np.array([_explained(*columns) for columns in zip(self.original.T, self.reconstruction.T, strict=True)])
 
     @classmethod
     def from_estimator(cls, estimator, X, *, image_shape=None, column=None, ax=None, **kwargs):
@@ -191,8 +188,21 @@ class ReconstructionDisplay:
 
     def _draw_column(self, ax, column, kwargs):
         """Draw the values of one column against their reconstructions, with the line where both agree."""
-        x, y = self.original[:, column], self.reconstruction[:, column]
-        ax.axline((x.mean(), x.mean()), slope=1, color="0.6", lw=0.8, zorder=0)
+        x, y = _observed(self.original[:, column], self.reconstruction[:, column])
+        if len(x):
+            ax.axline((x.mean(), x.mean()), slope=1, color="0.6", lw=0.8, zorder=0)
         ax.scatter(x, y, **{"s": 10, "alpha": 0.6, "linewidths": 0.0, "color": FEW_COLOURS[0], **kwargs})
         name = self.feature_names[column]
         ax.set(xlabel=f"{name}, original", ylabel=f"{name}, reconstruction")
+
+
+def _observed(x, y):
+    """Return the observed cells of a column and their reconstructions."""
+    return x[~np.isnan(x)], y[~np.isnan(x)]
+
+
+def _explained(x, y):
+    """Return the share of the variance of the observed cells of a column that its reconstruction explains; NaN without any."""
+    x, y = _observed(x, y)
+    varies = len(x) and x.max() > x.min()
+    return 1 - np.square(x - y).mean() / x.var() if varies else np.nan

@@ -18,6 +18,7 @@ _OFTEN = 0.005  # share of the cells by which a value that stands out occurs mor
 _WIDE_MODES = 3  # at the start, beside those of values that stand out
 _SMALLEST_SHARE = 1e-3  # of a mode at the start
 _FARTHEST = 60.0  # nats below the most probable mode of a cell, which leave a mode no share of it
+_ONE_AND_A_BIT = 1 + 2.0**-23  # the number after one in single precision
 
 
 class NormalMixture(Scaled):
@@ -148,9 +149,11 @@ def _log_joint(log_weight: Tensor, mean: Tensor, log_scale: Tensor, x: Tensor) -
 def _near_top(joint: Tensor) -> Tensor:
     """Return log densities (..., k, n) of which none is much below the largest: such modes count nothing.
 
-    Their shares would be denormal numbers, with which processors compute many times slower.
+    Their shares would be denormal numbers, with which processors compute many times slower. From a billion nats on, single
+    precision cannot take off 60, and every mode would have an equal share, but for the factor.
     """
-    return joint.clamp(min=joint.detach().amax(-2, keepdim=True) - _FARTHEST)
+    top = joint.detach().amax(-2, keepdim=True)
+    return joint.clamp(min=torch.add(-_FARTHEST, top, alpha=_ONE_AND_A_BIT))
 
 
 def _precision(log_scale: Tensor) -> Tensor:

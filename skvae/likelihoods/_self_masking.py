@@ -1,6 +1,8 @@
 """Values that are missing because of what they are: a likelihood of the cells of a column and of which of them are missing."""
 
 import math
+from collections import Counter
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -83,6 +85,7 @@ class SelfMasking(Likelihood):
 
     def validate(self):
         super().validate()
+        _check_columns(self.columns or ())
         if not self.of_values.offers("as_normal"):
             raise ValueError(
                 f"SelfMasking needs values that are normal given z, and {self.likelihood!r} is another likelihood. Use "
@@ -100,6 +103,7 @@ class SelfMasking(Likelihood):
         chosen = self.columns
         if chosen is None:
             chosen = tuple(j for j, share in enumerate(columns.missing.tolist()) if share > 0)
+        _check_range(chosen, len(columns.missing))
         values = self.of_values.bind(columns)
         return SelfMasking(values, missing=self.missing, columns=chosen) if chosen else values
 
@@ -292,6 +296,29 @@ class Chance(NamedTuple):
         latent = -normal_below(self.level, stream)
         rest = normal(self.mean.shape, stream, self.mean.dtype) / self.spread
         return self.mean + self.scale * (correlation * latent + rest)
+
+
+def _check_columns(columns: tuple) -> None:
+    """Refuse what are no distinct numbers of columns."""
+    accepted = (
+        "The 'columns' of SelfMasking must be distinct whole numbers, counted from 0 among the columns of this likelihood"
+    )
+    others = [j for j in columns if not isinstance(j, Integral) or isinstance(j, bool) or j < 0]
+    if others:
+        raise ValueError(f"{accepted}. Among them is {others[0]!r}.")
+    repeated = [j for j, times in Counter(columns).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{accepted}. Column {repeated[0]} is there more than once.")
+
+
+def _check_range(columns: tuple[int, ...], n_columns: int) -> None:
+    """Refuse numbers of columns that there are not."""
+    beyond = [j for j in columns if j >= n_columns]
+    if beyond:
+        raise ValueError(
+            f"The 'columns' of SelfMasking name column {beyond[0]}, but this likelihood has {n_columns} in the model. "
+            f"Use numbers below {n_columns}, counted among those, or None for all that have missing cells."
+        )
 
 
 def _of_values(params: dict[str, Tensor]) -> dict[str, Tensor]:
