@@ -196,55 +196,53 @@ def _solved(factor: Tensor, z: Tensor) -> Tensor:
 class FamilyPosterior(Posterior):
     """Base of the posteriors under which the components are independent members of one family."""
 
-    def family(self) -> Family:
-        """Return the family."""
-        raise NotImplementedError
+    family: Family
 
     @property
     def support(self):
-        return self.family().support
+        return self.family.support
 
     @property
     def fills_support(self):
-        return self.family().fills_support
+        return self.family.fills_support
 
     @property
     def n_moments(self):
-        return self.family().n_moments
+        return self.family.n_moments
 
     @property
     def has_exponential_moments(self):
-        return self.family().has_exponential_moments
+        return self.family.has_exponential_moments
 
     def n_outputs(self, n_components):
-        return len(self.family().parameters) * n_components
+        return len(self.family.parameters) * n_components
 
     def n_noise(self, n_components):
-        return self.family().n_noise * n_components
+        return self.family.n_noise * n_components
 
     def member(self, q: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of the family that the encoder's outputs stand for."""
-        parameters = self.family().parameters
+        parameters = self.family.parameters
         return tuple(_link(name, kind, part) for (name, kind), part in zip(parameters.items(), q.chunk(len(parameters), -1)))
 
     def mean(self, q):
-        return self.family().mean(*self.member(q))
+        return self.family.mean(*self.member(q))
 
     def scale(self, q):
-        return self.family().std(*self.member(q))
+        return self.family.std(*self.member(q))
 
     def sample(self, q, noise):
-        return self.family().draw(noise, *self.member(q))
+        return self.family.draw(noise, *self.member(q))
 
     def log_prob(self, q, z):
-        return self.family().log_prob(z, *self.member(q))
+        return self.family.log_prob(z, *self.member(q))
 
     def kl(self, q, prior):
         """Return the KL to a standard normal prior, or to a prior of the same family, where it has a closed form."""
         if self._knows_kl_to(prior, StandardNormal):
-            return self.family().kl_to_normal(*self.member(q))
-        if self._knows_kl_to(prior, FamilyPrior) and prior.family() == self.family():
-            return self.family().kl_within(self.member(q), prior.member(q))
+            return self.family.kl_to_normal(*self.member(q))
+        if self._knows_kl_to(prior, FamilyPrior) and prior.family == self.family:
+            return self.family.kl_within(self.member(q), prior.member(q))
         return None
 
 
@@ -259,15 +257,13 @@ def _link(name: str, kind: str, output: Tensor) -> Tensor:
 class Laplace(FamilyPosterior):
     """Laplace posterior, with location and scale from the encoder; heavier tails than the normal."""
 
-    def family(self):
-        return families.Laplace()
+    family = families.Laplace()
 
 
 class Logistic(FamilyPosterior):
     """Logistic posterior, with location and scale from the encoder."""
 
-    def family(self):
-        return families.Logistic()
+    family = families.Logistic()
 
 
 class StudentT(FamilyPosterior):
@@ -284,6 +280,7 @@ class StudentT(FamilyPosterior):
     def __init__(self, df=5.0):
         self.df = df
 
+    @property
     def family(self):
         return families.StudentT(self.df)
 
@@ -291,15 +288,13 @@ class StudentT(FamilyPosterior):
 class Uniform(FamilyPosterior):
     """Uniform posterior, with middle and half width from the encoder."""
 
-    def family(self):
-        return families.Uniform()
+    family = families.Uniform()
 
 
 class Triangular(FamilyPosterior):
     """Symmetric triangular posterior, with middle and half width from the encoder."""
 
-    def family(self):
-        return families.Triangular()
+    family = families.Triangular()
 
 
 class Cauchy(FamilyPosterior):
@@ -309,45 +304,39 @@ class Cauchy(FamilyPosterior):
     what an average over draws reports falls with their number. Train and score it by the importance-weighted bound, `"iwae"`.
     """
 
-    def family(self):
-        return families.Cauchy()
+    family = families.Cauchy()
 
 
 class Gumbel(FamilyPosterior):
     """Gumbel posterior, with mode and scale from the encoder."""
 
-    def family(self):
-        return families.Gumbel()
+    family = families.Gumbel()
 
 
 class Exponential(FamilyPosterior):
     """Exponential posterior of positive latents, with the mean from the encoder."""
 
-    def family(self):
-        return families.Exponential()
+    family = families.Exponential()
 
 
 class Rayleigh(FamilyPosterior):
     """Rayleigh posterior of positive latents, with the mode from the encoder."""
 
-    def family(self):
-        return families.Rayleigh()
+    family = families.Rayleigh()
 
 
 class Weibull(FamilyPosterior):
     """Weibull posterior of positive latents, with scale and shape from the encoder."""
 
-    def family(self):
-        return families.Weibull()
+    family = families.Weibull()
 
 
 class Pareto(FamilyPosterior):
     """Pareto posterior of latents above 1, with the shape from the encoder, which stays above 1 so that there is a mean."""
 
-    n_moments = 1 + math.exp(LOG_CONCENTRATION_RANGE[0])
+    family = families.Pareto()
 
-    def family(self):
-        return families.Pareto()
+    n_moments = 1 + math.exp(LOG_CONCENTRATION_RANGE[0])
 
     def member(self, q):
         (concentration,) = super().member(q)
@@ -360,8 +349,7 @@ class LogNormal(FamilyPosterior):
     The mean stays within 20 of zero, and the standard deviation below e, so that no draw leaves the numbers of float32.
     """
 
-    def family(self):
-        return families.LogNormal()
+    family = families.LogNormal()
 
     def member(self, q):
         loc, log_scale = (part.clamp(*limits) for part, limits in zip(q.chunk(2, -1), LOG_NORMAL_RANGES, strict=True))
@@ -371,22 +359,19 @@ class LogNormal(FamilyPosterior):
 class Gamma(FamilyPosterior):
     """Gamma posterior of positive latents, with shape and rate from the encoder."""
 
-    def family(self):
-        return families.Gamma()
+    family = families.Gamma()
 
 
 class ChiSquared(FamilyPosterior):
     """Chi-squared posterior of positive latents, with the degrees of freedom from the encoder."""
 
-    def family(self):
-        return families.ChiSquared()
+    family = families.ChiSquared()
 
 
 class Beta(FamilyPosterior):
     """Beta posterior of latents between 0 and 1, with both shapes from the encoder."""
 
-    def family(self):
-        return families.Beta()
+    family = families.Beta()
 
 
 class Dirichlet(Posterior):

@@ -37,7 +37,7 @@ def quantiles(prior):
     if isinstance(prior, priors.StandardNormal):
         return stats.norm.ppf(u)
     noise = torch.tensor(stats.norm.ppf(u))
-    return prior.family().draw(noise, *prior.member(noise)).numpy()
+    return prior.family.draw(noise, *prior.member(noise)).numpy()
 
 
 def nodes(vae):

@@ -17,31 +17,29 @@ _REAL = [Interval(Real, None, None, closed="neither")]
 class FamilyPrior(Prior):
     """Base of the priors under which the components are independent members of one family, with given parameters."""
 
-    def family(self) -> Family:
-        """Return the family."""
-        raise NotImplementedError
+    family: Family
 
     def member(self, like: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of the family, in its order."""
-        return tuple(like.new_full((), getattr(self, name)) for name in self.family().parameters)
+        return tuple(like.new_full((), getattr(self, name)) for name in self.family.parameters)
 
     @property
     def support(self):
-        return self.family().support
+        return self.family.support
 
     @property
     def growth(self):
-        return self.family().growth
+        return self.family.growth
 
     def log_prob(self, params, z):
-        return self.family().log_prob(z, *self.member(z))
+        return self.family.log_prob(z, *self.member(z))
 
     def sample(self, params, shape, stream, dtype):
-        noise = normal((*shape[:-1], shape[-1] * self.family().n_noise), stream, dtype)
-        return self.family().draw(noise, *self.member(noise))
+        noise = normal((*shape[:-1], shape[-1] * self.family.n_noise), stream, dtype)
+        return self.family.draw(noise, *self.member(noise))
 
     def quantile(self, u):
-        return self.family().quantile(u, *self.member(u))
+        return self.family.quantile(u, *self.member(u))
 
 
 class LocationScalePrior(FamilyPrior):
@@ -75,8 +73,7 @@ class Laplace(LocationScalePrior):
         Mean distance from `loc`.
     """
 
-    def family(self):
-        return families.Laplace()
+    family = families.Laplace()
 
 
 class Logistic(LocationScalePrior):
@@ -91,8 +88,7 @@ class Logistic(LocationScalePrior):
         Scale; the standard deviation is 1.81 times as large.
     """
 
-    def family(self):
-        return families.Logistic()
+    family = families.Logistic()
 
 
 class StudentT(LocationScalePrior):
@@ -116,6 +112,7 @@ class StudentT(LocationScalePrior):
         super().__init__(loc, scale)
         self.df = df
 
+    @property
     def family(self):
         return families.StudentT(self.df)
 
@@ -140,11 +137,10 @@ class Uniform(_Bounded):
         Half of its width.
     """
 
+    family = families.Uniform()
+
     def __init__(self, loc=0.5, scale=0.5):
         super().__init__(loc, scale)
-
-    def family(self):
-        return families.Uniform()
 
 
 class Triangular(_Bounded):
@@ -159,11 +155,10 @@ class Triangular(_Bounded):
         Half of its width.
     """
 
+    family = families.Triangular()
+
     def __init__(self, loc=0.5, scale=0.5):
         super().__init__(loc, scale)
-
-    def family(self):
-        return families.Triangular()
 
 
 class Cauchy(LocationScalePrior):
@@ -178,8 +173,7 @@ class Cauchy(LocationScalePrior):
         Half of the width of the middle half of the distribution.
     """
 
-    def family(self):
-        return families.Cauchy()
+    family = families.Cauchy()
 
 
 class Gumbel(LocationScalePrior):
@@ -194,8 +188,7 @@ class Gumbel(LocationScalePrior):
         Scale.
     """
 
-    def family(self):
-        return families.Gumbel()
+    family = families.Gumbel()
 
 
 class Exponential(FamilyPrior):
@@ -207,13 +200,11 @@ class Exponential(FamilyPrior):
         Mean.
     """
 
+    family = families.Exponential()
     _parameter_constraints = {"scale": _POSITIVE}
 
     def __init__(self, scale=1.0):
         self.scale = scale
-
-    def family(self):
-        return families.Exponential()
 
 
 class Rayleigh(FamilyPrior):
@@ -225,13 +216,11 @@ class Rayleigh(FamilyPrior):
         Mode.
     """
 
+    family = families.Rayleigh()
     _parameter_constraints = {"scale": _POSITIVE}
 
     def __init__(self, scale=1.0):
         self.scale = scale
-
-    def family(self):
-        return families.Rayleigh()
 
 
 class Weibull(FamilyPrior):
@@ -246,6 +235,7 @@ class Weibull(FamilyPrior):
         Shape: 1 is the exponential distribution, larger ones have a mode away from zero.
     """
 
+    family = families.Weibull()
     _parameter_constraints = {"scale": _POSITIVE, "concentration": _POSITIVE}
 
     def __init__(self, scale=1.0, concentration=1.0):
@@ -255,9 +245,6 @@ class Weibull(FamilyPrior):
     @property
     def growth(self):
         return self.concentration
-
-    def family(self):
-        return families.Weibull()
 
 
 class Pareto(FamilyPrior):
@@ -269,13 +256,11 @@ class Pareto(FamilyPrior):
         Shape: the density falls like `z ** -(concentration + 1)`.
     """
 
+    family = families.Pareto()
     _parameter_constraints = {"concentration": _POSITIVE}
 
     def __init__(self, concentration=3.0):
         self.concentration = concentration
-
-    def family(self):
-        return families.Pareto()
 
 
 class LogNormal(LocationScalePrior):
@@ -290,8 +275,7 @@ class LogNormal(LocationScalePrior):
         Standard deviation of the logarithm.
     """
 
-    def family(self):
-        return families.LogNormal()
+    family = families.LogNormal()
 
 
 class Gamma(FamilyPrior):
@@ -307,14 +291,12 @@ class Gamma(FamilyPrior):
         Inverse of the scale.
     """
 
+    family = families.Gamma()
     _parameter_constraints = {"concentration": _POSITIVE, "rate": _POSITIVE}
 
     def __init__(self, concentration=1.0, rate=1.0):
         self.concentration = concentration
         self.rate = rate
-
-    def family(self):
-        return families.Gamma()
 
 
 class ChiSquared(FamilyPrior):
@@ -326,13 +308,11 @@ class ChiSquared(FamilyPrior):
         Degrees of freedom, the mean.
     """
 
+    family = families.ChiSquared()
     _parameter_constraints = {"df": _POSITIVE}
 
     def __init__(self, df=3.0):
         self.df = df
-
-    def family(self):
-        return families.ChiSquared()
 
 
 class Beta(FamilyPrior):
@@ -348,11 +328,9 @@ class Beta(FamilyPrior):
         Pulls towards 0.
     """
 
+    family = families.Beta()
     _parameter_constraints = {"concentration1": _POSITIVE, "concentration0": _POSITIVE}
 
     def __init__(self, concentration1=1.0, concentration0=1.0):
         self.concentration1 = concentration1
         self.concentration0 = concentration0
-
-    def family(self):
-        return families.Beta()
