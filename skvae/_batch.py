@@ -91,7 +91,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in batches[0].present()})
 
 
-class Rows(Protocol):
+class TrainingRows(Protocol):
     """What training needs of its rows: a `Batch` has it, and so have rows that are encoded or read on the way."""
 
     def __len__(self) -> int: ...

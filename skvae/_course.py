@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from skvae._batch import Batch, Rows
+from skvae._batch import Batch, TrainingRows
 from skvae._supply import Supply
 from skvae.optimizers import Slots
 from skvae.solvers import Problem, Solver, SolverState
@@ -75,7 +75,7 @@ class Trainee:
     solver: Solver
     plan: Plan
     progress: Progress
-    data: Rows
+    data: TrainingRows
     watched: Batch  # rows on which training is judged, as the model sees them
     noise: Tensor  # (s, 1, k) with which it is
     params: Tensor

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch, Rows
+from skvae._batch import Batch, TrainingRows
 from skvae._model import Model
 from skvae.likelihoods import Gaussian, Likelihood, SelfMasking
 from skvae.likelihoods._mixed import PerColumn
@@ -176,7 +176,7 @@ def can_start_linearly(model: Model) -> bool:
     )
 
 
-def start_linearly(model: Model, flat: Tensor, rows: Rows) -> None:
+def start_linearly(model: Model, flat: Tensor, rows: TrainingRows) -> None:
     """Write the linear solution for (at most 20,000 of) the rows into a fresh parameter vector."""
     likelihood, data = _only_likelihood(model), rows.head(_MAX_ROWS)
     has_holes = likelihood is not model.likelihood

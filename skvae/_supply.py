@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from skvae._batch import Batch, Rows, batch_sizes, joined
+from skvae._batch import Batch, TrainingRows, batch_sizes, joined
 from skvae._model import Model
 from skvae._random import generator, normal
 
@@ -30,7 +30,7 @@ class Supply:
     Not so those of rows that come but `once`: the next rows, which may be fewer, would get noise of these again.
     """
 
-    def __init__(self, model: Model, data: Rows, seed: int, batch_size: int, n_draws: int, once: bool = False):
+    def __init__(self, model: Model, data: TrainingRows, seed: int, batch_size: int, n_draws: int, once: bool = False):
         self.model, self.data, self.seed, self.batch_size, self.n_draws = model, data, seed, batch_size, n_draws
         self.sizes = batch_sizes(len(data), batch_size)  # of the batches of an epoch
         # not by the number of components: windows of models that train together must have as many batches

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._batch import Batch, Rows
+from skvae._batch import Batch, TrainingRows
 from skvae._course import Callback, Plan, Progress, Trainee, divergence
 from skvae._devices import room_for_data, threads_for
 from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
@@ -100,7 +100,7 @@ def watched_rows(n_columns: int) -> int:
 class Split:
     """The rows that train and the rows on which training is judged, on the device."""
 
-    train: Rows
+    train: TrainingRows
     watched: Batch
     total_weight: float
     data_hash: int

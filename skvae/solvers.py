@@ -12,7 +12,7 @@ from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._joint import joint_density, log_joint
 from skvae._model import Model, Params, nested
-from skvae._random import generator, normal
+from skvae._random import generator, normal, uniform
 from skvae._settings import Interval, StrOptions, register
 from skvae._solver import Arrangement, GradientSolver, Problem, Solver, SolverState, leaves_of, part_of, within_memory
 from skvae.objectives import ELBO, IWAE, Objective
@@ -336,7 +336,7 @@ class MonteCarloEM(_Competitor):
             **super().fresh_slots(problem, params),
             "chains": params.new_zeros((problem.n_rows, problem.model.n_components)),
             "step_size": params.new_full((), _FIRST_STEP_SIZE),
-            "n_sweeps": _counter(),
+            "n_sweeps": torch.zeros((), dtype=torch.float64, device="cpu"),
         }
 
     def step(self, state, batch, noise, measured=True):
@@ -360,13 +360,13 @@ class MonteCarloEM(_Competitor):
         model, n = state.problems[0].model, len(rows)
         params, chains, step_size = model.unpack(state.params[0]), state.slots["chains"][0], state.slots["step_size"][0]
         momentum = normal(tuple(chains.shape), stream, chains.dtype)
-        uniform = torch.rand(n, generator=stream, device=chains.device, dtype=chains.dtype)
-        probability = torch.empty_like(uniform)
+        drawn = uniform((n,), stream, chains.dtype)
+        probability = torch.empty_like(drawn)
         size = max(1, _PART_CELLS // max(rows.n_columns, 1))
         for part in (slice(start, start + size) for start in range(0, n, size)):
             chains[part], probability[part] = hmc.transition(
                 joint_density(model, params, rows.slice(part.start, part.stop)),
-                chains[part], step_size, self.n_leapfrog, momentum[part], uniform[part],
+                chains[part], step_size, self.n_leapfrog, momentum[part], drawn[part],
             )  # fmt: skip
         factor = min(1.25, 1.02 ** min(100, n))
         accepted = (probability * rows.weight).sum() / rows.weight.sum()
@@ -392,10 +392,6 @@ def _some_of(rows: Batch, chains: Tensor, size: int, stream: torch.Generator) ->
     batch = rows.take(picked)
     assert batch.weight is not None
     return Batch(batch.x, batch.weight * (len(rows) / size)), chains[picked]
-
-
-def _counter() -> Tensor:
-    return torch.zeros((), dtype=torch.float64, device="cpu")
 
 
 register("solver", **{"aevb": AEVB, "wake-sleep": WakeSleep, "mcem": MonteCarloEM})

@@ -109,8 +109,8 @@ class Likelihood(Settings):
         return {}
 
     def init(self, n_columns: int) -> dict[str, Tensor]:
-        """Return those parameters at the start of training."""
-        return {}
+        """Return those parameters at the start of training, zeros unless a likelihood knows better."""
+        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
 
     def start(self, params: dict[str, Tensor], x: Tensor) -> Tensor | None:
         """Return the outputs of a decoder that knows nothing of a row, given rows of training data; None leaves them at zero.

@@ -121,9 +121,6 @@ class NegativeBinomial(Counts):
     def shapes(self, n_columns):
         return {"dispersion": (1, n_columns)}
 
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
-
     def start(self, params, x):
         mean = mean_of(x)
         variance = mean_of((x - mean).square())

@@ -320,9 +320,6 @@ class Ordinal(Levels):
     def shapes(self, n_columns):
         return {"threshold": (1, sum(self.levels(n_columns)) - n_columns)}
 
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
-
     def _n_steps(self, n_columns):
         """Return the number of thresholds of every column."""
         return tuple(n - 1 for n in self.levels(n_columns))

@@ -41,9 +41,6 @@ class Positive(Likelihood):
         """Return log x, and 0 for a missing cell."""
         return torch.where(x.isnan(), 0.0, log(x))
 
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
-
 
 def log(x: Tensor) -> Tensor:
     """Return the logarithm, a finite number also for the zeros that fill up batches."""

@@ -3,8 +3,6 @@
 import math
 from numbers import Real
 
-import torch
-
 from skvae._settings import Interval
 from skvae.likelihoods._base import Likelihood
 
@@ -36,6 +34,3 @@ class Standardized(Likelihood):
 
     def units(self, columns):
         return (columns.mean, columns.std) if self.standardize else (columns.mean * 0.0, columns.mean * 0.0 + 1.0)
-
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}

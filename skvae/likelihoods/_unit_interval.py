@@ -57,9 +57,6 @@ class Beta(Limited):
     def shapes(self, n_columns):
         return {"spread": (1, n_columns)}
 
-    def init(self, n_columns):
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
-
     def start(self, params, x):
         mean, variance = x.nanmean(0), (x - x.nanmean(0)).square().nanmean(0)
         params["spread"].copy_(raw_of(variance / (mean * (1 - mean) - variance).clamp(min=SMALLEST), self.floor))
