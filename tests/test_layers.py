@@ -29,12 +29,12 @@ ORDER = [
     "_devices", "_inference", "_marginal", "_modes", "_conditional", "_course", "_judging", "_engine", "_shares", "_population",
     "data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training",
     "persistence", "callbacks", "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
-    "_table_checks", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",
+    "_table_checks", "_pooling", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",
     "displays._reconstruction", "displays._images", "displays._table_check", "displays", "_demo", "__main__",
 ]  # fmt: skip
 ESTIMATORS = {"_reading", "_rows", "_base", "_cells", "_transformer", "__init__"}
 DISPLAYS = {name for name in ORDER if name.partition(".")[0] == "displays"}
-AROUND = {"persistence", "callbacks", "_table_checks", "evaluation", *DISPLAYS, "_demo", "__main__"}
+AROUND = {"persistence", "callbacks", "_table_checks", "_pooling", "evaluation", *DISPLAYS, "_demo", "__main__"}
 
 
 def imports(tree, top_level_only=False):
