@@ -487,7 +487,8 @@ def _codes(series: pd.Series, categories: list) -> np.ndarray:
         return series.cat.codes.to_numpy()
     if all(isinstance(category, float) for category in categories):
         series = pd.Series(numbers_of(series, series.name))
-    return pd.Index(categories, dtype=object).get_indexer(pd.Index(series.astype(object), dtype=object))
+    known, found = (pd.Index(cells, dtype=object, tupleize_cols=False) for cells in (categories, series.astype(object)))
+    return known.get_indexer(found)
 
 
 def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):

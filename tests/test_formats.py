@@ -28,7 +28,8 @@ def rarer_columns(n=N):
         "category_of_arrow": pd.Series(of_arrow(text, pa.string())).astype("category"),
         "sparse": pd.arrays.SparseArray(whole), "sparse_real": pd.arrays.SparseArray(np.where(whole > 4, whole / 3, np.nan)),
         "sparse_flag": pd.arrays.SparseArray(whole > 4), "interval": pd.Series(pd.cut(whole, 3)).astype("interval"),
-        "pairs": pd.Series([(v, 1) for v in text], dtype=object), "mixture": pd.Series([1, "a", 2.5] * (n // 3), dtype=object),
+        "pairs": pd.Series([(v, 1) for v in text], dtype=object),
+        "tuples": pd.Series([(v,) * (1 + (v == "a")) for v in text], dtype=object), "mixture": pd.Series([1, "a", 2.5] * (n // 3), dtype=object),
     }  # fmt: skip
 
 
