@@ -183,7 +183,9 @@ def _whole(cells: np.ndarray, dtype: str) -> np.ndarray:
     assert match is not None
     limits = np.iinfo(f"{match[1]}int{min(int(match[2]), _WIDEST)}")
     highest = float(limits.max)  # which is rounded up where the type has more digits
-    return np.clip(np.rint(cells), float(limits.min), highest if highest <= limits.max else np.nextafter(highest, 0))
+    return np.clip(
+        np.rint(cells.astype(np.float64)), float(limits.min), highest if highest <= limits.max else np.nextafter(highest, 0)
+    )
 
 
 def check_can_be_written(formats: list[Format], container: str) -> None:

@@ -101,7 +101,7 @@ class RowsMixin:
             scores = np.empty(len(X))
             for chosen in (holes, ~holes):
                 scores[chosen] = self._scores_of_cells(rows_of(X, chosen))
-        scores[self._fitted.empty_rows(X, holes)] = 0.0
+        scores[self._fitted.empty_rows(X)] = 0.0
         return scores
 
     def _scores_of_cells(self, X):

@@ -73,13 +73,14 @@ class Fitted:
         model = Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed)
         return replace(self, model=model, codec=codec)
 
-    def empty_rows(self, X: Cells, incomplete: np.ndarray) -> np.ndarray:
-        """Tell of the rows, given which are incomplete, of which the model describes no cell: nothing has the probability 1."""
-        empty = incomplete.copy()
-        if self.model.likelihood.reads_missing or isinstance(X, SparseRows):
-            return np.zeros_like(empty)
+    def empty_rows(self, X: Cells) -> np.ndarray:
+        """Tell of the rows of which the model describes no cell: nothing has the probability 1.  # (n,)"""
         described = np.setdiff1d(self.codec.order, self.conditions)
-        empty[empty] = np.isnan(X[np.ix_(empty, described)]).all(axis=1)
+        if self.model.likelihood.reads_missing or isinstance(X, SparseRows) or not len(described):
+            return np.zeros(len(X), dtype=bool)
+        empty = np.ones(len(X), dtype=bool)
+        for j in described:
+            empty[empty] = np.isnan(X[empty, j])
         return empty
 
     def passing_over_holes(self) -> "Fitted":

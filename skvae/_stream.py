@@ -104,8 +104,8 @@ class StreamedTable:
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
-        return self.survey.n_rows
+        """Number of distinct rows."""
+        return round(self.survey.n_distinct)
 
     @property
     def statistics(self) -> ColumnStatistics:

@@ -159,7 +159,10 @@ def log_likelihood(estimator, X, method="iwae", random_state=None):
         )
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     seed = _seed(estimator, random_state)
-    return _in_data_units(estimator, estimate_rows(method, fitted.model, params, rows, seed))
+    found = _in_data_units(estimator, estimate_rows(method, fitted.model, params, rows, seed))
+    for values in (found.value, found.standard_error):
+        values[fitted.empty_rows(rows.X)] = 0.0
+    return found
 
 
 def bracket(estimator, n_rows=100, method="ais", random_state=None):

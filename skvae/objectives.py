@@ -232,7 +232,7 @@ class InfoVAE(Objective):
         if round(self.alpha + self.weight, 12) < 1:
             raise ValueError(
                 f"alpha + weight must be at least 1, got {self.alpha!r} + {self.weight!r}: latents would be rewarded for "
-                f"differing from the prior. Set weight to {1 - self.alpha} or more, or raise alpha."
+                f"differing from the prior. Set weight to {1 - self.alpha:g} or more, or raise alpha."
             )
         return self
 

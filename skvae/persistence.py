@@ -260,7 +260,7 @@ def _replace_file(path: str, data: bytes) -> None:
     file = open(temporary, "xb")  # noqa: SIM115
     try:
         with file:
-            if os.path.exists(path):
+            with suppress(OSError):  # where there is no old file, or no permissions can be set
                 shutil.copymode(path, temporary)
             file.write(data)
             file.flush()

@@ -29,7 +29,8 @@ def rarer_columns(n=N):
         "sparse": pd.arrays.SparseArray(whole), "sparse_real": pd.arrays.SparseArray(np.where(whole > 4, whole / 3, np.nan)),
         "sparse_flag": pd.arrays.SparseArray(whole > 4), "interval": pd.Series(pd.cut(whole, 3)).astype("interval"),
         "pairs": pd.Series([(v, 1) for v in text], dtype=object),
-        "tuples": pd.Series([(v,) * (1 + (v == "a")) for v in text], dtype=object), "mixture": pd.Series([1, "a", 2.5] * (n // 3), dtype=object),
+        "tuples": pd.Series([(v,) * (1 + (v == "a")) for v in text], dtype=object),
+        "mixture": pd.Series([1, "a", 2.5] * (n // 3), dtype=object),
     }  # fmt: skip
 
 
@@ -142,8 +143,9 @@ def test_whole_numbers_reach_the_ends_of_their_type(dtype):
     limits = np.iinfo(dtype.lower().removesuffix("[pyarrow]"))
     ends = pd.array([limits.min, limits.max], dtype=dtype)
     format = _formats.Format("a", dtype)
-    found = _formats.written(np.array([-1e30, 1e30]), format, "pandas")
-    assert list(found)[0] == ends[0] and 0 <= ends[1] - list(found)[1] <= (2**10 if dtype == "int64" else 0)
+    for precision in (np.float32, np.float64):
+        low, high = _formats.written(np.array([-1e30, 1e30], dtype=precision), format, "pandas")
+        assert low == ends[0] and 0 <= int(ends[1]) - int(high) <= (2**10 if dtype == "int64" else 0)
     top = limits.max if dtype != "int64" else 2**52  # beyond which double precision leaves numbers out
     constant = pd.DataFrame({"real": frame()["real"].to_numpy(), "top": pd.array([top] * N, dtype=dtype)})
     assert (quick().fit(constant).sample(5, random_state=0)["top"] == constant["top"].iloc[0]).all()

@@ -305,7 +305,7 @@ def test_info_vae_gives_up_the_kl_of_rows(problem):
 
 @pytest.mark.parametrize("bad", [{"alpha": 0.5, "weight": 0.25}, {"alpha": -2.0, "weight": 2.5}], ids=repr)
 def test_info_vae_refuses_to_reward_the_discrepancy(bad):
-    with pytest.raises(ValueError, match=rf"alpha \+ weight must be at least 1.*Set weight to {1 - bad['alpha']} or more"):
+    with pytest.raises(ValueError, match=rf"alpha \+ weight must be at least 1.*Set weight to {1 - bad['alpha']:g} or more"):
         InfoVAE(**bad).validate()
     InfoVAE(alpha=-1.86, weight=2.86).validate()  # 1 but for rounding
 

@@ -6,6 +6,7 @@ import pytest
 from scipy import sparse
 
 from skvae import VAETransformer, _stream, data
+from skvae.evaluation import log_likelihood
 from skvae.likelihoods import SelfMasking
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -67,6 +68,9 @@ def test_nothing_is_no_surprise(has_holes, score_method):
     scores = vae.score_samples(np.vstack([X[:5], nothing, X[5:9]]))
     assert scores[5] == 0 == vae.score(nothing) and (np.delete(scores, 5) != 0).all()
     assert np.nansum(vae.score_cells(nothing)) == 0
+    if score_method != "elbo":
+        found = log_likelihood(vae, np.vstack([X[:5], nothing]), score_method)
+        assert found.value[5] == found.standard_error[5] == 0 and (found.standard_error[:5] > 0).all()
 
 
 def test_conditions_alone_are_no_surprise_but_missing_cells_may_be():

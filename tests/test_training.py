@@ -48,8 +48,9 @@ def test_default_layers_depend_on_the_distinct_rows_of_the_first_fit():
     assert networks_of(copies) == networks_of(weighted) == ((128,), (128,))
     unweighted = np.arange(2_100) < 1_000
     assert networks_of(VAETransformer(2, max_iter=1, random_state=0).fit(X, sample_weight=unweighted)) == ((128,), (128,))
-    streamed = VAETransformer(2, max_iter=1, random_state=0).fit(ArraySource(X))
-    assert networks_of(streamed) == ((128, 128), (128, 128))
+    streamed = VAETransformer(2, max_iter=1, random_state=0)
+    assert networks_of(streamed.fit(ArraySource(X))) == ((128, 128), (128, 128))
+    assert networks_of(streamed.fit(ArraySource(X[:1_050].repeat(2, axis=0)))) == ((128,), (128,))
     half = VAETransformer(2, max_iter=1, random_state=0, decoder=MLP((5,))).fit(X)
     assert networks_of(half) == ((128, 128), (5,))
 
