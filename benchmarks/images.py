@@ -19,7 +19,7 @@ from skvae.likelihoods import Bernoulli
 from skvae.networks import Conv, ConvTranspose
 
 NETWORKS = {
-    "MLP (128,)": {},
+    "MLP (128,)": {"hidden_layer_sizes": (128,)},
     "MLP (500,)": {"hidden_layer_sizes": (500,)},
     "Conv (32, 64)": {"encoder": "conv", "decoder": "conv"},
     "Conv (16, 32)": {"encoder": Conv(channels=(16, 32)), "decoder": ConvTranspose(channels=(32, 16))},

@@ -3,7 +3,7 @@
     python benchmarks/mnist.py                                # 200 epochs in batches of 100
     python benchmarks/mnist.py --schedule burda               # the published one: 3,280 epochs in batches of 20, for a GPU
     python benchmarks/mnist.py --schedule defaults            # the package's defaults, with 50 components
-    python benchmarks/mnist.py --schedule defaults --hidden 200 200                  # and with two hidden layers
+    python benchmarks/mnist.py --schedule defaults --hidden 200 200                  # and with layers of 200 units
     python benchmarks/mnist.py --epochs 40 --rows 10000 --draws 1 50 500 5000
 
 Both networks have two hidden layers of 200 tanh units, without a linear path, around 50 latent components; pixels are drawn

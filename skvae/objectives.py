@@ -13,7 +13,6 @@ from skvae._settings import Interval, Settings, StrOptions, belongs_with, regist
 from skvae.posteriors import Posterior
 
 _PRIOR_DRAWS = 512
-_WEIGHTS = ("logit", "log_odds")  # of the modes of a mixture, as its prior reads them
 _KERNEL_WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -262,11 +261,12 @@ def _shares(model: Model, params: Params, z: Tensor, x: Tensor | None) -> Tensor
     Draws have slopes by the mode they come from, but none by the choice of the mode. The slope of log p(z) by the weights is
     that of the log of the chosen weight, on average over the modes that z may come from.
     """
-    own = {
-        name: v.detach() if isinstance(v, Tensor) and name not in _WEIGHTS else v
-        for name, v in model.of_prior(params, x).items()
+    weights = (*model.prior.weighed_by, "log_odds")
+    read = {
+        name: value.detach() if isinstance(value, Tensor) and name not in weights else value
+        for name, value in model.of_prior(params, x).items()
     }
-    log_p = model.prior.log_prob(own, z).sum(-1)
+    log_p = model.prior.log_prob(read, z).sum(-1)
     return (log_p - log_p.detach()).softmax(0)
 
 

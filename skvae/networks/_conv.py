@@ -133,9 +133,7 @@ class Conv(_Images):
         """Return the network for images of this many pixels; refuse a number that makes no image."""
         image = self.image(n_in)
         if image.size != n_in:
-            raise self.refusal(
-                n_in, " Missing cells, categories and conditions of X count as well: the encoder reads more columns."
-            )
+            raise self.refusal(n_in, " Missing cells, categories and conditions of X give the encoder more columns.")
         return _BoundConv(self, _halvings(image, self.channels))
 
 

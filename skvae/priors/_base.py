@@ -19,6 +19,9 @@ class Prior(Settings):
     #: how many weights p(z) has that conditions may move: those of the parts of a mixture
     n_weights: int = 0
 
+    #: names of the parameters that give those weights
+    weighed_by: tuple[str, ...] = ()
+
     #: as which power of :math:`|z|` -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
     growth: float = 0.0
 

@@ -57,6 +57,7 @@ class MixtureOfNormals(Prior):
 
     _parameter_constraints = {"n_modes": [Interval(Integral, 1, None, closed="left")]}
     growth = 2.0
+    weighed_by = ("logit",)
 
     def __init__(self, n_modes=10):
         self.n_modes = n_modes
@@ -182,6 +183,7 @@ class VampPrior(Prior):
 
     _parameter_constraints = {"n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")]}
     support = None
+    weighed_by = ("logit",)
 
     def __init__(self, n_pseudo_inputs=50):
         self.n_pseudo_inputs = n_pseudo_inputs
