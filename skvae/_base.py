@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skvae import callbacks, persistence
 from skvae._course import Progress
-from skvae._devices import gradients, resolve_device
+from skvae._devices import gradients, one_thread, resolve_device
 from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
@@ -269,7 +269,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         DivergenceError
             A `ValueError`: training gave non-finite numbers even with smaller steps. The estimator is left as it was.
         """
-        with self._all_or_nothing(), gradients():
+        with one_thread(), self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
             table = self._table(X, sample_weight, reset=not goes_on)
             fitted = self._fitted_for_more(table) if goes_on else self._new_fitted(table)
@@ -299,7 +299,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         self : estimator
             The fitted estimator.
         """
-        with self._all_or_nothing(), gradients():
+        with one_thread(), self._all_or_nothing(), gradients():
             goes_on = hasattr(self, "_fitted")
             table = self._table(X, sample_weight, reset=not goes_on)
             fitted = self._fitted_for_more(table) if goes_on else self._new_fitted(table, drop_constant=False)

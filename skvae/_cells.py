@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae import _conditional as conditional
 from skvae._conditional import Proposal
+from skvae._devices import one_thread
 from skvae._frames import filled, is_frame, labelled
 from skvae._random import generator
 from skvae._reading import array_or_frame
@@ -27,6 +28,7 @@ _SIMULATED = 1000  # rows that tell how wide columns of numbers are
 class CellsMixin:
     """Methods that need p(x'|x), the distribution of some cells of a row given others."""
 
+    @one_thread()
     def sample(self, n_samples=1, random_state=None, *, noise=True, given=None, n_draws=1000, return_ess=False):
         r"""Draw new rows from the model, on condition of some of their cells if `given` says so.
 
@@ -111,11 +113,12 @@ class CellsMixin:
             )
         self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
-        _warn_of_few(ess, n_draws, 4)
+        _warn_of_few(ess, n_draws, 5)
         ess = np.minimum(ess, n_draws)
         table = self._fitted.codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
         return (table, ess) if return_ess else table
 
+    @one_thread()
     def impute(self, X, *, method="mean", n_draws=200, random_state=None):
         r"""Fill the holes of a table by what the other cells of each row say.
 
@@ -186,11 +189,12 @@ class CellsMixin:
             cells = fitted.codec.decode(fitted.model.likelihood.point(expected), np.float64)
             whole = fitted.codec.order[fitted.codec.is_whole]
             cells[:, whole] = np.rint(cells[:, whole])
-            _warn_of_few(sizes.cpu().numpy(), n_draws, 5)
+            _warn_of_few(sizes.cpu().numpy(), n_draws, 6)
             return cells[None]
 
         return self._completed(X, 1, means)[0]
 
+    @one_thread()
     def multiple_impute(self, X, n_imputations=5, *, n_draws=200, random_state=None):
         r"""Fill the holes of a table several times by draws from :math:`p(x_m \mid x_o)`.
 
@@ -249,11 +253,12 @@ class CellsMixin:
 
         def drawn(known):
             cells, sizes = self._drawn(known, n_imputations, n_draws, seed_of(random_state), noise=True)
-            _warn_of_few(sizes, n_draws, 6)
+            _warn_of_few(sizes, n_draws, 7)
             return cells
 
         return self._completed(X, n_imputations, drawn)
 
+    @one_thread()
     def score_cells(self, X, *, n_draws=300):
         r"""Return the share of every cell in the score of its row: which cells make a row odd.
 
@@ -322,6 +327,7 @@ class CellsMixin:
             width = np.where(has_levels, codec.high - codec.low + 1, np.where(codec.is_density, covered, covered + 1))
         return np.log(width)
 
+    @one_thread()
     def predictive_interval(self, X, coverage=0.9, *, n_draws=1000, random_state=None):
         r"""Return between which numbers every cell is expected, given the others of its row.
 
@@ -382,7 +388,7 @@ class CellsMixin:
         if judged:
             found, sizes = conditional.quantiles(fitted.model, params, rows, proposal, levels)
             ends[..., judged] = found
-            _warn_of_few(sizes.amin(-1).cpu().numpy(), n_draws, 3)
+            _warn_of_few(sizes.amin(-1).cpu().numpy(), n_draws, 4)
         cells = fitted.codec.within_limits(fitted.codec.decode(ends, np.float64))
         return tuple(fitted.codec.table(cells[:, side], X) for side in (0, 1))
 
@@ -419,7 +425,7 @@ class CellsMixin:
             warnings.warn(
                 f"The holes of {unfilled[:5]} stay: they are columns of condition_on, which the model does not describe.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         found = function(known[holes]) if holes.any() else np.empty((n_tables, 0, known.shape[1]))
         tables = []

@@ -51,36 +51,56 @@ def gradients() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def threads_for(flops: float) -> Iterator[None]:
-    """Let small work run on one thread, and leave larger work, on the main thread, what the process has.
+class _Outside(threading.local):
+    """How many threads there are outside of all scopes that this thread is in; None where it is in none."""
 
-    Two threads that wait for each other on busy cores are ten to fifty times slower than one. The limit holds for this thread
-    alone and ends with the scope.
-    """
-    if flops >= _WAITING_FLOPS and _is_main_thread():
-        yield
-    else:
-        with one_thread():
-            yield
+    n_threads: int | None = None
+
+
+_outside = _Outside()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on the calling thread alone."""
-    torch.get_num_threads()  # sets the number of a new thread, which the first operation in it would do otherwise
+    """Compute on the calling thread alone, but for work within that is large: a scope, and a decorator if called.
+
+    Two threads that wait for each other on busy cores are ten to fifty times slower than one, and the smaller the work the
+    oftener they wait. The limit holds for this thread alone and ends with the scope.
+    """
+    with _limited_to(1):
+        yield
+
+
+@contextmanager
+def threads_for(flops: float) -> Iterator[None]:
+    """Let small work run on one thread, and large work, on the main thread, on what the process has: a scope."""
+    with _limited_to(_n_threads_for(flops, _WAITING_FLOPS)):
+        yield
+
+
+def _n_threads_for(flops: float, fewest_flops: float) -> int:
+    if flops < fewest_flops or threading.current_thread() is not threading.main_thread():
+        return 1
+    return _outside.n_threads or torch.get_num_threads()
+
+
+@contextmanager
+def _limited_to(n_threads: int) -> Iterator[None]:
+    before = _outside.n_threads
+    _outside.n_threads = before or torch.get_num_threads()  # sets the number of a new thread, too, as its first operation would
     set_mkl_threads = _mkl_set_num_threads_local()
-    mkl_threads = set_mkl_threads(1)
+    mkl_threads = set_mkl_threads(n_threads)
     libraries = _openmp_libraries()
     openmp_threads = [library.omp_get_max_threads() for library in libraries]
     try:
         for library in libraries:
-            library.omp_set_num_threads(1)
+            library.omp_set_num_threads(n_threads)
         yield
     finally:
-        for library, n_threads in zip(libraries, openmp_threads, strict=True):
-            library.omp_set_num_threads(n_threads)
+        for library, n in zip(libraries, openmp_threads, strict=True):
+            library.omp_set_num_threads(n)
         set_mkl_threads(mkl_threads)
+        _outside.n_threads = before
 
 
 def spread(work: Callable[[Item], None], items: Iterable[Item], flops: float) -> None:
@@ -89,8 +109,7 @@ def spread(work: Callable[[Item], None], items: Iterable[Item], flops: float) ->
     Threads that never wait for each other lose nothing on busy cores, and what an item gives does not depend on their number.
     """
     items = list(items)
-    many = flops >= _PARALLEL_FLOPS and _is_main_thread()
-    n_threads = min(torch.get_num_threads() if many else 1, len(items))
+    n_threads = min(_n_threads_for(flops, _PARALLEL_FLOPS), len(items))
     queue = iter(items)
 
     def take_turns() -> None:
@@ -110,10 +129,6 @@ def spread(work: Callable[[Item], None], items: Iterable[Item], flops: float) ->
         take_turns()
     for helper in helpers:
         helper.result()
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 @cache

@@ -9,7 +9,7 @@ import torch
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._devices import resolve_device
+from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._random import generator, matched_normal, normal
@@ -67,6 +67,7 @@ class RowsMixin:
         fitted = fitted.tolerating_holes() if has_holes else fitted
         return fitted, fitted.model.unpack(torch.tensor(fitted.params, device=device)), device
 
+    @one_thread()
     def score_samples(self, X):
         """Return the log-likelihood of every row, or a bound on it.
 
@@ -121,6 +122,7 @@ class RowsMixin:
         noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
         return value_of_rows(model, params, rows, method.bound, noise)
 
+    @one_thread()
     def score(self, X, y=None, sample_weight=None):
         """Return the mean log-likelihood bound per row, the larger the better.
 
@@ -149,6 +151,7 @@ class RowsMixin:
         values = self._by_parts(X, self._scores, weight > 0)
         return float(np.average(values, weights=weight[weight > 0] / weight.max()))
 
+    @one_thread()
     def posterior_moments(self, X):
         """Return mean and standard deviation of q(z|x).
 
@@ -167,6 +170,7 @@ class RowsMixin:
         family = fitted.model.posterior
         return PosteriorMoments(_to_array(family.mean(q), dtype), _to_array(family.scale(q), dtype))
 
+    @one_thread()
     def sample_posterior(self, X, n_samples=1, random_state=None):
         """Draw latents from q(z|x).
 
@@ -194,6 +198,7 @@ class RowsMixin:
         noise = normal((int(n_samples), len(rows), fitted.model.n_noise), stream, fitted.dtype)
         return _to_array(fitted.model.posterior.sample(q, noise), dtype)
 
+    @one_thread()
     def reconstruct(self, X):
         """Return the mean of p(x|z) at the posterior mean of every row.
 

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._base import BaseVAE
 from skvae._cells import CellsMixin
+from skvae._devices import one_thread
 from skvae._frames import is_frame
 from skvae._rows import FARTHEST
 from skvae.likelihoods import Categorical, Ordinal
@@ -242,6 +243,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     petal width (cm)   gaussian         1.199      0.7597
     """
 
+    @one_thread()
     def transform(self, X):
         """Return the latent representation of every row, the mean of q(z|x).
 
@@ -257,6 +259,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         """
         return self._latents(X)
 
+    @one_thread()
     def inverse_transform(self, X, *, given=None):
         """Return the mean of p(x|z) for every latent row.
 
@@ -281,6 +284,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             raise ValueError("given is for the conditions of a model, and this one was fitted without condition_on.")
         return self._decoded(X, None if given is None else known)
 
+    @one_thread()
     def interpolate(self, X_start, X_end, n_steps=10):
         """Decode the straight ways in the latent space from rows to others.
 
@@ -329,6 +333,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
                 "give the rows of X_end the conditions of X_start."
             )
 
+    @one_thread()
     def attribute_direction(self, X, y):
         """Return the direction of an attribute in the latent space: the way from the rows without it to those with it.
 
@@ -364,6 +369,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         without, has = (latents[y == label].mean(axis=0, dtype=np.float64) for label in labels)
         return (has - without).astype(latents.dtype)
 
+    @one_thread()
     def edit(self, X, direction, strength=1.0, *, keep_residual=False):
         """Move rows along a direction in the latent space, and return what they become.
 

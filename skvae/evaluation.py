@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skvae._base import BaseVAE
 from skvae._batch import Batch
+from skvae._devices import one_thread
 from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._pooling import PooledEstimate, rubin
@@ -106,6 +107,7 @@ class MutualInformation(NamedTuple):
     marginal_kl: Estimate
 
 
+@one_thread()
 def log_likelihood(estimator, X, method="iwae", random_state=None):
     r"""Estimate :math:`\log p(x)` of every row, and say how sure the estimate is.
 
@@ -165,6 +167,7 @@ def log_likelihood(estimator, X, method="iwae", random_state=None):
     return found
 
 
+@one_thread()
 def bracket(estimator, n_rows=100, method="ais", random_state=None):
     r"""Enclose :math:`\log p(x)` between two estimates, on rows that the model makes.
 
@@ -235,6 +238,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     return Bracket(*(_in_data_units(estimator, half) for half in values.chunk(2, -1)))
 
 
+@one_thread()
 def kl_per_component(estimator, X):
     r"""Return the mean over rows of :math:`\mathrm{KL}(q(z_j \mid x) \,\|\, p(z_j))`, how many nats each component carries.
 
@@ -273,6 +277,7 @@ def kl_per_component(estimator, X):
     return values[:, 1 : 1 + model.n_components].double().mean(0).cpu().numpy()
 
 
+@one_thread()
 def active_units(estimator, X, threshold=0.01):
     """Tell which components differ between rows: those whose posterior mean varies by more than a threshold.
 

@@ -383,8 +383,9 @@ def test_a_row_that_is_given_as_a_whole_comes_back(linear):
 @pytest.mark.filterwarnings("default:For 1 of 1 row")
 def test_few_draws_that_count_are_told():
     vae = quick(2, hidden_layer_sizes=()).fit(linear_rows())
-    with pytest.warns(UserWarning, match=r"For 1 of 1 row\(s\) fewer than 10 of the 5 draws count"):
+    with pytest.warns(UserWarning, match=r"For 1 of 1 row\(s\) fewer than 10 of the 5 draws count") as told:
         vae.sample(3, random_state=0, given={0: 0.0}, n_draws=5)
+    assert told[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("default:For . of . row")

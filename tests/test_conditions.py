@@ -288,8 +288,9 @@ def test_missing_conditions_tell_nothing_and_stay(fitted):
     X.loc[X.index[:3], "cultivar"] = np.nan
     assert np.isfinite(fitted.score(X))
     for method in ("impute", "multiple_impute"):
-        with pytest.warns(UserWarning, match=r"The holes of \['cultivar'\] stay: they are columns of condition_on"):
+        with pytest.warns(UserWarning, match=r"The holes of \['cultivar'\] stay: they are columns of condition_on") as told:
             filled = getattr(fitted, method)(X)
+        assert told[0].filename == __file__
         assert (filled if method == "impute" else filled[0])["cultivar"].isna().sum() == 3
 
 

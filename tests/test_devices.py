@@ -18,6 +18,20 @@ def test_small_work_runs_on_one_thread_and_gives_the_others_back():
         assert torch.get_num_threads() == before
 
 
+def test_large_work_in_a_scope_of_one_thread_gets_those_outside_of_it():
+    before, both = torch.get_num_threads(), threading.Barrier(2, timeout=30)
+    torch.set_num_threads(2)
+    try:
+        with one_thread(), one_thread():
+            with threads_for(1e12):
+                assert torch.get_num_threads() == 2
+            spread(lambda item: both.wait(), range(2), 1e12)
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_threads_are_given_back_after_an_error():
     before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), threads_for(1e3):

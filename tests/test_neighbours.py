@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_iris
+from torch.overrides import TorchFunctionMode
 
-from skvae import VAETransformer, load
+from skvae import VAETransformer, evaluation, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X = load_iris().data
+WITH_HOLES = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
 
 
 def vae(**params):
@@ -39,7 +41,7 @@ def global_state():
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    FITTED = vae().fit(X)
+    FITTED, HOLED = vae().fit(X), vae().fit(WITH_HOLES)
 CALLS = {
     "fit": lambda: vae().fit(X),
     "fit without a seed": lambda: vae(random_state=None).fit(X),
@@ -53,6 +55,17 @@ CALLS = {
     "sample_posterior": lambda: FITTED.sample_posterior(X, 2),
     "posterior_moments": lambda: FITTED.posterior_moments(X),
     "reconstruct": lambda: FITTED.reconstruct(X),
+    "interpolate": lambda: FITTED.interpolate(X[:1], X[1:2], 3),
+    "attribute_direction and edit": lambda: FITTED.edit(X, FITTED.attribute_direction(X, X[:, 0] > X[:, 0].mean())),
+    "sample given a column": lambda: FITTED.sample(5, given={0: 5.0}, n_draws=20),
+    "impute": lambda: HOLED.impute(WITH_HOLES),
+    "multiple_impute": lambda: HOLED.multiple_impute(WITH_HOLES, 2),
+    "score_cells": lambda: FITTED.score_cells(X[:5], n_draws=20),
+    "predictive_interval": lambda: FITTED.predictive_interval(X[:5], n_draws=20),
+    "log_likelihood": lambda: evaluation.log_likelihood(FITTED, X[:5]),
+    "bracket": lambda: evaluation.bracket(FITTED, n_rows=2),
+    "kl_per_component": lambda: evaluation.kl_per_component(FITTED, X),
+    "active_units": lambda: evaluation.active_units(FITTED, X),
 }
 
 
@@ -61,6 +74,25 @@ def test_a_call_leaves_no_trace(call):
     before = global_state()
     CALLS[call]()
     assert global_state() == before
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_small_work_waits_for_no_other_thread(call):
+    """Of two threads one waits for the other in every operation, for milliseconds where something else runs there."""
+    seen, before = set(), torch.get_num_threads()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.add(torch.get_num_threads())
+            return function(*args, **(kwargs or {}))
+
+    torch.set_num_threads(2)
+    try:
+        with Watch():
+            CALLS[call]()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
 
 
 def test_saving_and_loading_leave_no_trace(tmp_path):
