@@ -2,7 +2,6 @@
 
 import multiprocessing
 import threading
-import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
@@ -36,6 +35,7 @@ from skvae._training import (
     report,
     split_table,
 )
+from skvae._warnings import warn
 from skvae.data import as_source
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, Mixed
@@ -442,18 +442,16 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
     def _warn_if_unconverged(self, run, interrupted):
         progress, plan = run.progress, run.plan
         if interrupted:
-            warnings.warn(
+            warn(
                 f"Training was interrupted; the model is the best one of its first {progress.epoch} epochs. "
                 "To go on, set warm_start=True and fit the same data again.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         elif not (run.one_epoch or progress.converged or progress.stopped or plan.learning_rate == "cosine"):
-            warnings.warn(
+            warn(
                 f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter; with warm_start=True "
                 "training goes on from here.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
 

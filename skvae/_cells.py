@@ -1,7 +1,6 @@
 """CellsMixin: what known cells of a row say about the others: filled holes, conditional rows, scores and intervals of cells."""
 
 import math
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,6 +16,7 @@ from skvae._frames import filled, is_frame, labelled
 from skvae._random import generator
 from skvae._reading import array_or_frame
 from skvae._rows import EncodedRows, check_n_samples, seed_of
+from skvae._warnings import warn
 from skvae.likelihoods import Bernoulli, Categorical
 
 _MOST_ROWS = 10**8  # that a call draws for several rows of given
@@ -113,7 +113,7 @@ class CellsMixin:
             )
         self._check_conditions(known, "sample")
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
-        _warn_of_few(ess, n_draws, 5)
+        _warn_of_few(ess, n_draws)
         ess = np.minimum(ess, n_draws)
         table = self._fitted.codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
         return (table, ess) if return_ess else table
@@ -189,7 +189,7 @@ class CellsMixin:
             cells = fitted.codec.decode(fitted.model.likelihood.point(expected), np.float64)
             whole = fitted.codec.order[fitted.codec.is_whole]
             cells[:, whole] = np.rint(cells[:, whole])
-            _warn_of_few(sizes.cpu().numpy(), n_draws, 6)
+            _warn_of_few(sizes.cpu().numpy(), n_draws)
             return cells[None]
 
         return self._completed(X, 1, means)[0]
@@ -253,7 +253,7 @@ class CellsMixin:
 
         def drawn(known):
             cells, sizes = self._drawn(known, n_imputations, n_draws, seed_of(random_state), noise=True)
-            _warn_of_few(sizes, n_draws, 7)
+            _warn_of_few(sizes, n_draws)
             return cells
 
         return self._completed(X, n_imputations, drawn)
@@ -388,7 +388,7 @@ class CellsMixin:
         if judged:
             found, sizes = conditional.quantiles(fitted.model, params, rows, proposal, levels)
             ends[..., judged] = found
-            _warn_of_few(sizes.amin(-1).cpu().numpy(), n_draws, 4)
+            _warn_of_few(sizes.amin(-1).cpu().numpy(), n_draws)
         cells = fitted.codec.within_limits(fitted.codec.decode(ends, np.float64))
         return tuple(fitted.codec.table(cells[:, side], X) for side in (0, 1))
 
@@ -422,10 +422,8 @@ class CellsMixin:
         holes = codec.incomplete_rows(known)
         unfilled = [codec.schema[j].name for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
         if unfilled:
-            warnings.warn(
+            warn(
                 f"The holes of {unfilled[:5]} stay: they are columns of condition_on, which the model does not describe.",
-                UserWarning,
-                stacklevel=4,
             )
         found = function(known[holes]) if holes.any() else np.empty((n_tables, 0, known.shape[1]))
         tables = []
@@ -532,15 +530,13 @@ def _row_of(given, n_columns):
     return row
 
 
-def _warn_of_few(sizes, n_draws, stacklevel):
+def _warn_of_few(sizes, n_draws):
     """Warn of rows of which few draws count."""
     n_few = int((sizes < _FEW).sum())
     if n_few:
-        warnings.warn(
+        warn(
             f"For {n_few} of {len(sizes)} row(s) fewer than {_FEW} of the {n_draws} draws count (at least {sizes.min():.1f}): "
             "what is given in them is rare under the model. Raise n_draws, give less, or train on rows with holes like these.",
-            UserWarning,
-            stacklevel=stacklevel,
         )
 
 

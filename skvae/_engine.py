@@ -1,7 +1,6 @@
 """The training loop, written once: the epochs that several models take together, each on a course of its own."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, zip_longest
 
@@ -15,6 +14,7 @@ from skvae._judging import Judge, judged_alone, kl_of_weights
 from skvae._model import Model
 from skvae._random import restart
 from skvae._supply import Supply
+from skvae._warnings import warn
 from skvae._windows import BatchesOfOne, Window, become, copy_of, one_after_the_other, side_by_side
 
 _AHEAD_CELLS = 2**22  # of epochs that are prepared together, for all models
@@ -227,9 +227,7 @@ class Cohort:
                 self.recordings[key] = recording
             except RuntimeError as error:
                 self.records = False
-                warnings.warn(
-                    f"The training step was not recorded as a CUDA graph, so it runs call by call: {error}", stacklevel=2
-                )
+                warn(f"The training step was not recorded as a CUDA graph, so it runs call by call: {error}")
                 return None
         return self.recordings[key]
 

@@ -1,6 +1,8 @@
 """Every private or recent scikit-learn name in one place, so that one file breaks when it moves."""
 
+from sklearn import base
 from sklearn.base import _fit_context
+from sklearn.utils import _set_output
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
@@ -30,12 +32,15 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
             return _NoTask()
 
 
+WRAPPERS = (base.__file__, _set_output.__file__)  # files of what wraps `fit` and `transform`
+
+
 def runs_inside_another_fit(estimator) -> bool:
     """Tell whether a Pipeline or a search of scikit-learn (1.9 or later) is fitting this estimator."""
     return hasattr(estimator, "_parent_callback_ctx")
 
 
 __all__ = [
-    "CallbackSupportMixin", "Interval", "StrOptions", "_check_sample_weight", "_fit_context",
+    "WRAPPERS", "CallbackSupportMixin", "Interval", "StrOptions", "_check_sample_weight", "_fit_context",
     "runs_inside_another_fit",
 ]  # fmt: skip

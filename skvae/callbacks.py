@@ -1,11 +1,11 @@
 """Callbacks: what happens between epochs. To the engine a callback is a function `(progress, state) -> stop`."""
 
 import os
-import warnings
 from numbers import Integral
 
 from skvae import persistence
 from skvae._course import Callback, Progress
+from skvae._warnings import warn
 
 
 def tell_tasks(task, told: dict, outcome) -> Callback:
@@ -99,4 +99,4 @@ class Checkpoint:
         try:
             persistence.write(self.path, estimator, outcome())
         except OSError as error:
-            warnings.warn(f"The checkpoint {self.path!r} could not be written ({error}); training goes on.", stacklevel=2)
+            warn(f"The checkpoint {self.path!r} could not be written ({error}); training goes on.")

@@ -16,7 +16,6 @@ import shutil
 import time
 import types
 import typing
-import warnings
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
@@ -33,6 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._course import HISTORY, Progress
 from skvae._settings import Settings, class_of, name_of
 from skvae._state import Fitted
+from skvae._warnings import warn
 
 __all__ = ["SkvaeFileError", "SkvaeVersionWarning", "check_can_be_saved", "load", "version", "warn_of_other_version", "write"]
 
@@ -78,11 +78,10 @@ def version() -> str:
 def warn_of_other_version(name: str, written_by: str) -> None:
     """Warn if a pickled estimator was written by another version of skvae."""
     if written_by != version():
-        warnings.warn(
+        warn(
             f"This {name} was pickled by skvae {written_by} and is read by {version()}: its results may differ, or fail. Files "
             "that the save method writes can be read across versions.",
             SkvaeVersionWarning,
-            stacklevel=3,
         )
 
 
