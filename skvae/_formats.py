@@ -204,25 +204,39 @@ def check_can_be_written(formats: list[Format], container: str) -> None:
 # --- holes filled ----------------------------------------------------------------------------------------------------
 
 
-def filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray, anew: Callable) -> pd.Series:
+def filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray, format: Format, anew: Callable) -> pd.Series:
     """Return a column with its holes filled, in its own type unless that cannot hold the values or the column was empty."""
     if not holes.all():
         try:
-            return _filled_in_place(series, holes, values)
+            return _filled_in_place(series, holes, values, format)
         except (TypeError, ValueError, OverflowError):
             pass
     return pd.Series(anew(), name=series.name).set_axis(series.index)
 
 
-def _filled_in_place(series: pd.Series, holes: np.ndarray, values: np.ndarray) -> pd.Series:
+def _filled_in_place(series: pd.Series, holes: np.ndarray, values: np.ndarray, format: Format) -> pd.Series:
     if isinstance(series.dtype, pd.CategoricalDtype):
         new = [v for v in pd.unique(values) if v not in series.cat.categories]
-        series = series.cat.add_categories(new) if new else series
+        series = _with_levels(series, new, format) if new else series
     elif pd.api.types.is_integer_dtype(series.dtype):
         values = np.rint(values.astype(np.float64))
     out = series.copy()
     out.iloc[np.flatnonzero(holes)] = pd.array(values.tolist(), dtype=series.dtype)
     return out
+
+
+def _with_levels(series: pd.Series, new: list, format: Format) -> pd.Series:
+    """Return a column of categories with new ones, last or, where both orders tell, next to their neighbours in training."""
+    wider = series.cat.add_categories(new)
+    if not (series.cat.ordered and format.ordered):
+        return wider
+    order, known = series.cat.categories.tolist(), format.categories or []
+    for level in sorted(new, key=known.index):
+        at = known.index(level)
+        below = next((order.index(v) for v in reversed(known[:at]) if v in order), None)
+        above = next((order.index(v) for v in known[at:] if v in order), len(order))
+        order.insert(above if below is None else below + 1, level)
+    return wider.cat.reorder_categories(order)
 
 
 def filled_polars(series, holes: np.ndarray, values: np.ndarray, anew: Callable):

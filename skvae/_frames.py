@@ -511,7 +511,7 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
     if isinstance(X, pd.DataFrame):
         out = X.copy()
         for j, some in values.items():
-            out.isetitem(j, filled_series(X.iloc[:, j], holes[:, j], some, partial(anew, j)))
+            out.isetitem(j, filled_series(X.iloc[:, j], holes[:, j], some, formats[j], partial(anew, j)))
         return out
     if _is_polars(X):
         return X.with_columns(

@@ -228,7 +228,7 @@ class Activation(NamedTuple):
 
 _aten = torch.ops.aten
 _hardshrink = _aten.hardshrink.out
-_clamp_backward, _relu_backward = _aten.hardtanh_backward.grad_input, _aten.threshold_backward.grad_input
+_relu_backward = _aten.threshold_backward.grad_input
 _tanh_backward, _silu_backward, _gelu_backward = (
     getattr(_aten, f"{name}_backward").grad_input for name in ("tanh", "silu", "gelu")
 )
@@ -409,12 +409,10 @@ class Kernel:
         self.free_bits = getattr(objective, "free_bits", 0)
         self.has_closed_kl = not self.is_importance_weighted and not _samples_kl(self.prior, objective)
         self.slopes, sources, targets = _drafts(_by_layers(slopes))
-        delta, self.log_scale_delta = torch.zeros_like(self.encoder.out), torch.zeros_like(self.log_scale)
-        self.mean_delta, clamped_delta = delta.chunk(2, -1)
+        delta = torch.zeros_like(self.encoder.out)
+        self.mean_delta, self.log_scale_delta = delta.chunk(2, -1)  # beyond its limits, too: the slope leads back
         self.decoder.learn(self.slopes["decoder"], self.decoder.out, self.decoded_delta)
         self._bind_deltas()
-        clamp = partial(_clamp_backward, self.log_scale_delta, self.log_scale, *LOG_SCALE_RANGE, grad_input=clamped_delta)
-        self.encoder.downwards.append(clamp)
         self.encoder.learn(self.slopes["encoder"], delta)
         if targets:
             self.encoder.downwards.append(partial(torch._foreach_copy_, targets, sources))

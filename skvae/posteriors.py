@@ -107,7 +107,7 @@ class Normal(Posterior):
 
     def _split(self, q: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_scale = q.chunk(2, -1)
-        return mean.contiguous(), log_scale.clamp(*LOG_SCALE_RANGE)  # without gaps, which make sums with many draws slow
+        return mean.contiguous(), _limited(log_scale, LOG_SCALE_RANGE)  # without gaps, which make sums with many draws slow
 
     def mean(self, q: Tensor) -> Tensor:
         return q.chunk(2, -1)[0]
@@ -155,7 +155,7 @@ class FullNormal(Posterior):
         """Return mean (..., k), log diagonal (..., k) and L (..., k, k)."""
         k = (math.isqrt(9 + 8 * q.shape[-1]) - 3) // 2
         mean, log_diagonal, below = q.split([k, k, k * (k - 1) // 2], -1)
-        log_diagonal = log_diagonal.clamp(*LOG_SCALE_RANGE)
+        log_diagonal = _limited(log_diagonal, LOG_SCALE_RANGE)
         is_below = torch.ones((k, k), dtype=torch.long, device=q.device).tril_(-1)
         place = is_below.flatten().cumsum(0).view(k, k) * is_below  # row by row from 1; 0 where there is none
         factor = torch.diag_embed(log_diagonal.exp()) + F.pad(below, (1, 0))[..., place]
@@ -250,8 +250,17 @@ def _link(name: str, kind: str, output: Tensor) -> Tensor:
     """Return the parameter that an output of the encoder stands for; a positive one is given by its logarithm."""
     if kind == "real":
         return output
-    low, high = LOG_SCALE_RANGE if name in ("scale", "rate") else LOG_CONCENTRATION_RANGE
-    return output.clamp(low, high).exp()
+    limits = LOG_SCALE_RANGE if name in ("scale", "rate") else LOG_CONCENTRATION_RANGE
+    return _limited(output, limits).exp()
+
+
+def _limited(output: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return an output between two limits, with the slope of one that has none.
+
+    Beyond a limit the slope would be zero, and what training once threw there by a long step would never come back.
+    """
+    inside = output.clamp(*limits)
+    return output + (inside - output).detach() if output.requires_grad else inside
 
 
 class Laplace(FamilyPosterior):
@@ -352,7 +361,7 @@ class LogNormal(FamilyPosterior):
     family = families.LogNormal()
 
     def member(self, q):
-        loc, log_scale = (part.clamp(*limits) for part, limits in zip(q.chunk(2, -1), LOG_NORMAL_RANGES, strict=True))
+        loc, log_scale = (_limited(part, limits) for part, limits in zip(q.chunk(2, -1), LOG_NORMAL_RANGES, strict=True))
         return loc, log_scale.exp()
 
 
