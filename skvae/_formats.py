@@ -217,7 +217,8 @@ def filled_series(series: pd.Series, holes: np.ndarray, values: np.ndarray, form
 def _filled_in_place(series: pd.Series, holes: np.ndarray, values: np.ndarray, format: Format) -> pd.Series:
     if isinstance(series.dtype, pd.CategoricalDtype):
         new = [v for v in pd.unique(values) if v not in series.cat.categories]
-        series = _with_levels(series, new, format) if new else series
+        levels = _with_levels(series.cat.categories.tolist(), new, format)
+        series = series.cat.add_categories(new).cat.reorder_categories(levels) if new else series
     elif pd.api.types.is_integer_dtype(series.dtype):
         values = np.rint(values.astype(np.float64))
     out = series.copy()
@@ -225,28 +226,36 @@ def _filled_in_place(series: pd.Series, holes: np.ndarray, values: np.ndarray, f
     return out
 
 
-def _with_levels(series: pd.Series, new: list, format: Format) -> pd.Series:
-    """Return a column of categories with new ones, last or, where both orders tell, next to their neighbours in training."""
-    wider = series.cat.add_categories(new)
-    if not (series.cat.ordered and format.ordered):
-        return wider
-    order, known = series.cat.categories.tolist(), format.categories or []
+def _with_levels(order: list, new: list, format: Format) -> list:
+    """Return levels with new ones, each next to its neighbours in the order of the training data, or last if there is none."""
+    known = format.categories or []
+    if not format.ordered:
+        return order + new
+    order = order.copy()
     for level in sorted(new, key=known.index):
         at = known.index(level)
         below = next((order.index(v) for v in reversed(known[:at]) if v in order), None)
         above = next((order.index(v) for v in known[at:] if v in order), len(order))
         order.insert(above if below is None else below + 1, level)
-    return wider.cat.reorder_categories(order)
+    return order
 
 
-def filled_polars(series, holes: np.ndarray, values: np.ndarray, anew: Callable):
+def filled_polars(series, holes: np.ndarray, values: np.ndarray, format: Format, anew: Callable):
     """Do what `filled_series` does for polars."""
     if not holes.all():
         cells = series.to_list()
         for i, value in zip(np.flatnonzero(holes), values.tolist(), strict=True):
             cells[i] = round(value) if series.dtype.is_integer() else value
         try:
-            return type(series)(series.name, cells, dtype=series.dtype)
+            return type(series)(series.name, cells, dtype=_type_with_levels(series.dtype, values, format))
         except (TypeError, ValueError, OverflowError):
             pass
     return polars("Series")(series.name, anew())
+
+
+def _type_with_levels(dtype, values: np.ndarray, format: Format):
+    """Return a type of polars with the values among its levels, if it has levels."""
+    if not isinstance(dtype, polars("Enum")):
+        return dtype
+    levels = dtype.categories.to_list()
+    return polars("Enum")(_with_levels(levels, [v for v in pd.unique(values) if v not in levels], format))

@@ -515,7 +515,7 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
         return out
     if _is_polars(X):
         return X.with_columns(
-            [filled_polars(X.to_series(j), holes[:, j], some, partial(anew, j)) for j, some in values.items()]
+            [filled_polars(X.to_series(j), holes[:, j], some, formats[j], partial(anew, j)) for j, some in values.items()]
         )
     out = np.array(array_of_list(X))
     for j, some in values.items():

@@ -108,6 +108,50 @@ def test_types_that_cannot_hold_what_is_filled_in_give_way():
     assert found["b"].dtype == pl.Float64 and found["b"][0] > 1000
 
 
+def grades(levels, n=N, library="pandas"):
+    """Return a frame with a column of ordered levels, nearly all of them the one in the middle."""
+    cells = [levels[1] if i % 10 else levels[i // 10 % 2 * 2] for i in range(n)]
+    real = np.random.default_rng(0).normal(size=n)
+    if library == "polars":
+        return pl.DataFrame({"grade": pl.Series(cells, dtype=pl.Enum(levels)), "real": real})
+    return pd.DataFrame({"grade": pd.Categorical(cells, levels, ordered=True), "real": real})
+
+
+@pytest.mark.parametrize("trained_on", ["pandas", "polars"])
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize(
+    ("has", "becomes"),
+    [
+        (["low", "high"], ["low", "middle", "high"]),
+        (["low", "top"], ["low", "middle", "top"]),
+        (["none", "high"], ["none", "middle", "high"]),
+        (["none", "low", "odd"], ["none", "low", "middle", "odd"]),
+        (["high", "low"], ["high", "low", "middle"]),
+    ],
+)
+def test_levels_that_are_filled_in_keep_the_order_of_training(has, becomes, library, trained_on):
+    vae = quick(likelihood=Mixed(handle_unknown="missing")).fit(grades(["low", "middle", "high"], library=trained_on))
+    cells, real = [next(level for level in has if level in ("low", "high")), None], [0.0, 0.0]
+    if library == "pandas":
+        holes = pd.DataFrame({"grade": pd.Categorical(cells, has, ordered=True), "real": real})
+    else:
+        holes = pl.DataFrame({"grade": pl.Series(cells, dtype=pl.Enum(has)), "real": real})
+    for found in (vae.impute(holes)["grade"], vae.multiple_impute(holes, 1, random_state=0)[0]["grade"]):
+        assert found.to_list()[-1] == "middle"
+        levels = found.cat.categories if library == "pandas" else found.dtype.categories
+        assert levels.to_list() == becomes
+        assert library == "polars" or found.cat.ordered
+
+
+def test_bins_that_are_filled_in_keep_their_order():
+    bins = pd.IntervalIndex.from_breaks([0, 1, 2, 3])
+    vae = quick().fit(grades(bins.tolist()))
+    found = vae.impute(
+        pd.DataFrame({"grade": pd.Categorical([bins[0], bins[2], None], bins[[0, 2]], ordered=True), "real": 0.0})
+    )
+    assert found["grade"].cat.categories.equals(bins) and found["grade"].iloc[-1] == bins[1]
+
+
 @pytest.mark.parametrize(
     "moments",
     [MOMENTS, MOMENTS.dt.tz_localize("Europe/Berlin"), MOMENTS - MOMENTS[0]],
