@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import _conditional as conditional
 from skvae._conditional import Proposal
 from skvae._devices import one_thread
-from skvae._frames import filled, is_frame, labelled
+from skvae._frames import filled, is_frame, labelled, with_numbers_of
 from skvae._random import generator
 from skvae._reading import array_or_frame
 from skvae._rows import EncodedRows, check_n_samples, seed_of
@@ -103,6 +103,7 @@ class CellsMixin:
         return fitted.codec.drawn_table(cells) if noise else fitted.codec.table(cells)
 
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
+        given = given if isinstance(given, dict) else array_or_frame(given)
         known = self._known_cells(given)
         if not len(known):
             raise ValueError("given has no rows. Leave it out to draw rows of any kind.")
@@ -115,7 +116,9 @@ class CellsMixin:
         cells, ess = self._drawn(known, n_samples, n_draws, seed_of(random_state), noise, are_unknown=True)
         _warn_of_few(ess, n_draws)
         ess = np.minimum(ess, n_draws)
-        table = self._fitted.codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
+        codec = self._fitted.codec
+        table = codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
+        table = with_numbers_of(table, given, known, ~np.isnan(known), codec.form, n_samples, by_name=True)
         return (table, ess) if return_ess else table
 
     @one_thread()

@@ -11,6 +11,7 @@ import pandas as pd
 
 FLAGS = ("bool", "boolean", "bool[pyarrow]", "Boolean")  # types of flags
 _WIDEST = 64  # bits of whole numbers that numpy knows
+_EXACT = 2.0**53  # up to which double precision holds all whole numbers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Format:
     def is_whole(self) -> bool:
         """Whether the type is one of whole numbers."""
         return re.match(r"u?int\d", dense_type(self.dtype).lower()) is not None
+
+    @property
+    def exact_up_to(self) -> float:
+        """Number up to which double precision holds all that the type does; infinite for types of floating point and others."""
+        is_decimal = dense_type(self.dtype).lower().startswith("decimal")
+        return _EXACT if self.is_whole else _EXACT / 10.0 ** _digits(self.dtype)[1] if is_decimal else np.inf
 
     @property
     def is_flag(self) -> bool:

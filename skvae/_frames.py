@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -521,6 +523,51 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
     for j, some in values.items():
         out[holes[:, j], j] = some
     return out
+
+
+def with_numbers_of(table, X, cells: np.ndarray, kept: np.ndarray, form: Form | None, times: int = 1, by_name: bool = False):
+    """Return a table of a form in which kept cells are the numbers of X themselves, where double precision rounds them.
+
+    Every row of X, a table whose cells were read, stands for as many rows, one after the other. A frame or a dict may have its
+    columns by name.
+    """
+    for j, format in enumerate([] if form is None else form.formats):
+        rows = np.flatnonzero(kept[:, j] & (np.abs(cells[:, j]) >= format.exact_up_to))
+        kind: type = int if format.is_whole else Decimal
+        own = zip(rows.tolist(), _cells_at(X, rows, j, format.name, by_name), strict=True) if len(rows) else ()
+        exact = {row: kind(cell) for row, cell in own if isinstance(cell, (Integral, Decimal))}
+        if exact:
+            table = _with_cells(table, j, {row * times + i: cell for row, cell in exact.items() for i in range(times)})
+    return table
+
+
+def _cells_at(X, rows: np.ndarray, j: int, name, by_name: bool) -> list:
+    """Return cells of one column of a frame, an array, or a dict with a single row."""
+    if isinstance(X, dict):
+        return [X[name]]
+    if not is_frame(X):
+        return array_of_list(X)[rows, j].tolist()
+    j = list(X.columns).index(name) if by_name else j
+    return X.to_series(j).gather(rows).to_list() if _is_polars(X) else X.iloc[rows, j].to_list()
+
+
+def _with_cells(table, j: int, changes: dict):
+    """Return a table, of which some cells of one column are changed, unless its type cannot hold them."""
+    is_array = isinstance(table, np.ndarray)
+    column = table[:, j] if is_array else table.to_series(j) if _is_polars(table) else table.iloc[:, j]
+    cells = column.tolist() if is_array else column.to_list()
+    for row, cell in changes.items():
+        cells[row] = cell
+    try:
+        if is_array:
+            table[:, j] = cells
+        elif _is_polars(table):
+            table.replace_column(j, type(column)(column.name, cells, dtype=column.dtype))
+        else:
+            table.isetitem(j, pd.Series(cells, index=column.index, dtype=column.dtype))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return table
 
 
 def labelled(numbers: np.ndarray, like):

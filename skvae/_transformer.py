@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._base import BaseVAE
 from skvae._cells import CellsMixin
 from skvae._devices import one_thread
-from skvae._frames import is_frame
+from skvae._frames import is_frame, with_numbers_of
+from skvae._reading import array_or_frame
 from skvae._rows import FARTHEST
 from skvae.likelihoods import Categorical, Ordinal
 
@@ -400,9 +401,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         step = torch.tensor(self._step(direction, strength, len(z)), dtype=z.dtype, device=z.device)
         known = self._conditions_of(X)
         edited = self._means(z + step, dtype, known)
-        if keep_residual:
-            edited = self._with_residual(np.asarray(self._cells(X)), self._means(z, dtype, known), edited)
-        return self._fitted_table(edited, X)
+        if not keep_residual:
+            return self._fitted_table(edited, X)
+        cells = np.asarray(self._cells(X))
+        edited = self._with_residual(cells, self._means(z, dtype, known), edited)
+        table = self._fitted_table(edited, X)
+        return with_numbers_of(table, array_or_frame(X), cells, edited == cells, self._fitted.codec.form)
 
     def _with_residual(self, cells, before, after):
         """Return cells changed as their reconstructions do: by the difference, or levels to the new one if it is another."""

@@ -1,8 +1,11 @@
 """Filled holes, conditional rows, scores and intervals of cells: exact answers of linear models, and tables of all kinds."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from conftest import LIKELIHOODS as EVERY_LIKELIHOOD
@@ -354,6 +357,39 @@ def test_given_cells_of_a_frame_come_back_in_its_form(mixed):
     assert drawn["weight"].mean() < 45
     again = mixed.sample(40, random_state=0, given={"group": "child", "siblings": 2, "height": 130.5})
     pd.testing.assert_frame_equal(drawn, again)
+
+
+def beyond(library="pandas", n=60):
+    """Return a frame with numbers of which double precision holds the first digits alone."""
+    rng = np.random.default_rng(0)
+    id, price = 2**53 + 1 + 2 * np.arange(n), [Decimal(10**20 + i) / 100 for i in range(n)]
+    columns = {"kind": rng.choice(["a", "b", "c"], size=n), "id": id, "real": rng.normal(size=n)}
+    if library == "polars":
+        return pl.DataFrame(columns).with_columns(price=pl.Series(price, dtype=pl.Decimal(30, 2)))
+    price = pd.array(price, dtype=pd.ArrowDtype(pa.decimal128(30, 2)))
+    return pd.DataFrame(columns).assign(maybe=pd.array(id.tolist(), dtype="Int64"), few=pd.arrays.SparseArray(id), price=price)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_given_numbers_come_back_however_many_digits_they_have(library):
+    X = beyond(library)
+    vae = quick(1, max_iter=2).fit(X)
+    for name in X.columns:
+        if name not in ("kind", "real"):
+            drawn = vae.sample(2, given=X[["real", name]][:4], random_state=0)[name]
+            assert drawn.dtype == X[name].dtype
+            assert drawn.to_list() == [cell for cell in X[name].to_list()[:4] for _ in range(2)]
+            assert vae.sample(3, given={name: X[name][5]}, random_state=0)[name].to_list() == [X[name][5]] * 3
+
+
+def test_given_numbers_of_an_array_come_back_however_many_digits_they_have():
+    X = beyond()[["kind", "id", "real"]].set_axis(range(3), axis=1)
+    given = X[:3].astype(object).to_numpy()
+    vae = quick(1, max_iter=2).fit(X)
+    assert vae.sample(given=given, random_state=0)[1].tolist() == given[:, 1].tolist()
+    whole = np.column_stack([beyond()["id"], np.arange(60) % 7])
+    drawn = quick(1, max_iter=2, likelihood=Mixed({1: "poisson"})).fit(whole).sample(given=whole[:3], random_state=0)
+    assert drawn.dtype == whole.dtype and np.array_equal(drawn, whole[:3])
 
 
 def test_every_row_of_a_frame_is_completed_in_turn(mixed):

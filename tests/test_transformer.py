@@ -182,6 +182,14 @@ def test_a_step_of_no_length_gives_the_reconstruction_or_the_rows(likelihood):
     np.testing.assert_array_equal(model.edit(X, direction, 0, keep_residual=True), X)
 
 
+def test_numbers_of_many_digits_come_back_from_a_step_of_no_length():
+    X = pd.DataFrame({2: 2**53 + 1 + 2 * np.arange(60), 0: np.tile(["a", "b", "c"], 20), 1: 2**53 - np.arange(60) ** 2})
+    model = fitted(X)
+    for rows in (X, X.set_axis([0, 1, 2], axis=1)):  # names that are no texts do not count
+        edited = model.edit(rows, [0, 0, 0], keep_residual=True)
+        assert np.array_equal(edited, X) and edited.dtypes.equals(X.dtypes)
+
+
 def test_edit_is_the_decoded_step(vae):
     direction = vae.attribute_direction(IRIS.data, IRIS.target == 2)
     expected = vae.inverse_transform(vae.transform(IRIS.data) + 0.7 * direction)
