@@ -135,7 +135,7 @@ class Form:
         """Return the cells of one column as numbers."""
         if format.categories is None:
             return numbers_of(series, format.name)
-        codes = _codes(series, format.categories)
+        codes = _codes(series, format)
         missing = series.isna().to_numpy(dtype=bool)
         unknown = (codes < 0) & ~missing & (True if counts is None else counts)
         if unknown.any() and self.handle_unknown == "error":
@@ -233,7 +233,7 @@ def _with_seen(format: Format, series: pd.Series, weight: np.ndarray) -> Format:
     """Return the format of a column with the categories that it has, where those are not all."""
     if format.categories is None:
         return format
-    codes = _codes(series, format.categories)
+    codes = _codes(series, format)
     counts = np.bincount(codes[codes >= 0], weight[codes >= 0], minlength=len(format.categories))
     if counts.all() or not counts.any():
         return format
@@ -366,7 +366,7 @@ def _learn_column(
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _of_categories(_coded(name, series, dtype), is_condition)
     if is_number(series):
-        two = _two_values(series, weight)
+        two = _two_values(name, series, weight)
         return (_numeric(name, series, dtype, numbers), numbers) if two is None else (Format(name, dtype, two), Bernoulli())
     if series.isna().all():
         return Format(name, dtype, [None]), Bernoulli()
@@ -470,9 +470,9 @@ def numbers_of(series: pd.Series, name) -> np.ndarray:
     return values
 
 
-def _two_values(series: pd.Series, weight: np.ndarray) -> list | None:
+def _two_values(name, series: pd.Series, weight: np.ndarray) -> list | None:
     """Return the two numbers of a column that has no others and enough cells to tell."""
-    values = numbers_of(series, series.name)
+    values = numbers_of(series, name)
     there = ~np.isnan(values)
     values = values[there]
     if weight[there].sum() < _FEWEST_OF_TWO:
@@ -481,14 +481,15 @@ def _two_values(series: pd.Series, weight: np.ndarray) -> list | None:
     return [low, high] if low < high and bool(((values == low) | (values == high)).all()) else None
 
 
-def _codes(series: pd.Series, categories: list) -> np.ndarray:
+def _codes(series: pd.Series, format: Format) -> np.ndarray:
     """Return the number of each cell's category, -1 where it is missing or unknown."""
+    categories = format.categories or [None]
     if categories == [None]:
         return np.full(len(series), -1)
     if isinstance(series.dtype, pd.CategoricalDtype) and series.cat.categories.tolist() == categories:
         return series.cat.codes.to_numpy()
     if all(isinstance(category, float) for category in categories):
-        series = pd.Series(numbers_of(series, series.name))
+        series = pd.Series(numbers_of(series, format.name))
     known, found = (pd.Index(cells, dtype=object, tupleize_cols=False) for cells in (categories, series.astype(object)))
     return known.get_indexer(found)
 

@@ -575,6 +575,28 @@ def test_categories_alone_are_judged_by_those_of_training_rows():
     assert (drawn["a"] == drawn["b"]).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (pl.DataFrame({"real": np.arange(60.0), "bad": [1.0] * 59 + [np.inf]}), "'bad'"),
+        (np.column_stack([np.arange(60.0), np.full(60, np.inf)]), "1"),
+    ],
+)
+def test_columns_with_infinity_are_named_whatever_the_table(table, name):
+    with pytest.raises(ValueError, match=f"^Column {name} contains infinity"):
+        quick(likelihood=Mixed({0: "student_t"} if name == "1" else {"real": "student_t"})).fit(table)
+
+
+@pytest.mark.parametrize(("bad", "match"), [(np.inf, "contains infinity"), ("q", "cannot be read as numbers: it has 'q'")])
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_flags_of_two_numbers_that_get_no_numbers_are_named(bad, match, library):
+    X = polars_frame().with_columns(two=pl.int_range(N) % 2)
+    X = X if library == "polars" else X.to_pandas()
+    vae = quick().fit(X)
+    with pytest.raises(ValueError, match=f"^Column 'two' {match}"):
+        vae.transform(X.with_columns(two=pl.lit(bad)) if library == "polars" else X.assign(two=bad))
+
+
 @pytest.mark.parametrize("bad", [np.arange(N) * 1j, MOMENTS.to_numpy(), pd.Series([1j] * N, dtype=object).to_numpy()])
 def test_columns_of_numbers_stay_so(bad, fitted):
     with pytest.raises(ValueError, match="Column 'real' cannot be read as numbers"):
