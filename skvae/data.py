@@ -3,6 +3,7 @@
 A large `numpy.memmap` is read this way by itself. To read anything else, write a :class:`Source`.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ _MAX_BLOCKS = 2**16  # of an array, beyond which they grow, up to `_MAX_BLOCK_BY
 _MAX_BLOCK_BYTES = 2**21
 _SMALL_TYPES = ("float", "halffloat", "null")  # of arrow, which single precision holds
 _STREAM_CELLS = 2**18  # cells that a parquet file gives at a time, where its rows are read in order
+_INDEX = r"__index_level_\d+__"  # columns of a parquet file that are the index of a frame of pandas
 
 
 class Source:
@@ -158,8 +160,9 @@ class ParquetSource(Source):
 
     Of a folder, all files that end in `.parquet` count, also in folders within it, in the order of their names; those whose
     name begins with a dot or an underscore do not. They must have the same columns, in any order, all of them numbers
-    (integers, floats, decimals, booleans); a null is a missing cell, and so is NaN. Files are never written to. They must stay
-    as they are while they are in use: a file that has changed since the source was made is refused.
+    (integers, floats, decimals, booleans); a null is a missing cell, and so is NaN. An index without a name that pandas has
+    stored is no column, and a column that folders hold in their names (`year=2024/`) cannot be read. Files are never written
+    to. They must stay as they are while they are in use: a file that has changed since the source was made is refused.
 
     The blocks are the row groups of the files. One column at a time is read of a row group, so large row groups cost time, not
     memory.
@@ -177,7 +180,7 @@ class ParquetSource(Source):
     FileNotFoundError
         There is no such file, or no parquet file in the folder.
     ValueError
-        Columns are missing, differ between files, or hold no numbers.
+        Columns are missing, differ between files, hold no numbers, or are parts of the names of folders; or a file is damaged.
 
     Examples
     --------
@@ -189,13 +192,14 @@ class ParquetSource(Source):
     def __init__(self, path, columns=None):
         pq = _pyarrow_parquet()
         self.path = Path(path)
-        self.columns = None if columns is None else list(columns)
+        self.columns = _chosen(columns)
         self._files = []
         self._is_small = True  # all columns in single precision
         self._groups = []  # (number of the file, number of the row group in it)
         self.feature_names = self.columns
         for file in _parquet_files(self.path):
-            with pq.ParquetFile(file, memory_map=True) as opened:
+            with _naming(file), pq.ParquetFile(file, memory_map=True) as opened:
+                self._check_folders(file, opened.schema_arrow)
                 self._check_columns(file, opened.schema_arrow)
                 self._groups += [(len(self._files), group) for group in range(opened.num_row_groups)]
                 self._files.append((file, opened.metadata, _stamp(file)))
@@ -207,8 +211,19 @@ class ParquetSource(Source):
     def __repr__(self):
         return f"ParquetSource({str(self.path)!r}, columns={self.columns!r})"
 
+    def _check_folders(self, file, schema):
+        """Refuse to lose a column whose values are parts of the names of folders."""
+        folders = file.relative_to(self.path).parts[:-1] if file != self.path else ()
+        lost = [part.partition("=")[0] for part in folders if "=" in part]
+        lost = [name for name in lost if name not in schema.names and (self.columns is None or name in self.columns)]
+        if lost:
+            raise ValueError(
+                f"{str(file)!r} has the column(s) {lost[:5]} in the names of its folders alone, where a ParquetSource does not "
+                "read them. Write them into the files as columns, or name the columns to read without them: columns=[...]."
+            )
+
     def _check_columns(self, file, schema):
-        names = [name for name in schema.names if name != "__index_level_0__"]  # the index of a frame of pandas
+        names = [name for name in schema.names if not re.fullmatch(_INDEX, name)]
         if self.feature_names is None:
             self.feature_names = names
         missing = [name for name in self.feature_names if name not in names]
@@ -256,12 +271,13 @@ class ParquetSource(Source):
     @contextmanager
     def _opened(self, block):
         """Open the file of a block and give it with the number of the row group; refuse a file that is not as it was."""
+        pq = _pyarrow_parquet()
         number, group = self._groups[block]
         path, metadata, stamp = self._files[number]
         try:
             if _stamp(path) != stamp:
                 raise ValueError(f"{str(path)!r} has changed since this {self!r} was made. Make a new one, and fit again.")
-            with _pyarrow_parquet().ParquetFile(path, metadata=metadata, memory_map=True) as file:
+            with _naming(path), pq.ParquetFile(path, metadata=metadata, memory_map=True) as file:
                 yield file, group
         except FileNotFoundError as error:
             raise FileNotFoundError(
@@ -275,6 +291,33 @@ def _pyarrow_parquet():
     except ImportError as error:
         raise ImportError("ParquetSource needs pyarrow: pip install pyarrow.") from error
     return pq
+
+
+def _chosen(columns) -> list | None:
+    """Return names of columns as a list, None for all; refuse what is no list of names, and none."""
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be a list of names, got the text {columns!r}. Pass columns=[{columns!r}].")
+    names = None if columns is None else list(columns)
+    if names == []:
+        raise ValueError("columns is empty. Name the columns to read, or leave it at None for all.")
+    return names
+
+
+@contextmanager
+def _naming(file):
+    """Name the file in errors of arrow, which cannot read it; those of the system name it themselves."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        why = str(error).partition("\n")[0].rstrip(": .")
+        raise ValueError(
+            f"{str(file)!r} cannot be read as a parquet file: it is empty, incomplete, damaged or of another kind ({why}). "
+            "Write it again, or take it out of the folder."
+        ) from error
 
 
 def _parquet_files(path: Path) -> list[Path]:

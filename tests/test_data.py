@@ -82,6 +82,53 @@ def test_the_index_of_a_frame_is_no_column(tmp_path):
     assert ParquetSource(tmp_path).feature_names == ["a", "b", "c"]
 
 
+def test_no_level_of_an_index_without_names_is_a_column(tmp_path):
+    index = pd.MultiIndex.from_product([range(10), range(30)])
+    pd.DataFrame(rows(), index=index, columns=list("abc")).to_parquet(tmp_path / "a.parquet")
+    assert ParquetSource(tmp_path).feature_names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "half", "text", "footer"])
+def test_files_that_cannot_be_read_are_named(folder, damage):
+    good = (folder / "a.parquet").read_bytes()
+    damaged = {"empty": b"", "short": b"PAR1", "half": good[: len(good) // 2], "text": b"a,b,c" * 9,
+               "footer": good[:-200] + bytes(192) + good[-8:]}  # fmt: skip
+    (folder / "d.parquet").write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=r"d\.parquet' cannot be read as a parquet file: .* Write it again, or take it out"):
+        ParquetSource(folder)
+
+
+def test_files_with_damaged_rows_are_named(folder):
+    good = (folder / "a.parquet").read_bytes()
+    (folder / "a.parquet").write_bytes(good[:4] + b"\xff" * 16 + good[20:])
+    source = ParquetSource(folder)
+    for read in (source.read, lambda block: list(source.stream(block))):
+        with pytest.raises(ValueError, match=r"a\.parquet' cannot be read as a parquet file"):
+            read(0)
+
+
+def test_columns_in_the_names_of_folders_are_refused(tmp_path):
+    pd.DataFrame(rows(), columns=list("abc")).assign(k=np.arange(300) % 2).to_parquet(tmp_path / "k", partition_cols=["k"])
+    for columns in (None, ["a", "k"]):
+        with pytest.raises(ValueError, match=r"has the column\(s\) \['k'\] in the names of its folders alone"):
+            ParquetSource(tmp_path / "k", columns)
+    assert len(ParquetSource(tmp_path / "k", columns=["a", "b"])) == 300
+    assert ParquetSource(tmp_path / "k" / "k=1").feature_names == ["a", "b", "c"]
+    for k in (0, 1):
+        write(tmp_path / "k" / f"k={k}" / "more.parquet", rows(10), k=k)
+        for file in (tmp_path / "k" / f"k={k}").glob("*-0.parquet"):
+            file.unlink()
+    assert ParquetSource(tmp_path / "k").feature_names == ["a", "b", "c", "k"]
+
+
+def test_columns_are_a_list_of_names(folder):
+    with pytest.raises(TypeError, match=r"got the text 'ab'. Pass columns=\['ab'\]"):
+        ParquetSource(folder, columns="ab")
+    with pytest.raises(ValueError, match="columns is empty"):
+        ParquetSource(folder, columns=[])
+    assert ParquetSource(folder, columns=(name for name in "ca")).feature_names == ["c", "a"]
+
+
 @pytest.mark.parametrize("kind", ["int8", "int64", "uint64", "bool", "float32", "decimal"])
 def test_all_kinds_of_numbers_are_read(tmp_path, kind):
     cells = np.array([0, 1, 1, 0])
