@@ -558,6 +558,47 @@ def test_precision_of_shares_is_learnt():
     np.testing.assert_allclose(vae.score(X), stats.beta(2, 6).logpdf(X).sum(1).mean(), atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("limits", [(0, 1), (0, 100), (5, 6), (-1, 1), (-3.3, 0), (1e6, 1e6 + 1)])
+def test_what_comes_out_of_a_beta_model_lies_strictly_within_the_limits(limits, dtype):
+    """Most shares of this table are so close to a limit that single precision rounds draws, means and quantiles to it."""
+    (low, high), shares = limits, stats.beta(0.05, 0.05).rvs(size=(200, 2), random_state=0).clip(1e-5, 1 - 1e-5)
+    X = (low + (high - low) * shares).astype(dtype)
+    X = X[((low < X) & (high > X)).all(1)]
+    vae = VAETransformer(1, likelihood=Beta(limits), max_iter=5, learning_rate="cosine", random_state=0).fit(X)
+    holes = X.copy()
+    holes[::2, 0] = holes[1::2, 1] = np.nan
+    tables = [
+        vae.sample(5000, random_state=0), vae.reconstruct(X), vae.inverse_transform(np.array([[1e4], [-1e4]], dtype)),
+        vae.impute(holes), vae.impute(holes, method="draw", random_state=0), *vae.predictive_interval(holes, coverage=0.999),
+    ]  # fmt: skip
+    for table in tables:
+        cells = table.astype(dtype).astype(np.float64)
+        assert low < cells.min()
+        assert cells.max() < high
+        assert np.isfinite(vae.score(table.astype(dtype)))  # which refuses a cell at a limit
+
+
+def test_limits_too_narrow_for_single_precision_leave_the_draws_as_they_are():
+    X = 1e9 + stats.beta(2, 3).rvs(size=(300, 2), random_state=0)
+    vae = VAETransformer(1, likelihood=Beta((1e9, 1e9 + 1)), max_iter=40, learning_rate="cosine", random_state=0).fit(X)
+    assert stats.kstest(vae.sample(3000, random_state=0)[:, 0] - 1e9, X[:, 0] - 1e9).pvalue > 0.01
+
+
+SHARES_AND_AMOUNTS = [
+    Beta(), ContinuousBernoulli(), ContinuousBernoulli((-0.3, 0.7)), TruncatedNormal(), TruncatedNormal((0, 1)), LogNormal(),
+    Gamma(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", SHARES_AND_AMOUNTS, ids=repr)
+def test_a_model_scores_each_of_its_own_draws(likelihood):
+    X = stats.beta(0.5, 0.5).rvs(size=(300, 2), random_state=0).clip(1e-4, 1 - 1e-4) * 0.7
+    X = X / 0.7 if isinstance(likelihood, Beta) else X
+    vae = VAETransformer(1, likelihood=likelihood, max_iter=30, learning_rate="cosine", random_state=0).fit(X)
+    assert np.isfinite(vae.score(vae.sample(50_000, random_state=0)))
+
+
 @pytest.mark.parametrize("bad", [(1.0, 0.0), "observed"])
 def test_impossible_limits_of_shares_are_refused(bad):
     with pytest.raises(ValueError, match="'limits'"):

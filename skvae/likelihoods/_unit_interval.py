@@ -1,5 +1,6 @@
 """Likelihoods of shares, which lie between two limits: the beta and the continuous Bernoulli distribution."""
 
+import math
 from numbers import Real
 
 import torch
@@ -86,14 +87,36 @@ class Beta(Limited):
         return by_eta.to(eta.dtype).mul_(weight), {"spread": slope * sum_over_rows(by_precision * weight)}
 
     def mean(self, params, eta):
-        return eta.sigmoid()
+        return inside(eta.sigmoid(), self.limits)
+
+    def point(self, expectation):
+        return inside(expectation, self.limits)  # an average of means may round to a limit
 
     def sample(self, params, eta, stream):
         precision, odds = self._precision(params), eta.double()
         a, b = (
             torch._standard_gamma(share.sigmoid() * precision, generator=stream).clamp(min=SMALLEST) for share in (odds, -odds)
         )
-        return (a / (a + b)).clamp(*self.support).to(eta.dtype)
+        return inside((a / (a + b)).to(eta.dtype), self.limits)
+
+
+def inside(shares: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return shares of the way between two limits, so far inside that neither units nor precision of a table carry them there.
+
+    A table of single precision has the coarsest numbers: of its own at a limit, half a step rounds to it.
+    """
+    low, high = map(float, limits)
+    below, above = (0.6 * _step_at(limit, high - low) for limit in (low, high))
+    return shares.clamp(max(below, 4 * SMALLEST), 1 - max(torch.finfo(shares.dtype).eps, 2.0**-50) - above)
+
+
+def _step_at(limit: float, width: float) -> float:
+    """Return the step from a limit to its neighbour in single precision, as a share of a range of some width.
+
+    Where single precision has hardly a number in the range, no table of the column has it, and the step is that of a double.
+    """
+    single = max(math.ulp(limit) * 2.0**29, 2.0**-149)
+    return (single if single < width / 4 else math.ulp(limit)) / width
 
 
 def _logs(x: Tensor) -> tuple[Tensor, Tensor]:
