@@ -460,6 +460,60 @@ def test_large_counts_keep_their_digits(likelihood, oracle, dtype):
     np.testing.assert_allclose(likelihood.log_prob(params, eta, x).double(), exact, rtol=1e-5, atol=atol)
 
 
+DISPERSED = [NegativeBinomial(), ZeroInflatedNegativeBinomial()]
+
+
+def larger_counts(likelihood, raw, dtype=torch.float32):
+    """Return counts up to 1e7, dispersions near exp(2 * raw), and outputs near those that fit."""
+    x = torch.tensor([0.0, 1.0, 2.0, 17.0, 1e3, 1e4, 1e5, 1e6, 1e7]).to(dtype)[:, None].expand(-1, D)
+    params, eta = random_case(likelihood, len(x), dtype, scale=0.1)
+    eta[:, :D] += x.clamp(min=1).log()
+    return x, {"dispersion": params["dispersion"] + raw}, eta
+
+
+@pytest.mark.parametrize("likelihood", DISPERSED, ids=repr)
+@pytest.mark.parametrize("raw", [-2, 0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_large_counts_that_spread_keep_their_digits(likelihood, raw, dtype):
+    x, params, eta = larger_counts(likelihood, raw, dtype)
+    oracle = dict(ORACLES)[likelihood]
+    exact = log_density(distribution(oracle, {k: v.double() for k, v in params.items()}, eta.double()), x.double())
+    atol = 1e-7 if dtype == F64 else 1e-4
+    np.testing.assert_allclose(likelihood.log_prob(params, eta, x).double(), exact, rtol=1e-6, atol=atol)
+
+
+@pytest.mark.parametrize("far", [-40.0, -3.0, -0.5, 0.5, 3.0, 40.0])
+@pytest.mark.parametrize("raw", [-5, 0, 1])
+def test_counts_far_from_the_mean_keep_their_digits(raw, far):
+    x, params, eta = larger_counts(NegativeBinomial(), raw)
+    doubled = {name: value.double() for name, value in params.items()}
+    found, exact = (
+        NegativeBinomial().log_prob(*case) for case in ((params, eta + far, x), (doubled, (eta + far).double(), x.double()))
+    )
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", DISPERSED, ids=repr)
+@pytest.mark.parametrize("raw", [-2, 0, 1])
+def test_slopes_of_large_counts_keep_their_digits(likelihood, raw):
+    x, params, eta = larger_counts(likelihood, raw)
+    eta[:, :D] += 0.3 * (1 - 2 * (torch.arange(len(x)) % 2))[:, None]
+    weight, doubled = torch.ones(len(x), 1), {name: value.double() for name, value in params.items()}
+    found, _ = likelihood.derivative(params, eta.clone(), x, weight)
+    exact, _ = likelihood.derivative(doubled, eta.double(), x.double(), weight.double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_slopes_where_a_count_is_the_shape_are_those_of_a_straight_line():
+    """There the two forms of log p meet."""
+    params = {"dispersion": torch.full((1, D), 0.5 * math.log(0.25 - 1e-6), dtype=F64).requires_grad_()}  # a shape of 4
+    eta = torch.tensor([[1.0, 4.0, math.log(4)]], dtype=F64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda eta, raw: NegativeBinomial().log_prob({"dispersion": raw}, eta, torch.full((1, D), 4.0, dtype=F64)),
+        (eta, params["dispersion"]),
+    )
+
+
 @pytest.mark.parametrize("likelihood", COUNTS, ids=repr)
 @pytest.mark.parametrize("bad", [0.5, -1.0])
 def test_what_is_no_count_is_refused_with_column_and_value(likelihood, bad):

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from skvae._random import uniform
 from skvae.likelihoods._base import Likelihood
@@ -133,24 +132,26 @@ class NegativeBinomial(Counts):
 
     def log_prob(self, params, eta, x):
         log_shape = self._log_shape(params)
-        log_x = x.clamp(min=1.0).log()
-        log_share, log_rest = logsigmoid(log_x - log_shape), logsigmoid(log_shape - log_x)
-        ratio = eta - log_x
-        # log p is largest at ratio = 0; what it loses elsewhere is computed apart, which keeps the digits of large counts.
-        near = (log_share.exp() * ratio.clamp(-1.0, 1.0).expm1()).log1p()
-        far = torch.logaddexp(log_rest, log_share + ratio)
-        lost = (log_shape.exp() + x) * torch.where(ratio.abs() <= 1, near, far) - x * ratio
-        lost = torch.where(x > 0, lost, log_shape.exp() * softplus(eta - log_shape))
+        log_x, shape = x.clamp(min=1.0).log(), log_shape.exp()
+        log_odds, ratio = log_x - log_shape, eta - log_x
+        # log p is largest at ratio = 0; what it loses elsewhere is computed apart, which keeps the digits of large counts,
+        # and from the smaller one of the shares x / (x + shape) and shape / (x + shape), as the other one is 1 but for a rest.
+        is_over = log_odds > 0
+        lesser, turned = torch.where(is_over, -log_odds, log_odds), torch.where(is_over, -ratio, ratio)
+        near = (lesser.sigmoid() * turned.clamp(-1.0, 1.0).expm1()).log1p()
+        far = softplus(lesser + turned) - softplus(lesser)
+        lost = (shape + x) * torch.where(turned.abs() <= 1, near, far) - torch.where(is_over, shape, x) * turned
+        lost = torch.where(x > 0, lost, shape * softplus(eta - log_shape))
         return _log_negative_binomial_at_best(x, log_shape).to(eta.dtype) - lost
 
     def derivative(self, params, eta, x, weight):
+        # In double precision, as x less its share cancels where x is large.
         log_shape = self._log_shape({name: value.double() for name, value in params.items()})
-        shape, log_odds = log_shape.exp(), eta.sub_(log_shape.to(eta.dtype))
-        by_shape = _by_log_shape(shape, log_odds.double(), x.double())
+        shape, log_odds, count = log_shape.exp(), eta.double().sub_(log_shape), x.double()
+        by_eta = count - (count + shape) * log_odds.sigmoid()
+        by_shape = _by_log_shape(shape, log_odds, count) - by_eta
         slope = slope_of_log_floored(params["dispersion"].double(), _SMALLEST_DISPERSION)
-        by_params = {"dispersion": -slope * sum_over_rows(by_shape * weight)}
-        share = log_odds.sigmoid_()
-        return torch.sub(x, (x + shape.to(x.dtype)) * share, out=eta).mul_(weight), by_params
+        return by_eta.to(eta.dtype).mul_(weight), {"dispersion": -slope * sum_over_rows(by_shape * weight)}
 
     def sample(self, params, eta, stream):
         log_shape = self._log_shape(params)
@@ -162,14 +163,14 @@ def _log_negative_binomial_at_best(x: Tensor, log_shape: Tensor) -> Tensor:
     """Return log p(x) under the negative binomial of mean x, in float64."""
     x, shape = x.double(), log_shape.double().exp()
     log_odds = x.clamp(min=1.0).log() - log_shape.double()
-    log_choices = torch.lgamma(x + shape) - torch.lgamma(shape) - torch.lgamma(x + 1)
-    return torch.where(x > 0, log_choices - shape * softplus(log_odds) - x * softplus(-log_odds), 0.0)
+    total = x + shape
+    log_choices = torch.lgamma(total) - torch.lgamma(shape) - torch.lgamma(x + 1)
+    return torch.where(x > 0, log_choices - total * softplus(log_odds) + x * log_odds, 0.0)
 
 
 def _by_log_shape(shape: Tensor, log_odds: Tensor, x: Tensor) -> Tensor:
-    """Return the slope of log p by the log of the shape; `log_odds` is log(mean / shape)."""
-    by_choices = torch.digamma(x + shape) - torch.digamma(shape)
-    return shape * (by_choices - softplus(log_odds)) + (shape + x) * log_odds.sigmoid() - x
+    """Return the slope of log p by the log of the shape, that by the log of the mean apart; `log_odds` is log(mean / shape)."""
+    return shape * (torch.digamma(x + shape) - torch.digamma(shape) - softplus(log_odds))
 
 
 class ZeroInflated(Counts):
