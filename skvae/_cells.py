@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import _conditional as conditional
 from skvae._conditional import Proposal
 from skvae._devices import one_thread
-from skvae._frames import filled, is_frame, labelled, with_numbers_of
+from skvae._frames import filled, is_frame, labelled, raw_cells, unseen_among, with_numbers_of
 from skvae._random import generator
-from skvae._reading import array_or_frame
+from skvae._reading import array_or_frame, without_cells
 from skvae._rows import EncodedRows, check_n_samples, seed_of
 from skvae._warnings import warn
 from skvae.likelihoods import Bernoulli, Categorical
@@ -103,7 +103,7 @@ class CellsMixin:
         return fitted.codec.drawn_table(cells) if noise else fitted.codec.table(cells)
 
     def _sample_given(self, given, n_samples, random_state, noise, n_draws, return_ess):
-        given = given if isinstance(given, dict) else array_or_frame(given)
+        given = self._given_table(given)
         known = self._known_cells(given)
         if not len(known):
             raise ValueError("given has no rows. Leave it out to draw rows of any kind.")
@@ -464,41 +464,78 @@ class CellsMixin:
         cells = fitted.codec.settled(cells) if noise else cells
         return np.where(np.isnan(known)[:, None], cells, known[:, None]).swapaxes(0, 1), ess
 
+    def _given_table(self, given):
+        """Return what is given as a dict, a frame, or an array of the width of the data."""
+        if isinstance(given, dict):
+            return given
+        given = array_or_frame(given)
+        given = given.toarray() if sparse.issparse(given) else given
+        return given if is_frame(given) or self._fitted.codec.form is None else self._checked_table(given, reset=False)
+
     def _known_cells(self, given):
         """Return the cells of rows of which some are given, after a check that the model can heed them."""
         codec = self._fitted.codec
+        self._refuse_without_cells(given)
         known = np.asarray(self._given_cells(given, codec.form), dtype=np.float64)
         for j in np.setdiff1d(np.arange(known.shape[1]), codec.order):
             other = known[~np.isnan(known[:, j]) & (known[:, j] != codec.loc[j]), j]
             if len(other):
                 never = "was missing in every row" if np.isnan(codec.loc[j]) else f"was {codec.loc[j]:g} in every row"
-                raise ValueError(
-                    f"Column {codec.schema[j].name!r} {never} of the training data, so the model cannot tell what goes with "
-                    f"{other[0]:g} in it. Leave it out of given."
-                )
+                raise ValueError(_never_met(codec.schema[j].name, never, f"{other[0]:g}"))
         return known
+
+    def _refuse_without_cells(self, given):
+        """Refuse cells of a table with categories in columns that were missing in all of the training data."""
+        codec = self._fitted.codec
+        for j in () if codec.form is None else without_cells(codec):
+            name = codec.form.formats[j].name
+            cells = pd.Series(raw_cells(given, j, name), dtype=object).dropna()
+            if len(cells):
+                raise ValueError(_never_met(name, "was missing in every row", repr(cells.iloc[0])))
 
     def _given_cells(self, given, form):
         """Return the cells that a dict, a frame or an array gives."""
         if form is None:
-            return _row_of(given, self.n_features_in_) if isinstance(given, dict) else self._cells(array_or_frame(given))
-        if not isinstance(given, dict):
-            given = array_or_frame(given)
-            known = form.cells_of_some(given) if is_frame(given) else self._cells(given)
-            return _possible(known, form)
-        several = [name for name, value in given.items() if not pd.api.types.is_scalar(value)]
-        if several:
-            raise ValueError(
-                f"given must have one value for each of its columns, got {given[several[0]]!r} for {several[0]!r}. Pass a "
-                "frame to complete several rows."
-            )
-        row = {name: pd.Series([value], dtype=object) for name, value in given.items()}
-        known = _possible(form.cells_of_some(pd.DataFrame(row, index=[0])), form)
-        names = [format.name for format in form.formats]
-        unread = {name: value for name, value in given.items() if np.isnan(known[0, names.index(name)])}
-        if unread:
-            raise ValueError(f"given has values that are missing or unknown to their columns: {unread}. Leave them out.")
+            return _row_of(given, self.n_features_in_) if isinstance(given, dict) else self._cells(given)
+        rows = _frame_of(given) if isinstance(given, dict) else given
+        self._refuse_unknown_conditions(rows, form)
+        known = form.cells_of_some(rows) if is_frame(rows) else form.cells(rows)
+        known = _possible(known, form)
+        if isinstance(given, dict):
+            described = {f.name: known[0, j] for j, f in enumerate(form.formats) if j not in self._fitted.conditions}
+            unread = {name: value for name, value in given.items() if np.isnan(described.get(name, 0.0))}
+            if unread:
+                raise ValueError(f"given has values that are missing or unknown to their columns: {unread}. Leave them out.")
         return known
+
+    def _refuse_unknown_conditions(self, rows, form):
+        """Refuse categories of conditions of which the model knows nothing, and which cannot be left out either."""
+        for j in self._fitted.conditions:
+            format = form.formats[j]
+            new = unseen_among(pd.Series(raw_cells(rows, j, format.name), dtype=object), format)
+            if new:
+                raise ValueError(
+                    f"given has {new[0]!r} for {format.name!r}, a column of condition_on, and no row of the training data has "
+                    f"that. Known are {format.occurring[:10]}: choose one of them."
+                )
+
+
+def _never_met(name, never: str, cell: str) -> str:
+    return (
+        f"Column {name!r} {never} of the training data, so the model cannot tell what goes with {cell} in it. Leave it out of "
+        "given."
+    )
+
+
+def _frame_of(given):
+    """Return a frame with one row, that of a dict."""
+    several = [name for name, value in given.items() if not pd.api.types.is_scalar(value)]
+    if several:
+        raise ValueError(
+            f"given must have one value for each of its columns, got {given[several[0]]!r} for {several[0]!r}. Pass a "
+            "frame to complete several rows."
+        )
+    return pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in given.items()}, index=[0])
 
 
 def _possible(known, form):

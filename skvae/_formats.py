@@ -32,6 +32,12 @@ class Format:
         return len(self.categories or ()) if self.seen is None else len(self.seen)
 
     @property
+    def occurring(self) -> list:
+        """The categories that training rows have, in their order."""
+        categories = self.categories or []
+        return categories if self.seen is None else [categories[code] for code in sorted(self.seen)]
+
+    @property
     def is_whole(self) -> bool:
         """Whether the type is one of whole numbers."""
         return re.match(r"u?int\d", dense_type(self.dtype).lower()) is not None

@@ -101,18 +101,19 @@ class Form:
         check_can_be_written(formats, container)
         return replace(form, formats=formats), found
 
-    def cells(self, X, counts: np.ndarray | None = None) -> np.ndarray:
+    def cells(self, X, counts: np.ndarray | None = None, unread: Sequence[int] = ()) -> np.ndarray:
         """Return the cells of a table as numbers, in double precision unless all are single.
 
-        Categories that are unknown are missing in rows that do not count, if `counts` tells of every row whether it does.
+        Categories that are unknown are missing in rows that do not count, if `counts` tells of every row whether it does; so
+        are all cells of the columns that are to stay unread.
         """
         if not is_frame(X) and self.container != "array":
             X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
-        told = zip(columns_of(X), self.formats, strict=True)
-        columns = [self.cells_of(series, format, counts) for (_, series, _), format in told]
-        single = all(column.dtype == np.float32 for column in columns)
-        out = np.empty((len(X), len(columns)), dtype=np.float32 if single else np.float64)
-        for j, column in enumerate(columns):
+        told = [(j, format) for j, format in enumerate(self.formats) if j not in unread]
+        columns = {j: self.cells_of(column_of(X, j)[1], format, counts) for j, format in told}
+        single = all(column.dtype == np.float32 for column in columns.values())
+        out = np.full((len(X), len(self.formats)), np.nan, dtype=np.float32 if single else np.float64)
+        for j, column in columns.items():
             out[:, j] = column
         return out
 
@@ -320,12 +321,18 @@ def _level_names(X) -> list | None:
 
 def columns_of(X) -> list[tuple[Any, pd.Series, str]]:
     """Return name, cells as a series of pandas, and type of every column."""
+    return [column_of(X, j) for j in range(X.shape[1])]
+
+
+def column_of(X, j: int) -> tuple[Any, pd.Series, str]:
+    """Return name, cells as a series of pandas, and type of one column."""
     if isinstance(X, pd.DataFrame):
-        columns = [(name, X.iloc[:, j]) for j, name in enumerate(X.columns)]
-        return [(name, _dense(series), name_of_type(series.dtype)) for name, series in columns]
+        series = X.iloc[:, j]
+        return X.columns[j], _dense(series), name_of_type(series.dtype)
     if _is_polars(X):
-        return [(series.name, _series_of_polars(series), str(series.dtype)) for series in X.get_columns()]
-    return [(j, pd.Series(X[:, j]), str(X.dtype)) for j in range(X.shape[1])]
+        series = X.to_series(j)
+        return series.name, _series_of_polars(series), str(series.dtype)
+    return j, pd.Series(X[:, j]), str(X.dtype)
 
 
 def _dense(series: pd.Series) -> pd.Series:
@@ -413,7 +420,7 @@ def _refusal(name, dtype: str, kind: str = "", cells=()) -> str:
 
 def _numeric(name, series: pd.Series, dtype: str, likelihood: Likelihood) -> Format:
     """Return the format of a column of numbers, without limits if what is missing in it may lie beyond what is there."""
-    values = numbers_of(series, name)
+    values = numbers_of(series, name, "Leave its likelihood to likelihood='auto', encode it first, or leave it out")
     missing = np.isnan(values)
     unlimited = missing.any() if likelihood.reads_missing else missing.all()
     limits = None if unlimited else (float(np.nanmin(values)), float(np.nanmax(values)))
@@ -448,8 +455,8 @@ def is_number(series: pd.Series) -> bool:
     return is_real and not pd.api.types.is_bool_dtype(series.dtype)
 
 
-def numbers_of(series: pd.Series, name) -> np.ndarray:
-    """Return a column as floating point numbers, NaN for what is missing."""
+def numbers_of(series: pd.Series, name, advice: str = "Correct such cells, or mark them as missing (None)") -> np.ndarray:
+    """Return a column as floating point numbers, NaN for what is missing; the advice is for columns that hold others."""
     if series.dtype in (np.float32, np.float64):
         values = series.to_numpy()
     elif is_number(series) or pd.api.types.is_bool_dtype(series.dtype) or series.isna().all():
@@ -461,10 +468,7 @@ def numbers_of(series: pd.Series, name) -> np.ndarray:
         values = np.full(len(series), np.nan) if is_none else np.asarray(found, dtype=np.float64)
         bad = series[np.isnan(values) & ~series.isna().to_numpy(dtype=bool)]
         if len(bad):
-            raise ValueError(
-                f"Column {name!r} cannot be read as numbers: it has {bad.iloc[0]!r}, for example. Leave its likelihood to "
-                "likelihood='auto', encode it first, or leave it out."
-            )
+            raise ValueError(f"Column {name!r} cannot be read as numbers: it has {bad.iloc[0]!r}, for example. {advice}.")
     if np.isinf(values).any():
         raise ValueError(f"Column {name!r} contains infinity. Replace such cells, or mark them as missing (NaN).")
     return values
@@ -494,6 +498,15 @@ def _codes(series: pd.Series, format: Format) -> np.ndarray:
     return known.get_indexer(found)
 
 
+def unseen_among(series: pd.Series, format: Format) -> list:
+    """Return the cells of a column that are categories of which no training row has one."""
+    if format.categories is None:
+        return []
+    codes = _codes(series, format)
+    is_seen = codes >= 0 if format.seen is None else np.isin(codes, format.seen)
+    return series[series.notna() & ~is_seen].tolist()
+
+
 def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
     """Return a copy of a table, its type kept, in which cells are filled from numbers where `holes`.
 
@@ -501,11 +514,12 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
     """
     formats = [Format(j, "float64") for j in range(cells.shape[1])] if form is None else form.formats
     values = {int(j): values_of(cells[holes[:, j], j], formats[j]) for j in np.flatnonzero(holes.any(axis=0))}
-    columns, like = columns_of(X) if is_frame(X) else [], "polars" if _is_polars(X) else "pandas"
+    like = "polars" if _is_polars(X) else "pandas"
 
     def anew(j):
         """Return a filled column in the type of the training data, if these were a frame of the same kind."""
-        known = numbers_of(columns[j][1], columns[j][0]) if form is None else form.cells_of(columns[j][1], formats[j])
+        name, series, _ = column_of(X, j)
+        known = numbers_of(series, name) if form is None else form.cells_of(series, formats[j])
         column = np.where(holes[:, j], cells[:, j], known)
         if form is not None and form.container == like:
             return written(column, formats[j], like)
@@ -535,21 +549,24 @@ def with_numbers_of(table, X, cells: np.ndarray, kept: np.ndarray, form: Form | 
     for j, format in enumerate([] if form is None else form.formats):
         rows = np.flatnonzero(kept[:, j] & (np.abs(cells[:, j]) >= format.exact_up_to))
         kind: type = int if format.is_whole else Decimal
-        own = zip(rows.tolist(), _cells_at(X, rows, j, format.name, by_name), strict=True) if len(rows) else ()
-        exact = {row: kind(cell) for row, cell in own if isinstance(cell, (Integral, Decimal))}
+        own = raw_cells(X, j, format.name, by_name) if len(rows) else []
+        exact = {row: kind(own[row]) for row in rows.tolist() if isinstance(own[row], (Integral, Decimal))}
         if exact:
             table = _with_cells(table, j, {row * times + i: cell for row, cell in exact.items() for i in range(times)})
     return table
 
 
-def _cells_at(X, rows: np.ndarray, j: int, name, by_name: bool) -> list:
-    """Return cells of one column of a frame, an array, or a dict with a single row."""
+def raw_cells(X, j: int, name, by_name: bool = True) -> list:
+    """Return the cells of one column of a frame, an array, or a dict with a single row as they are; None if it is not there."""
     if isinstance(X, dict):
-        return [X[name]]
+        return [X.get(name)]
     if not is_frame(X):
-        return array_of_list(X)[rows, j].tolist()
-    j = list(X.columns).index(name) if by_name else j
-    return X.to_series(j).gather(rows).to_list() if _is_polars(X) else X.iloc[rows, j].to_list()
+        return array_of_list(X)[:, j].tolist()
+    names = list(X.columns)
+    if by_name and name not in names:
+        return [None] * len(X)
+    j = names.index(name) if by_name else j
+    return X.to_series(j).to_list() if _is_polars(X) else X.iloc[:, j].to_list()
 
 
 def _with_cells(table, j: int, changes: dict):

@@ -30,12 +30,13 @@ class TableReader:
         """Return the cells of new rows as an array of numbers, read as those of the training data were.
 
         Categories that are unknown are missing in rows that do not count, if `counts` tells of every row whether it does.
+        Columns that had no cell in training may hold anything now.
         """
         X, form = array_or_frame(X), self._fitted.codec.form
         if form is None or (not is_frame(X) and not form.has_categories):
             return self._numbers(X, reset=False)
         _refuse_sparse(X, "a model of columns with categories")
-        return form.cells(self._checked_table(X, reset=False), counts)
+        return form.cells(self._checked_table(X, reset=False), counts, without_cells(self._fitted.codec))
 
     def _cells_for_more(self, X, weight):
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
@@ -119,6 +120,11 @@ class TableReader:
         chosen, conditions = likelihoods_of(rows, likelihood), conditions_of(rows, self.condition_on)
         form, likelihoods = Form.learn(rows, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions, weight)
         return form.cells(X, counts), form, with_conditions(likelihoods, conditions)
+
+
+def without_cells(codec):
+    """Return the numbers of the columns that the model leaves out because they were missing in all of the training data."""
+    return np.setdiff1d(np.flatnonzero(np.isnan(codec.loc)), codec.order)
 
 
 def array_or_frame(X):

@@ -279,7 +279,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             index of X, if that is a frame too.
         """
         check_is_fitted(self)
-        known = np.full((1, self.n_features_in_), np.nan) if given is None else self._known_cells(given)
+        known = np.full((1, self.n_features_in_), np.nan) if given is None else self._known_cells(self._given_table(given))
         self._check_conditions(known, "inverse_transform")
         if given is not None and not len(self._fitted.conditions):
             raise ValueError("given is for the conditions of a model, and this one was fitted without condition_on.")

@@ -149,6 +149,23 @@ def test_as_many_samples_as_rows_are_given_is_a_misunderstanding(fitted):
     assert len(fitted.sample(1, given=given, random_state=0)) == len(given)
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("handle_unknown", ["error", "missing"])
+@pytest.mark.parametrize("cell", ["merlot", "grenache"])
+def test_a_condition_that_no_training_row_has_is_refused_with_those_that_some_have(cell, handle_unknown):
+    X = frame().assign(cultivar=lambda X: X["cultivar"].cat.add_categories("grenache"))
+    vae = quick(likelihood=Mixed(handle_unknown=handle_unknown)).fit(X)
+    row = X[:1].astype({"cultivar": object}).assign(cultivar=cell)
+    for given in ({"cultivar": cell}, row, row[["cultivar"]], row.to_numpy()):
+        known = r"Known are \['barolo', 'grignolino', 'barbera'\]: choose one"
+        with pytest.raises(ValueError, match=f"given has '{cell}' for 'cultivar', a column of condition_on.* {known}"):
+            vae.sample(2, given=given)
+    with pytest.raises(ValueError, match=f"given has '{cell}'"):
+        vae.inverse_transform(np.zeros((3, 2)), given={"cultivar": cell})
+    with pytest.raises(ValueError, match=r"sample needs the columns of condition_on, .* \['cultivar'\]. Pass them by given"):
+        vae.sample(given={"cultivar": None})
+
+
 def test_penalties_compare_latents_with_the_prior_of_as_many_rows_as_count():
     likelihood = PerColumn((Given(Bernoulli(), 1), Gaussian()), (1, 2), (0.0,) * 3, ())
     network = MLP((4,))

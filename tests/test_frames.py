@@ -807,6 +807,57 @@ def test_a_column_of_the_type_category_without_any_is_a_column_of_holes():
     assert vae.sample(4, random_state=0)["c"].isna().all()
 
 
+@pytest.mark.parametrize("now", ["a", 3.0, np.inf, MOMENTS[0]], ids=str)
+@pytest.mark.parametrize("empty", ["str", "float", "object", "category", "declared", "boolean"])
+def test_a_column_without_a_cell_in_training_may_hold_anything_later(empty, now):
+    holes = [None] * N
+    column = pd.Categorical(holes, ["u", "v"]) if empty == "declared" else pd.Series(holes, dtype=empty).array
+    X = frame()[["real", "text"]].assign(k=column)
+    vae, later = quick().fit(X), X.assign(k=now)
+    assert np.array_equal(vae.transform(later), vae.transform(X))
+    assert np.array_equal(vae.score_samples(later), vae.score_samples(X))
+    assert np.array_equal(vae.score_cells(later), vae.score_cells(X), equal_nan=True)
+    for found in (vae.impute(later), *vae.multiple_impute(later, 2)):
+        assert not found.isna().to_numpy().any()
+        pd.testing.assert_series_equal(found["k"], later["k"])
+    for found in (vae.sample(5), vae.inverse_transform([[0.0, 0.0]]), vae.reconstruct(later), vae.edit(later, [0, 1])):
+        assert found["k"].isna().all() and not found[["real", "text"]].isna().to_numpy().any()
+    for given in ({"k": now}, later[:2], later[["k"]]):
+        with pytest.raises(ValueError, match="'k' was missing in every row of the training data, .* Leave it out of given"):
+            vae.sample(given=given)
+    vae.partial_fit(later)
+
+
+@pytest.mark.parametrize("empty", [pl.String, pl.Float64, pl.Null, pl.Enum(LEVELS)], ids=str)
+def test_a_column_of_polars_without_a_cell_in_training_may_hold_anything_later(empty):
+    X = polars_frame().select("real", "text", k=pl.lit(None, dtype=empty))
+    vae = quick().fit(X)
+    for now in ("a", 3.0, time(12)):
+        later = X.with_columns(k=pl.lit(now))
+        assert np.array_equal(vae.transform(later), vae.transform(X))
+        assert vae.impute(later)["k"].equals(later["k"])
+        assert vae.reconstruct(later)["k"].is_null().all()
+
+
+def test_a_column_of_an_array_without_a_cell_in_training_may_hold_anything_later():
+    X = frame()[["real", "text"]].assign(k=None).to_numpy(dtype=object)
+    vae, later = quick(likelihood=Mixed()).fit(pd.DataFrame(X).infer_objects()), X.copy()
+    later[:, 2] = "a"
+    assert np.array_equal(vae.transform(later), vae.transform(X))
+    assert (vae.impute(later)[:, 2] == "a").all()
+    with pytest.raises(ValueError, match="2 was missing in every row"):
+        vae.sample(given=later[:2])
+
+
+def test_advice_about_likelihoods_is_for_those_who_chose_one(fitted):
+    bad = frame().assign(real="forty")
+    for call in (lambda: fitted.transform(bad), lambda: fitted.sample(given={"real": "forty"})):
+        with pytest.raises(ValueError, match="'forty', for example. Correct such cells, or mark them as missing"):
+            call()
+    with pytest.raises(ValueError, match="'forty', for example. Leave its likelihood to likelihood='auto'"):
+        quick(likelihood=Mixed({"real": "gaussian"})).fit(bad)
+
+
 @pytest.mark.parametrize("dtype", ["Int64", "string"])
 def test_imputation_keeps_the_type_of_categories(dtype):
     c = pd.Categorical(
