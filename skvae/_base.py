@@ -16,7 +16,7 @@ from skvae._devices import gradients, one_thread, resolve_device
 from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
-from skvae._reading import TableReader, array_or_frame, checked_weight
+from skvae._reading import TableReader, array_or_frame, checked_weight, names_of
 from skvae._rows import SCORE_METHODS, RowsMixin, seed_of
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
@@ -328,7 +328,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
         widths = dict.fromkeys(_NETWORKS, default_hidden_layer_sizes(table.n_rows))
         pieces, d = self._pieces(self._prior_for(table.form), widths), table.n_features
-        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
+        names = getattr(self, "feature_names_in_", names_of(table.form) or [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
         groups = group_columns(table.likelihoods, statistics, not drop_constant)
         codec = TableCodec.learn(statistics, groups, names, table.form)

@@ -110,7 +110,7 @@ class Form:
         if not is_frame(X) and self.container != "array":
             X = pd.DataFrame(np.asarray(X), columns=[f.name for f in self.formats])
         told = [(j, format) for j, format in enumerate(self.formats) if j not in unread]
-        columns = {j: self.cells_of(column_of(X, j)[1], format, counts) for j, format in told}
+        columns = {j: self.cells_of(column_of(X, j)[0], format, counts) for j, format in told}
         single = all(column.dtype == np.float32 for column in columns.values())
         out = np.full((len(X), len(self.formats)), np.nan, dtype=np.float32 if single else np.float64)
         for j, column in columns.items():
@@ -321,18 +321,19 @@ def _level_names(X) -> list | None:
 
 def columns_of(X) -> list[tuple[Any, pd.Series, str]]:
     """Return name, cells as a series of pandas, and type of every column."""
-    return [column_of(X, j) for j in range(X.shape[1])]
+    names = X.columns if is_frame(X) else range(X.shape[1])
+    return [(name, *column_of(X, j)) for j, name in enumerate(names)]
 
 
-def column_of(X, j: int) -> tuple[Any, pd.Series, str]:
-    """Return name, cells as a series of pandas, and type of one column."""
+def column_of(X, j: int) -> tuple[pd.Series, str]:
+    """Return cells as a series of pandas, and type of one column."""
     if isinstance(X, pd.DataFrame):
         series = X.iloc[:, j]
-        return X.columns[j], _dense(series), name_of_type(series.dtype)
+        return _dense(series), name_of_type(series.dtype)
     if _is_polars(X):
         series = X.to_series(j)
-        return series.name, _series_of_polars(series), str(series.dtype)
-    return j, pd.Series(X[:, j]), str(X.dtype)
+        return _series_of_polars(series), str(series.dtype)
+    return pd.Series(X[:, j]), str(X.dtype)
 
 
 def _dense(series: pd.Series) -> pd.Series:
@@ -518,8 +519,8 @@ def filled(X, cells: np.ndarray, holes: np.ndarray, form: Form | None):
 
     def anew(j):
         """Return a filled column in the type of the training data, if these were a frame of the same kind."""
-        name, series, _ = column_of(X, j)
-        known = numbers_of(series, name) if form is None else form.cells_of(series, formats[j])
+        series, _ = column_of(X, j)
+        known = numbers_of(series, X.columns[j]) if form is None else form.cells_of(series, formats[j])
         column = np.where(holes[:, j], cells[:, j], known)
         if form is not None and form.container == like:
             return written(column, formats[j], like)

@@ -122,6 +122,11 @@ class TableReader:
         return form.cells(X, counts), form, with_conditions(likelihoods, conditions)
 
 
+def names_of(form):
+    """Return the names of the columns of a frame, whatever their type; None for arrays."""
+    return None if form is None or form.container == "array" else [format.name for format in form.formats]
+
+
 def without_cells(codec):
     """Return the numbers of the columns that the model leaves out because they were missing in all of the training data."""
     return np.setdiff1d(np.flatnonzero(np.isnan(codec.loc)), codec.order)

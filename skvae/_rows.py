@@ -236,9 +236,10 @@ class RowsMixin:
 
     def _check_conditions(self, known, method):
         """Refuse rows that do not tell all the conditions."""
-        missing = [j for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
+        missing = [int(j) for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
         if missing:
-            names = [self._fitted.codec.schema[j].name for j in missing]
+            form = self._fitted.codec.form
+            names = missing if form is None else [form.formats[j].name for j in missing]
             raise ValueError(
                 f"{method} needs the columns of condition_on, of which these are missing: {names[:5]}. Pass them by given, for "
                 f"example given={{{names[0]!r}: ...}}."

@@ -1,5 +1,6 @@
 """Models of some columns given others: what is read, what is scored, and what must be told."""
 
+import re
 import warnings
 
 import numpy as np
@@ -147,6 +148,24 @@ def test_as_many_samples_as_rows_are_given_is_a_misunderstanding(fitted):
     ):
         fitted.sample(len(given), given=given)
     assert len(fitted.sample(1, given=given, random_state=0)) == len(given)
+
+
+@pytest.mark.parametrize("name", ["cultivar", 4, ("of", "wine")], ids=str)
+def test_conditions_that_are_missing_are_called_as_they_can_be_given(name):
+    X = frame()
+    others = [(other, "") for other in X.columns] if isinstance(name, tuple) else X.columns if name == "cultivar" else range(4)
+    X.columns = pd.Index([*others[:4], name])
+    vae = quick(condition_on=[name]).fit(X)
+    with pytest.raises(ValueError, match=re.escape(f"missing: [{name!r}]. Pass them by given, for example given={{{name!r}: ")):
+        vae.sample()
+    assert len(vae.sample(given={name: "barolo"}, random_state=0)) == 1
+
+
+def test_conditions_of_an_array_are_called_by_their_numbers():
+    vae = quick(condition_on=[1]).fit(linear_regression(60))
+    with pytest.raises(ValueError, match=r"missing: \[1\]. Pass them by given, for example given=\{1: "):
+        vae.sample()
+    assert vae.sample(given={1: 0.5}, random_state=0)[0, 1] == 0.5
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")

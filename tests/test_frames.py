@@ -1,5 +1,6 @@
 """Frames in and out: types, categories, holes, unknown values, and the messages about columns that cannot be read."""
 
+import re
 from datetime import time
 
 import numpy as np
@@ -755,6 +756,19 @@ def test_decoded_latents_keep_their_index_whatever_that_of_the_conditions(rows):
     found = vae.inverse_transform(vae.transform(X), given=given.reset_index(drop=True))
     assert found.index.equals(X.index)
     np.testing.assert_array_equal(found["a"], np.broadcast_to(given["a"], 60))
+
+
+@pytest.mark.parametrize("names", [[("a", "x"), ("a", "y"), ("b", "")], [2, 0, 1], [2.5, 4, True]], ids=str)
+def test_columns_are_called_what_the_frame_calls_them(names, tmp_path):
+    X = frame(holes=False)[["real", "small", "text"]].set_axis(pd.Index(names), axis=1)
+    vae = quick(likelihood=Mixed({names[1]: "poisson"})).fit(X)
+    assert [column.name for column in vae.schema_] == [str(name) for name in names]
+    vae.save(tmp_path / "model.skvae")
+    assert skvae.load(tmp_path / "model.skvae").schema_ == vae.schema_
+    bad = X.copy()
+    bad.isetitem(1, -1)
+    with pytest.raises(ValueError, match=re.escape(f"for example -1 in {str(names[1])!r}")):
+        vae.transform(bad)
 
 
 def test_tuples_that_are_no_levels_have_no_names_of_levels():
