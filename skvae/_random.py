@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _MOVES = 16  # of Hamiltonian Monte Carlo, whose random numbers are drawn together
+_FEWEST_PAIRS = 8  # of draws that average importance weights, whose moments are then matched
 
 
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -77,14 +78,35 @@ def matched_normal(n_samples: int, n_components: int, stream: torch.Generator, d
     The draws come in antithetic pairs, so odd moments vanish; with at least `2 * n_components` samples they are whitened,
     so that averages of quadratic functions, the bound of a linear decoder for one, carry no Monte Carlo error at all.
     """
+    return _in_pairs(n_samples, n_components, stream, dtype, is_matched=True)
+
+
+def noise_of_weights(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Draw normal noise for averages of importance weights, whose logs are bounds only where each draw is normal.  # (s, 1, k)
+
+    Draws with matched moments have light tails: the mean of their fourth powers lacks 2 in half of `n_samples` + 2. With one
+    pair they are 1 and -1 whatever the stream. The fewer pairs there are, and the more components, the more of their error
+    that is, so few draws come in antithetic pairs that nothing changes.
+    """
+    is_matched = n_samples // 2 >= max(_FEWEST_PAIRS, 2 * n_components)
+    return _in_pairs(n_samples, n_components, stream, dtype, is_matched)
+
+
+def _in_pairs(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype, is_matched: bool) -> Tensor:
+    """Draw normal noise in antithetic pairs, whose moments may be matched; a rest has no partner.  # (s, 1, k)"""
     half = n_samples // 2
     if half == 0:
         return normal((n_samples, 1, n_components), stream, dtype)
     eps = normal((half, n_components), stream, torch.float64)
-    if half >= n_components:
-        factor = torch.linalg.cholesky(eps.mT @ eps / half)
-        eps = torch.linalg.solve_triangular(factor, eps.mT, upper=False).mT
-    else:
-        eps = eps / eps.square().mean(0).sqrt()
+    eps = _matched(eps) if is_matched else eps
     rest = normal((n_samples - 2 * half, n_components), stream, torch.float64)
     return torch.cat([eps, -eps, rest]).to(dtype)[:, None, :]
+
+
+def _matched(eps: Tensor) -> Tensor:
+    """Return draws that are whitened, or scaled to a mean square of one where they are too few for that.  # (s, k)"""
+    half, n_components = eps.shape
+    if half < n_components:
+        return eps / eps.square().mean(0).sqrt()
+    factor = torch.linalg.cholesky(eps.mT @ eps / half)
+    return torch.linalg.solve_triangular(factor, eps.mT, upper=False).mT

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
-from skvae._random import generator, matched_normal, normal
+from skvae._random import generator, matched_normal, noise_of_weights, normal
 from skvae._reading import checked_weight
 from skvae._settings import resolve
 from skvae._sparse import rows_of
@@ -119,7 +119,9 @@ class RowsMixin:
         if isinstance(method, MarginalLikelihood):
             return estimate_rows(method, model, params, rows, model.seed)[:, 0]
         stream = generator(model.seed, "score", device=rows.device)
-        noise = matched_normal(method.n_samples, model.n_noise, stream, fitted.dtype)
+        averages_logs = type(method).bound in (Objective.bound, ELBO.bound)
+        draw = matched_normal if averages_logs else noise_of_weights
+        noise = draw(method.n_samples, model.n_noise, stream, fitted.dtype)
         return value_of_rows(model, params, rows, method.bound, noise)
 
     @one_thread()

@@ -1,13 +1,19 @@
 """What a fitted model says of rows, where that is no topic of another file: rows of no weight, and of no cells."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
-from skvae import VAETransformer, _stream, data
+from skvae import VAETransformer, _rows, _stream, data
+from skvae._batch import Batch
+from skvae._random import generator
 from skvae.evaluation import log_likelihood
 from skvae.likelihoods import SelfMasking
+from skvae.objectives import ELBO, IWAE, InfoVAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 TABLES = {
@@ -81,3 +87,46 @@ def test_conditions_alone_are_no_surprise_but_missing_cells_may_be():
     assert VAETransformer(1, max_iter=3, random_state=0).fit(X).score(alone) != 0
     X[X > 1] = np.nan
     assert VAETransformer(1, likelihood=SelfMasking(), max_iter=3, random_state=0).fit(X).score(alone * np.nan) != 0
+
+
+# --- noise of scores -----------------------------------------------------------------------------------------------------
+
+
+def scores_by_seed(monkeypatch, vae, X, n_seeds):
+    """Return the score of a model by the noise of many seeds."""
+    found = []
+    for seed in range(n_seeds):
+        monkeypatch.setattr(_rows, "generator", lambda _, *place, seed=seed, device: generator(seed, *place, device=device))
+        found.append(vae.score(X))
+    return np.array(found)
+
+
+def score_by_quadrature(vae, X):
+    """Return the mean log p(x) of a model of one component, from a fine grid of latents."""
+    fitted = vae._fitted
+    params = fitted.model.unpack(torch.tensor(fitted.params))
+    rows = fitted.codec.encode(X, dtype=fitted.dtype)
+    z = torch.linspace(-8, 8, 4001)[:, None, None].expand(-1, len(rows), 1)
+    log_joint = [
+        (fitted.model.log_px(params, part, at) + fitted.model.log_pz(params, at, part.x)).double()
+        for part, at in ((Batch(rows.x[i : i + 20]), z[:, i : i + 20]) for i in range(0, len(rows), 20))
+    ]
+    return float((torch.cat(log_joint, -1).logsumexp(0) + math.log(16 / 4000)).mean()) + fitted.codec.log_jacobian
+
+
+@pytest.mark.parametrize("n_samples", [2, 4, 16])
+def test_importance_weighted_scores_are_lower_bounds_on_average_over_their_noise(monkeypatch, n_samples):
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=300)
+    X = np.c_[t**2, np.abs(t)] + 0.1 * rng.normal(size=(300, 2))
+    vae = VAETransformer(1, max_iter=100, random_state=0, score_method=IWAE(n_samples)).fit(X)
+    scores = scores_by_seed(monkeypatch, vae, X, 200)
+    assert scores.std() > 1e-4
+    assert scores.mean() <= score_by_quadrature(vae, X) + 2 * scores.std() / 200**0.5
+
+
+@pytest.mark.parametrize("method", [ELBO(n_samples=2), InfoVAE(n_samples=2)], ids=repr)
+def test_scores_by_averages_of_logs_have_no_noise_where_the_decoder_is_linear(monkeypatch, method):
+    X = np.random.default_rng(0).normal(size=(50, 1)) * [1.0, 2.0, -1.0] + 0.1
+    vae = VAETransformer(1, hidden_layer_sizes=(), max_iter=3, learning_rate="cosine", random_state=0, score_method=method)
+    assert np.ptp(scores_by_seed(monkeypatch, vae.fit(X), X, 5)) < 1e-5
