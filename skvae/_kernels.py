@@ -355,7 +355,7 @@ class Kernel:
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.inputs.copy_(self.model.inputs(x))
+        self.inputs.copy_(self.model.inputs({"likelihood": self.params}, x))
         self.encoder.forward()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         if self.model.n_given:

@@ -194,7 +194,9 @@ def start_linearly(model: Model, flat: Tensor, rows: TrainingRows) -> None:
         solution = factor_analysis(S, model.n_components, noise, likelihood.floor)
     params = model.unpack(flat)
     weight = torch.cat([solution.projection, torch.zeros_like(solution.projection)], 1)
-    of_marks = weight.new_zeros((model.inputs(data.x[:1]).shape[1] - len(weight), weight.shape[1]))  # which cells are missing
+    of_marks = weight.new_zeros(
+        (model.inputs(params, data.x[:1]).shape[1] - len(weight), weight.shape[1])
+    )  # which cells are missing
     model.encoder.set_linear(
         params["encoder"],
         torch.cat([weight, of_marks]),

@@ -168,9 +168,9 @@ class Model:
         """Return the KL of uncertain weights to their prior, in nats."""
         return self.decoder.kl(params["decoder"]) if self.decoder.is_uncertain else 0.0
 
-    def inputs(self, x: Tensor) -> Tensor:
+    def inputs(self, params: Params, x: Tensor) -> Tensor:
         """Return rows in the form that the encoder reads.  # (..., n, n_inputs)"""
-        return x if self._reads_cells else self.likelihood.inputs(x)
+        return x if self._reads_cells else self.likelihood.inputs(params["likelihood"], x)
 
     @property
     def input_limits(self) -> tuple:
@@ -179,7 +179,7 @@ class Model:
 
     def encode(self, params: Params, batch: Batch) -> Tensor:
         """Return the parameters of q(z|x), in the form that the posterior family reads.  # (..., n, n_outputs)"""
-        return self.encoder.forward(params["encoder"], self.inputs(batch.x))
+        return self.encoder.forward(params["encoder"], self.inputs(params, batch.x))
 
     def encode_inputs(self, params: Params, inputs: Tensor) -> Tensor:
         """Return what `encode` gives for rows in the form that `inputs` makes.  # (..., n, n_outputs)"""

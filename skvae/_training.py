@@ -271,7 +271,7 @@ def start_pieces(model: Model, flat: Tensor, rows: Batch) -> None:
     if model.n_columns:
         n_rows = watched_rows(rows.n_columns)
         _start_likelihood(model, params, rows.x if rows.weight is None else rows.repeated(n_rows))
-    model.prior.start_from(params["prior"], model.inputs(rows.x), model.seed)
+    model.prior.start_from(params["prior"], model.inputs(params, rows.x), model.seed)
 
 
 def _start_likelihood(model: Model, params: Params, x: Tensor) -> None:

@@ -245,7 +245,7 @@ def test_every_family_of_latents_gives_finite_numbers(posterior, prior):
     x = normal((5, 4), generator(0, "rows"), torch.float64)
     x[0], x[1, :2] = torch.nan, torch.nan
     if hasattr(prior, "start_from"):
-        prior.start_from(params["prior"], model.inputs(x), 0)
+        prior.start_from(params["prior"], model.inputs(params, x), 0)
     assert expectations(model, params, Batch(x), Proposal(100, 0))[0].isfinite().all()
     assert leave_one_out(model, params, Batch(x), Proposal(100, 0, range(4)))[0][~x.isnan()].isfinite().all()
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.datasets import load_iris
 
 from skvae import DivergenceError, VAETransformer
@@ -216,3 +217,35 @@ def test_grey_levels_keep_their_units():
     assert set(np.unique(model.sample(50, random_state=0))) == {0.0, 255.0}
     with pytest.raises(ValueError, match=r"outside \[0, 255\]"):
         model.transform(images + 1000.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("mean", [100, 10_000, 100_000])
+def test_counts_that_vary_by_chance_alone_are_found_to(mean, seed):
+    """An encoder that reads logarithms far from zero takes such long steps that components end where nothing leads back."""
+    counts = np.random.default_rng(mean + seed).poisson(mean, size=(500, 3))
+    model = VAETransformer(likelihood="poisson", random_state=seed).fit(counts)
+    alone = stats.poisson.logpmf(counts, counts.mean(0)).sum(1).mean()
+    assert model.score(counts) > alone - 0.3
+    assert model.posterior_moments(counts).std.min() > 1e-3
+
+
+def test_counts_that_vary_more_than_the_model_says_are_followed():
+    rates = np.random.default_rng(2).normal(12, 1, size=(500, 3))
+    counts = np.random.default_rng(3).poisson(np.exp(rates))
+    model = VAETransformer(likelihood="poisson", random_state=0).fit(counts)
+    assert model.score(counts) > -400, "independent Poissons reach -400,000, three normal latents about -41"
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "zero_inflated_poisson", "log_normal", "gamma"])
+def test_the_encoder_reads_logarithms_centred_and_scaled(likelihood):
+    X = np.random.default_rng(0).poisson(1e5, size=(200, 2)) * [1.0, 3.0] + 1
+    holes = np.where(np.random.default_rng(1).random(X.shape) < 0.1, np.nan, X)
+    model = vae(likelihood=likelihood).fit(holes)
+    fitted, params, rows, _ = model._encoded(holes)
+    read = fitted.model.inputs(params, rows.slice(0, 200).x)[:, :2].numpy()
+    is_there = ~np.isnan(holes)
+    assert (read[~is_there] == 0).all()
+    for j in range(2):
+        assert abs(read[is_there[:, j], j].mean()) < 0.1, "of training rows it is zero"
+        assert 0.2 < read[is_there[:, j], j].std() < 1.1, "less where noise alone varies more"

@@ -160,13 +160,13 @@ def test_mean_is_the_point_of_the_probabilities():
 
 
 def test_encoder_reads_one_number_per_category_and_none_of_a_missing_cell():
-    inputs = Categorical((3, 2)).inputs(torch.tensor([[2.0, 0.0], [torch.nan, 1.0]]))
+    inputs = Categorical((3, 2)).inputs({}, torch.tensor([[2.0, 0.0], [torch.nan, 1.0]]))
     assert inputs.tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
     assert Categorical((3, 2)).n_inputs(2) == 5
 
 
 def test_encoder_reads_ordered_levels_from_minus_one_to_one_and_zero_for_a_missing_cell():
-    inputs = Ordinal((3, 5, 1)).inputs(torch.tensor([[2.0, 0.0, 0.0], [torch.nan, 3.0, torch.nan]]))
+    inputs = Ordinal((3, 5, 1)).inputs({}, torch.tensor([[2.0, 0.0, 0.0], [torch.nan, 3.0, torch.nan]]))
     assert inputs.tolist() == [[1.0, -1.0, -1.0], [0.0, 0.5, 0.0]]
 
 

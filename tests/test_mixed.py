@@ -93,14 +93,15 @@ def test_closed_forms_give_the_gradient_of_rows_with_holes(likelihood, objective
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_the_encoder_sees_values_and_holes(likelihood):
     x = rows(likelihood, (9,))
-    inputs = likelihood.inputs(x)
+    params = likelihood.init(6)
+    inputs = likelihood.inputs(params, x)
     assert inputs.shape == (9, likelihood.n_inputs(6)) and not inputs.isnan().any()
     if likelihood.missing:
         assert torch.equal(inputs[:, -len(likelihood.missing) :].bool(), x[:, list(likelihood.missing)].isnan())
     complete = rows(likelihood, (9,), share=0.0)
     hidden = torch.where(x.isnan(), torch.nan, complete)
     others = torch.where(x.isnan(), torch.nan, complete + 0.0)
-    assert torch.equal(likelihood.inputs(hidden), likelihood.inputs(others))
+    assert torch.equal(likelihood.inputs(params, hidden), likelihood.inputs(params, others))
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -74,6 +74,17 @@ def test_scales_stay_finite_whatever_the_encoder_gives():
     assert torch.isfinite(Normal().kl(q, StandardNormal())).all()
 
 
+@pytest.mark.parametrize("posterior", [Normal(), FullNormal(), posteriors.Laplace()], ids=repr)
+@pytest.mark.parametrize("far", [-30.0, 30.0])
+def test_slopes_lead_back_what_is_beyond_its_limits(posterior, far):
+    q = torch.zeros(1, posterior.n_outputs(1), dtype=torch.float64)
+    q[:, 1] = far
+    q.requires_grad_()
+    posterior.scale(q).log().sum().backward()
+    assert q.grad[0, 1] == pytest.approx(1.0)
+    assert torch.equal(posterior.scale(q.detach()), posterior.scale(q)), "the limits themselves do not move"
+
+
 def test_there_is_no_closed_form_for_a_foreign_prior():
     class Other(Prior):
         """A prior that nobody knows."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skvae._random import uniform
-from skvae.likelihoods._base import Likelihood
+from skvae.likelihoods._base import ReadInUnits
 from skvae.likelihoods._numerics import (
     FARTHEST_LOG,
     log_floored,
@@ -19,7 +19,7 @@ from skvae.likelihoods._numerics import (
 _SMALLEST_DISPERSION = 1e-6  # below which nobody can tell a negative binomial from a Poisson
 
 
-class Counts(Likelihood):
+class Counts(ReadInUnits):
     """Base of the likelihoods of counts, whose decoder gives the logarithm of the mean of every column."""
 
     is_density = False
@@ -32,11 +32,16 @@ class Counts(Likelihood):
     def units(self, columns):
         return columns.mean * 0.0, columns.mean * 0.0 + 1.0
 
-    def inputs(self, x):
-        """Return log(1 + x), and 0 for a missing cell."""
-        return torch.where(x.isnan(), 0.0, x.log1p())
+    def read(self, x):
+        """Return log(1 + x)."""
+        return x.log1p()
+
+    def smallest_scale(self, loc):
+        """Return the standard deviation of the logarithm of counts that a Poisson spreads around a mean."""
+        return (-loc / 2).exp()
 
     def start(self, params, x):
+        super().start(params, x)
         return mean_of(x).log().to(x.dtype)
 
     def mean(self, params, eta):
@@ -56,7 +61,8 @@ def rate_of(eta: Tensor) -> Tensor:
 class Poisson(Counts):
     r"""Poisson likelihood for columns of counts, :math:`x_j \mid z \sim \mathrm{Poisson}(e^{\eta_j(z)})`.
 
-    Mean and variance of a count are the same, given z. The encoder reads :math:`\log(1 + x)`.
+    Mean and variance of a count are the same, given z. The encoder reads
+    :math:`\log(1 + x)`, centred and scaled.
 
     See Also
     --------
@@ -99,7 +105,7 @@ class NegativeBinomial(Counts):
 
     A Poisson whose rate varies from row to row like a gamma variable: the mean is :math:`m_j(z) = e^{\eta_j(z)}`, the variance
     :math:`m_j + \alpha_j m_j^2`. The dispersion :math:`\alpha` of every column is learnt. The encoder reads
-    :math:`\log(1 + x)`.
+    :math:`\log(1 + x)`, centred and scaled.
 
     See Also
     --------
@@ -118,13 +124,14 @@ class NegativeBinomial(Counts):
     """
 
     def shapes(self, n_columns):
-        return {"dispersion": (1, n_columns)}
+        return {**super().shapes(n_columns), "dispersion": (1, n_columns)}
 
     def start(self, params, x):
+        log_mean = super().start(params, x)
         mean = mean_of(x)
         variance = mean_of((x - mean).square())
         params["dispersion"].copy_(raw_of(((variance - mean) / mean.square()).clamp(min=1e-2), _SMALLEST_DISPERSION))
-        return mean.log().to(x.dtype)
+        return log_mean
 
     def _log_shape(self, params):
         """Return log(1 / dispersion), the shape of the gamma variable."""
@@ -227,7 +234,8 @@ class ZeroInflatedPoisson(ZeroInflated):
 
     For counts that are zero for two reasons: nothing happened, or nothing could have. With probability :math:`\pi_j(z)` a count
     is zero, else it is :math:`\mathrm{Poisson}(e^{\eta_j(z)})`; the decoder gives :math:`\eta` and the log odds of :math:`\pi`.
-    The encoder reads :math:`\log(1 + x)`.
+    The encoder reads
+    :math:`\log(1 + x)`, centred and scaled.
 
     References
     ----------
@@ -247,7 +255,7 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
     r"""Negative binomial likelihood with additional zeros.
 
     As :class:`ZeroInflatedPoisson`, for counts that spread more than a Poisson, as :class:`NegativeBinomial` has them. The
-    encoder reads :math:`\log(1 + x)`.
+    encoder reads :math:`\log(1 + x)`, centred and scaled.
 
     References
     ----------

@@ -234,7 +234,7 @@ class Categorical(Levels):
     def n_inputs(self, n_columns):
         return sum(self.levels(n_columns))
 
-    def inputs(self, x):
+    def inputs(self, params, x):
         n_levels = self.levels(x.shape[-1])
         place = places(n_levels, x.device).first + x.nan_to_num().long()
         is_there = (x == x).to(x.dtype)  # nothing equals NaN
@@ -312,7 +312,7 @@ class Ordinal(Levels):
     VAETransformer(likelihood=Ordinal(n_levels=5), n_components=2)
     """
 
-    def inputs(self, x):
+    def inputs(self, params, x):
         last = constant(self.levels(x.shape[-1]), x) - 1
         scaled = 2 * x / last.clamp(min=1) - 1
         return torch.where(x.isnan(), 0.0, scaled)

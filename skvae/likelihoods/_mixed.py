@@ -134,15 +134,15 @@ class Given(Likelihood):
     def n_inputs(self, n_columns):
         return self.likelihood.n_inputs(n_columns)
 
-    def inputs(self, x):
+    def inputs(self, params, x):
         is_flag = isinstance(self.likelihood, Bernoulli)
-        return self.likelihood.inputs(torch.where(x.isnan(), self.filler, x) if is_flag else x)
+        return self.likelihood.inputs(params, torch.where(x.isnan(), self.filler, x) if is_flag else x)
 
     def n_given(self, n_columns):
         return self.n_inputs(n_columns)
 
     def given(self, x):
-        return self.inputs(x)
+        return self.inputs({}, x)
 
     def n_outputs(self, n_columns):
         return 0
@@ -281,8 +281,8 @@ class PerColumn(Likelihood):
     def n_inputs(self, n_columns):
         return sum(likelihood.n_inputs(d) for likelihood, d in zip(self.likelihoods, self.widths)) + len(self.missing)
 
-    def inputs(self, x):
-        read = self._joined(lambda part: part.likelihood.inputs(x[..., part.columns]))
+    def inputs(self, params, x):
+        read = self._joined(lambda part: part.likelihood.inputs(part.params, x[..., part.columns]), params)
         if not self.missing:
             return read
         absent = x.index_select(-1, constant(tuple(self.missing), x, torch.int64)).isnan()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skvae._random import normal
 from skvae._settings import Interval
-from skvae.likelihoods._base import HALF_LOG_2PI, Likelihood
+from skvae.likelihoods._base import HALF_LOG_2PI, ReadInUnits
 from skvae.likelihoods._numerics import (
     FARTHEST_LOG,
     SMALLEST,
@@ -21,7 +21,7 @@ from skvae.likelihoods._numerics import (
 )
 
 
-class Positive(Likelihood):
+class Positive(ReadInUnits):
     """Base of the likelihoods of positive numbers, which see columns divided by their means."""
 
     _parameter_constraints = {"floor": [Interval(Real, 0, None, closed="neither")]}
@@ -37,9 +37,13 @@ class Positive(Likelihood):
     def units(self, columns):
         return columns.mean * 0.0, columns.mean
 
-    def inputs(self, x):
-        """Return log x, and 0 for a missing cell."""
-        return torch.where(x.isnan(), 0.0, log(x))
+    def read(self, x):
+        """Return log x."""
+        return log(x)
+
+    def smallest_scale(self, loc):
+        """Return the smallest standard deviation that learning can reach."""
+        return self.floor
 
 
 def log(x: Tensor) -> Tensor:
@@ -51,8 +55,8 @@ class LogNormal(Positive):
     r"""Log-normal likelihood for columns of positive numbers, :math:`\log x_j \mid z \sim N(\mu_j(z), \sigma_j^2)`.
 
     For amounts, durations, concentrations: numbers whose errors are relative, and whose right tail is long. The standard
-    deviation :math:`\sigma` of the logarithm of every column is learnt. The encoder reads logarithms. Exact zeros have no
-    density: add a small constant where zero means "too small to measure".
+    deviation :math:`\sigma` of the logarithm of every column is learnt. The encoder reads logarithms, centred and scaled.
+    Exact zeros have no density: add a small constant where zero means "too small to measure".
 
     Parameters
     ----------
@@ -71,9 +75,10 @@ class LogNormal(Positive):
     """
 
     def shapes(self, n_columns):
-        return {"scale": (1, n_columns)}
+        return {**super().shapes(n_columns), "scale": (1, n_columns)}
 
     def start(self, params, x):
+        super().start(params, x)
         mean = log(x).nanmean(0)
         params["scale"].copy_(raw_of((log(x) - mean).square().nanmean(0).sqrt(), self.floor))
         return mean
@@ -108,8 +113,8 @@ class Gamma(Positive):
 
     The decoder gives the logarithm of the mean, :math:`m_j(z) = e^{\eta_j(z)}`; the shape :math:`a_j` of every column is
     learnt, :math:`p(x) \propto x^{a - 1} e^{-a x / m}`. The coefficient of variation is :math:`a^{-1/2}` whatever the mean: 1
-    makes it exponential. The encoder reads logarithms. Exact zeros are refused: add a small constant where zero
-    means "too small to measure".
+    makes it exponential. The encoder reads logarithms, centred and scaled. Exact zeros are refused: add a small constant
+    where zero means "too small to measure".
 
     Parameters
     ----------
@@ -128,9 +133,10 @@ class Gamma(Positive):
     """
 
     def shapes(self, n_columns):
-        return {"variation": (1, n_columns)}
+        return {**super().shapes(n_columns), "variation": (1, n_columns)}
 
     def start(self, params, x):
+        super().start(params, x)
         mean = x.nanmean(0)
         # The shape that fits is about half of 1 / (log of the mean - mean of the logs).
         params["variation"].copy_(raw_of((2 * (log(mean) - log(x).nanmean(0))).clamp(min=0.0).sqrt(), self.floor))

@@ -127,8 +127,8 @@ class SelfMasking(Likelihood):
     def n_inputs(self, n_columns):
         return self.of_values.n_inputs(n_columns)
 
-    def inputs(self, x):
-        return self.of_values.inputs(x)
+    def inputs(self, params, x):
+        return self.of_values.inputs(_of_values(params), x)
 
     def n_outputs(self, n_columns):
         return self.of_values.n_outputs(n_columns)
