@@ -131,7 +131,7 @@ class WakeSleep(_Competitor):
     *Sleep*: the model dreams, :math:`z' \sim p(z)` and :math:`x' \sim p(x \mid z')`, and the encoder raises
     :math:`\log q(z' \mid x')`. No gradient passes through a sample, so none has to be differentiable; but there is no one
     function that both phases raise, and the bound, by which training is judged, may fall. A dream has the holes of a row of the
-    batch, or, where the likelihood itself says what is missing, its own.
+    batch, drawn by the weights, or, where the likelihood itself says what is missing, its own.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class WakeSleep(_Competitor):
 
     def step(self, state, batch, noise, measured=True):
         n = batch.x.shape[1]
-        dreams = None if self.encoder_phase == "wake" else self._dreams(state, batch.x[0])
+        dreams = None if self.encoder_phase == "wake" else self._dreams(state, patterns(batch.x[0], batch.weight[0], noise))
         value = within_memory(state, n, lambda rows: self._gradient(state, *part_of(batch, noise, rows), dreams, rows))
         self.update(state, 1)
         return value
@@ -233,6 +233,18 @@ class WakeSleep(_Competitor):
         state.grad.zero_()
         (-total).backward()
         return (bound * batch.weight[0]).sum()[None]
+
+
+def patterns(rows: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
+    """Return as many rows, each as often as its weight says, whose holes the dreams are to have.  # (n, d)
+
+    They are taken at equal steps of the weights, from a start that is random, as a row of little weight is not in every step.
+    Rows of equal weight come once each, in their order, wherever that is.
+    """
+    reached = weight.double().cumsum(0)
+    start = torch.special.ndtr(noise.flatten()[0].double())
+    places = torch.arange(len(rows), device=rows.device, dtype=reached.dtype) + start
+    return rows[torch.searchsorted(reached, places * (reached[-1] / len(rows))).clamp(max=len(rows) - 1)]
 
 
 def dream(model: Model, params: Params, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from skvae.networks import MLP, Module
 from skvae.objectives import IWAE
 from skvae.posteriors import Normal
 from skvae.priors import StandardNormal
-from skvae.solvers import WakeSleep, dream, sleep
+from skvae.solvers import WakeSleep, dream, patterns, sleep
 
 F64 = torch.float64
 MODES = [WakeSleep(), WakeSleep(4), WakeSleep(4, encoder_phase="wake"), WakeSleep(4, encoder_phase="both")]
@@ -219,6 +219,37 @@ def test_the_encoder_learns_in_dreams_what_a_hole_says():
     sign = np.sign(np.corrcoef(q.mean[:, 0], mean)[0, 1])
     assert np.sqrt(np.mean((sign * q.mean[few, 0] - mean[few]) ** 2)) < 0.4
     assert np.mean(q.std[few, 0] / std[few]) == pytest.approx(1, abs=0.15)
+
+
+def test_rows_lend_their_holes_to_dreams_as_often_as_they_weigh():
+    rows, weight = torch.arange(7.0)[:, None], torch.tensor([0.0, 0.1, 5.0, 0.4, 1.0, 0.3, 0.2], dtype=F64) / 7
+    found = torch.cat([patterns(rows, weight, normal((1, 1), generator(i, "start"), F64)) for i in range(4000)])
+    share = torch.bincount(found[:, 0].long(), minlength=7) / len(found)
+    torch.testing.assert_close(share.double(), weight / weight.sum(), rtol=0, atol=0.005)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("n", [1, 2, 49, 1000])
+def test_rows_of_equal_weight_lend_their_holes_to_one_dream_each(n, dtype):
+    rows, weight = torch.arange(float(n))[:, None], torch.full((n,), 1 / n, dtype=dtype)
+    for place in (-5.0, -1.0, 0.0, 1.0, 5.0):
+        assert torch.equal(patterns(rows, weight, torch.tensor([place], dtype=dtype)), rows)
+
+
+def test_a_table_incomplete_by_a_hundredth_of_its_weight_has_a_hundredth_of_its_dreams_with_holes(monkeypatch):
+    seen, original = [], WakeSleep._gradient
+
+    def spy(self, state, batch, noise, dreams, rows):
+        seen.append(dreams[1].isnan().any(1).double().mean())
+        return original(self, state, batch, noise, dreams, rows)
+
+    monkeypatch.setattr(WakeSleep, "_gradient", spy)
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    X[:100, 0] = np.nan
+    settings = {"solver": "wake-sleep", "max_iter": 100, "batch_size": 200, "learning_rate": "cosine", "random_state": 0}
+    VAETransformer(1, **settings).fit(X, sample_weight=np.repeat([1, 99], 100))
+    assert len(seen) == 100
+    assert float(torch.stack(seen).mean()) == pytest.approx(0.01, abs=0.002)
 
 
 def test_dreams_have_the_holes_of_the_rows_but_where_the_model_says_what_is_missing():
