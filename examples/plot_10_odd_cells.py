@@ -54,6 +54,12 @@ for ax, (name, values) in zip(axes, {"score of the model, nats": scores, "minus 
 axes[0].legend(frameon=False)
 plt.show()
 
+n_found = [int(np.sum(values[is_wrong] < np.quantile(values[~is_wrong], 0.1))) for values in (scores, alone)]
+print(
+    f"a cut that flags a tenth of the clean rows finds {n_found[0]} of the {n_wrong} with a wrong cell by the score of the "
+    f"model, {n_found[1]} by the largest deviation"
+)
+
 # %%
 # Which cells?
 # ------------
@@ -105,9 +111,9 @@ print(
 # What we see
 # -----------
 # The wrong values do not stand out in their columns, and the largest deviation of a row does not find them. The score of
-# the whole row does, for most of them. What it misses are cells that the other columns do not determine, where a
-# small value is as good as a large one.
+# the whole row finds about three in four, where a tenth of the clean rows may be looked at in vain. What it misses are cells
+# that the other columns do not determine, where a small value is as good as a large one.
 #
-# Among the oddest rows are some that are as they were: rare, but right. In nearly all of those with a wrong cell, that is
-# the lowest one. Several others of the row may be low as well, since cells that depend on the wrong one fit less without
-# being wrong: in the last figure, some of the blue dots lie outside of intervals that the red one has moved.
+# About half of the twenty oddest rows are as they were: rare, but right. In those with a wrong cell, that is the lowest one.
+# Several others of the row may be low as well, since cells that depend on the wrong one fit less without being wrong: in
+# the last figure, some of the blue dots lie outside of intervals that the red one has moved.
