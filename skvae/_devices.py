@@ -86,13 +86,12 @@ def _n_threads_for(flops: float, fewest_flops: float) -> int:
 
 @contextmanager
 def _limited_to(n_threads: int) -> Iterator[None]:
-    before = _outside.n_threads
-    _outside.n_threads = before or torch.get_num_threads()  # sets the number of a new thread, too, as its first operation would
-    set_mkl_threads = _mkl_set_num_threads_local()
-    mkl_threads = set_mkl_threads(n_threads)
-    libraries = _openmp_libraries()
+    outside = torch.get_num_threads()  # sets the number of a new thread, too, as its first operation would
+    before, set_mkl_threads, libraries = _outside.n_threads, _mkl_set_num_threads_local(), _openmp_libraries()
     openmp_threads = [library.omp_get_max_threads() for library in libraries]
+    mkl_threads = set_mkl_threads(n_threads)
     try:
+        _outside.n_threads = before or outside
         for library in libraries:
             library.omp_set_num_threads(n_threads)
         yield

@@ -364,7 +364,7 @@ class Kernel:
 
     def _read_conditions(self, x: Tensor) -> None:
         """Let decoder and prior read the conditions of rows."""
-        self.given[..., : self.model.n_given].copy_(self.likelihood.given(x))
+        self.given[..., : self.model.n_given].copy_(self.likelihood.given(self.params, x))
         self.decoded_given.copy_(self.given[:, None])
         if self.model.moves_weights:
             torch.bmm(self.given, self.by_given, out=self.log_odds)
@@ -529,7 +529,7 @@ class JointKernel:
         decoded, decoded_delta = with_ones(1, r, k + model.n_given, x), x.new_zeros((1, r, k + model.n_given))
         self.codes, self.codes_delta = decoded[..., :k], decoded_delta[..., :k]
         if model.n_given:
-            decoded[..., k:-1] = model.likelihood.given(self.x)
+            decoded[..., k:-1] = model.likelihood.given(self.likelihood_params, self.x)
         self.decoder = Network(model.decoder, _layers(of_one["decoder"], lambda *of_layer: torch.cat(of_layer, 1)), decoded)
         self.decoder.learn({}, self.decoder.out, decoded_delta)
 

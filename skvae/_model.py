@@ -192,7 +192,7 @@ class Model:
         """
         if self.n_given:
             assert x is not None
-            given = self.likelihood.given(x)
+            given = self.likelihood.given(params["likelihood"], x)
             z = torch.cat([z, given.expand(*z.shape[:-1], self.n_given)], -1)
         return self.decoder.forward(params["decoder"], z)
 
@@ -226,7 +226,7 @@ class Model:
             return own
         if x is None:
             raise ValueError("The prior of this model depends on conditions: pass the rows x that have them, such as batch.x.")
-        return {**own, "log_odds": self.likelihood.given(x) @ params["conditions"]["log_odds"]}
+        return {**own, "log_odds": self.likelihood.given(params["likelihood"], x) @ params["conditions"]["log_odds"]}
 
     @property
     def support(self) -> Support:

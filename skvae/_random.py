@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _MOVES = 16  # of Hamiltonian Monte Carlo, whose random numbers are drawn together
-_FEWEST_PAIRS = 8  # of draws that average importance weights, whose moments are then matched
+_FEWEST_PAIRS = 2  # of draws that average importance weights, whose moments may then be matched
 
 
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -85,10 +85,10 @@ def noise_of_weights(n_samples: int, n_components: int, stream: torch.Generator,
     """Draw normal noise for averages of importance weights, whose logs are bounds only where each draw is normal.  # (s, 1, k)
 
     Draws with matched moments have light tails: the mean of their fourth powers lacks 2 in half of `n_samples` + 2. With one
-    pair they are 1 and -1 whatever the stream. The fewer pairs there are, and the more components, the more of their error
-    that is, so few draws come in antithetic pairs that nothing changes.
+    pair they are 1 and -1 whatever the stream. So no more pairs than components stay as they are drawn; of more, matching takes
+    most of the error, beside which the bias is small.
     """
-    is_matched = n_samples // 2 >= max(_FEWEST_PAIRS, 2 * n_components)
+    is_matched = n_samples // 2 >= max(_FEWEST_PAIRS, n_components + 1)
     return _in_pairs(n_samples, n_components, stream, dtype, is_matched)
 
 

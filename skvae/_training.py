@@ -27,7 +27,8 @@ from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
 _ROWS_FOR_TWO_LAYERS = 2_000
-_FEW_ROWS = 50  # below which a validation split costs more than it tells
+_FEW_ROWS = 1_000  # distinct ones, which where they come
+_OFTEN = 3  # times on average may be all that there are
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000
@@ -82,8 +83,8 @@ def default_batch_size(n_rows: int) -> int:
 
 
 def default_max_iter(n_rows: int, batch_size: int) -> int:
-    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs."""
-    return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
+    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 4,000 epochs."""
+    return min(4_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
 
 
 def batch_size_for(recipe: Recipe, n_rows: int) -> int:
@@ -129,20 +130,24 @@ def _check_solver(recipe: Recipe, table: Table | StreamedTable, one_epoch: bool)
 def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
     """Set validation rows aside from those of a source that are held; the others are read while training."""
     survey = table.survey
-    n_validation = min(
-        _n_validation(recipe, round(survey.n_distinct), fitted.codec.n_columns, one_epoch), len(survey.held.hashed) // 2
-    )
+    n_validation = 0 if one_epoch else _n_validation(recipe, fitted.codec, table.n_rows, survey.total_weight)
+    n_validation = min(n_validation, len(survey.held.hashed) // 2)
     train, watched, total = split_source(table, fitted.codec, fitted.model.seed, n_validation, fitted.dtype, device)
     watched = watched if n_validation else train.head(watched_rows(fitted.codec.n_columns))
     return Split(train, watched, total, survey.data_hash, float(survey.held.weight.mean()), not n_validation)
 
 
-def _n_validation(recipe: Recipe, n: int, n_columns: int, one_epoch: bool) -> int:
-    """Return how many of n distinct rows to set aside; none where training is judged on the training rows."""
-    stops_early = n >= _FEW_ROWS if recipe.early_stopping == "auto" else recipe.early_stopping and n >= 2
-    if one_epoch or not stops_early:
+def _n_validation(recipe: Recipe, codec: TableCodec, n: int, total_weight: float) -> int:
+    """Return how many of n distinct rows to set aside; none where training is judged on the training rows.
+
+    Of a few combinations of categories that come again and again, new rows are made as well: one set aside is one that
+    training would miss, and to learn the others by heart is no fault.
+    """
+    comes_again = n < _FEW_ROWS and total_weight >= _OFTEN * n and not codec.is_density.any()
+    stops_early = not comes_again if recipe.early_stopping == "auto" else recipe.early_stopping
+    if not stops_early or n < 2:
         return 0
-    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), watched_rows(n_columns), n - 1)
+    return min(max(round(recipe.validation_fraction * n), min(10, n // 5), 1), watched_rows(codec.n_columns), n - 1)
 
 
 def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
@@ -157,7 +162,7 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     data = LazyRows(codec, table.X, rows, None if relative is None else relative[torch.from_numpy(order)], dtype, device)
     del hashed, order, relative
     n = len(data)
-    n_validation = _n_validation(recipe, n, codec.n_columns, one_epoch)
+    n_validation = 0 if one_epoch else _n_validation(recipe, codec, n, float(weight.sum()))
     validation = torch.randperm(n, generator=generator(fitted.model.seed, "split"), device="cpu")[:n_validation].clone()
     trains = np.ones(n, dtype=bool)
     trains[validation.numpy()] = False

@@ -260,7 +260,7 @@ def _limited(output: Tensor, limits: tuple[float, float]) -> Tensor:
     Beyond a limit the slope would be zero, and what training once threw there by a long step would never come back.
     """
     inside = output.clamp(*limits)
-    return output + (inside - output).detach() if output.requires_grad else inside
+    return inside.detach() + (output - output.detach()) if output.requires_grad else inside
 
 
 class Laplace(FamilyPosterior):

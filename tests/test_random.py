@@ -43,14 +43,14 @@ def test_matched_noise_has_the_shape_that_was_asked_for(n_samples):
     assert matched_normal(n_samples, 4, generator(0, "x"), torch.float32).shape == (n_samples, 1, 4)
 
 
-@pytest.mark.parametrize(("n_samples", "k"), [(2, 1), (3, 1), (4, 1), (2, 10), (12, 3)])
+@pytest.mark.parametrize(("n_samples", "k"), [(2, 1), (3, 1), (2, 10), (6, 3), (20, 10)])
 def test_few_draws_of_importance_weights_are_normal(n_samples, k):
     drawn = torch.cat([noise_of_weights(n_samples, k, generator(i, "x"), torch.float64)[:1] for i in range(4000)])
     assert float(drawn.pow(4).mean()) == pytest.approx(3, abs=0.6 / k**0.5)
     assert float(drawn.square().sum(-1).std()) == pytest.approx((2 * k) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(("n_samples", "k", "is_matched"), [(15, 1, False), (16, 1, True), (39, 10, False), (40, 10, True)])
+@pytest.mark.parametrize(("n_samples", "k", "is_matched"), [(3, 1, False), (4, 1, True), (21, 10, False), (22, 10, True)])
 def test_many_draws_of_importance_weights_have_matched_moments(n_samples, k, is_matched):
     one, other = (draw(n_samples, k, generator(0, "x"), torch.float32) for draw in (noise_of_weights, matched_normal))
     assert torch.equal(one, other) == is_matched

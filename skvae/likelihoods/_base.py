@@ -9,6 +9,7 @@ from torch import Tensor
 from skvae._settings import Settings, belongs_with
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+SMALLEST_INPUT_SCALE = 0.1  # in which an encoder reads logarithms
 
 
 class Likelihood(Settings):
@@ -89,17 +90,21 @@ class Likelihood(Settings):
         return n_columns
 
     def inputs(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Return rows as the encoder reads them, where missing cells, which are NaN, tell nothing.  # (..., n, n_inputs)
-
-        Of columns that are conditions there are no `params`.
-        """
+        """Return rows as the encoder reads them, where missing cells, which are NaN, tell nothing.  # (..., n, n_inputs)"""
         return torch.where(x.isnan(), self.filler, x)
+
+    def input_shapes(self, n_columns: int) -> dict[str, tuple[int, ...]]:
+        """Return those of `shapes` that `inputs` reads, of which a column that is a condition has no others."""
+        return {}
+
+    def start_inputs(self, params: dict[str, Tensor], x: Tensor) -> None:
+        """Write them into the fresh parameters `params`, given rows of training data."""
 
     def n_given(self, n_columns: int) -> int:
         """Return how many numbers per row the decoder reads beside the latents: those of columns that are only conditions."""
         return 0
 
-    def given(self, x: Tensor) -> Tensor:
+    def given(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
         """Return what the decoder reads of rows.  # (..., n, n_given)"""
         return x[..., :0]
 
@@ -212,22 +217,26 @@ class ReadInUnits(Likelihood):
         """Return the form in which cells are read."""
         raise NotImplementedError
 
-    def smallest_scale(self, loc: Tensor) -> Tensor | float:
-        """Return the scale below which what is read varies by chance alone, given its location."""
-        raise NotImplementedError
+    def smallest_scale(self, loc: Tensor) -> Tensor:
+        """Return the smallest scale, given the location: columns that hardly varied may do so later."""
+        return torch.full_like(loc, SMALLEST_INPUT_SCALE)
 
-    def shapes(self, n_columns):
+    def input_shapes(self, n_columns):
         return {"input_loc": (1, n_columns), "input_log_scale": (1, n_columns)}
 
-    def start(self, params, x):
+    def start_inputs(self, params, x):
         read = self.read(x)
         loc = read.nanmean(0)
         scale = (read - loc).square().nanmean(0).sqrt()
         params["input_loc"].copy_(loc)
-        params["input_log_scale"].copy_(scale.clamp(min=self.smallest_scale(loc)).log())
+        params["input_log_scale"].copy_(scale.maximum(self.smallest_scale(loc)).log())
+
+    def shapes(self, n_columns):
+        return self.input_shapes(n_columns)
+
+    def start(self, params, x):
+        self.start_inputs(params, x)
 
     def inputs(self, params, x):
-        read = self.read(x)
-        if params:
-            read = (read - params["input_loc"].detach()) * (-params["input_log_scale"].detach()).exp()
+        read = (self.read(x) - params["input_loc"].detach()) * (-params["input_log_scale"].detach()).exp()
         return torch.where(x.isnan(), 0.0, read)

@@ -37,8 +37,8 @@ class Counts(ReadInUnits):
         return x.log1p()
 
     def smallest_scale(self, loc):
-        """Return the standard deviation of the logarithm of counts that a Poisson spreads around a mean."""
-        return (-loc / 2).exp()
+        """Return that, or the standard deviation that chance alone gives the logarithm of counts."""
+        return (-loc / 2).exp().maximum(super().smallest_scale(loc))
 
     def start(self, params, x):
         super().start(params, x)
@@ -234,8 +234,7 @@ class ZeroInflatedPoisson(ZeroInflated):
 
     For counts that are zero for two reasons: nothing happened, or nothing could have. With probability :math:`\pi_j(z)` a count
     is zero, else it is :math:`\mathrm{Poisson}(e^{\eta_j(z)})`; the decoder gives :math:`\eta` and the log odds of :math:`\pi`.
-    The encoder reads
-    :math:`\log(1 + x)`, centred and scaled.
+    The encoder reads :math:`\log(1 + x)`, centred and scaled.
 
     References
     ----------

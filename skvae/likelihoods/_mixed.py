@@ -141,8 +141,17 @@ class Given(Likelihood):
     def n_given(self, n_columns):
         return self.n_inputs(n_columns)
 
-    def given(self, x):
-        return self.inputs({}, x)
+    def given(self, params, x):
+        return self.inputs(params, x)
+
+    def shapes(self, n_columns):
+        return self.input_shapes(n_columns)
+
+    def input_shapes(self, n_columns):
+        return self.likelihood.input_shapes(n_columns)
+
+    def start(self, params, x):
+        self.likelihood.start_inputs(params, x)
 
     def n_outputs(self, n_columns):
         return 0
@@ -292,9 +301,9 @@ class PerColumn(Likelihood):
         of_parts = sum(likelihood.n_given(d) for likelihood, d in zip(self.likelihoods, self.widths))
         return of_parts + len(self._missing_conditions())
 
-    def given(self, x):
-        conditions = [part for part in self._parts() if isinstance(part.likelihood, Given)]
-        read = [part.likelihood.given(x[..., part.columns]) for part in conditions]
+    def given(self, params, x):
+        conditions = [part for part in self._parts(params) if isinstance(part.likelihood, Given)]
+        read = [part.likelihood.given(part.params, x[..., part.columns]) for part in conditions]
         if not read:
             return x[..., :0]
         marks = constant(tuple(self._missing_conditions()), x, torch.int64)

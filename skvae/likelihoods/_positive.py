@@ -41,10 +41,6 @@ class Positive(ReadInUnits):
         """Return log x."""
         return log(x)
 
-    def smallest_scale(self, loc):
-        """Return the smallest standard deviation that learning can reach."""
-        return self.floor
-
 
 def log(x: Tensor) -> Tensor:
     """Return the logarithm, a finite number also for the zeros that fill up batches."""

@@ -113,10 +113,10 @@ def inside(shares: Tensor, limits: tuple[float, float]) -> Tensor:
 def _step_at(limit: float, width: float) -> float:
     """Return the step from a limit to its neighbour in single precision, as a share of a range of some width.
 
-    Where single precision has hardly a number in the range, no table of the column has it, and the step is that of a double.
+    Where single precision has few numbers in the range, no table of the column has it, and the step is that of a double.
     """
     single = max(math.ulp(limit) * 2.0**29, 2.0**-149)
-    return (single if single < width / 4 else math.ulp(limit)) / width
+    return (single if single < 1e-3 * width else math.ulp(limit)) / width
 
 
 def _logs(x: Tensor) -> tuple[Tensor, Tensor]:
