@@ -83,8 +83,8 @@ def default_batch_size(n_rows: int) -> int:
 
 
 def default_max_iter(n_rows: int, batch_size: int) -> int:
-    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 4,000 epochs."""
-    return min(4_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
+    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs."""
+    return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
 
 
 def batch_size_for(recipe: Recipe, n_rows: int) -> int:

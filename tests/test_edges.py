@@ -239,7 +239,7 @@ def test_counts_that_vary_more_than_the_model_says_are_followed():
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "zero_inflated_poisson", "log_normal", "gamma"])
 def test_the_encoder_reads_logarithms_centred_and_scaled(likelihood):
-    X = np.random.default_rng(0).poisson(1e5, size=(200, 2)) * [1.0, 3.0] + 1
+    X = np.random.default_rng(0).poisson(np.exp(np.random.default_rng(2).normal([9, 12], [0.5, 0.02], size=(200, 2)))) + 1.0
     holes = np.where(np.random.default_rng(1).random(X.shape) < 0.1, np.nan, X)
     model = vae(likelihood=likelihood).fit(holes)
     fitted, params, rows, _ = model._encoded(holes)
@@ -248,4 +248,53 @@ def test_the_encoder_reads_logarithms_centred_and_scaled(likelihood):
     assert (read[~is_there] == 0).all()
     for j in range(2):
         assert abs(read[is_there[:, j], j].mean()) < 0.1, "of training rows it is zero"
-        assert 0.2 < read[is_there[:, j], j].std() < 1.1, "less where noise alone varies more"
+    assert read[is_there[:, 0], 0].std() == pytest.approx(1.0, abs=0.1)
+    assert read[is_there[:, 1], 1].std() == pytest.approx(0.2, abs=0.05), "what hardly varied is not enlarged at will"
+
+
+@pytest.mark.parametrize("n", [12, 30, 49])
+def test_few_rows_are_not_learnt_by_heart(n):
+    rng = np.random.default_rng(n)
+    factors = rng.normal(size=(3, 10))
+    rows, new = (rng.normal(size=(m, 3)) @ factors + 0.5 * rng.normal(size=(m, 10)) for m in (n, 1000))
+    alone = stats.norm(rows.mean(0), rows.std(0)).logpdf(new).sum(1).mean()
+    assert VAETransformer(random_state=0).fit(rows).score(new) > alone - 1, "by heart it is a hundred nats below"
+
+
+@pytest.mark.parametrize(("n_columns", "n"), [(4, 400), (8, 20_000)])
+def test_combinations_that_come_again_are_all_learnt(n_columns, n):
+    rng = np.random.default_rng(0)
+    slopes = 2 * rng.normal(size=(2, n_columns))
+    rows, new = (
+        (rng.random((m, n_columns)) < 1 / (1 + np.exp(-rng.normal(size=(m, 2)) @ slopes))).astype(float) for m in (n, 20_000)
+    )
+    model = VAETransformer(likelihood="bernoulli", random_state=0).fit(rows)
+    apart = VAETransformer(likelihood="bernoulli", random_state=0, early_stopping=True).fit(rows)
+    assert model.score(new) > apart.score(new) + 0.02
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_column_that_was_constant_at_first_may_vary_later():
+    rng = np.random.default_rng(0)
+
+    def block():
+        return np.exp(4 + 0.3 * rng.normal(size=(500, 1)) + 0.1 * rng.normal(size=(500, 3)))
+
+    first, new = block(), block()
+    first[:, 0] = 55.0
+    model = VAETransformer(1, likelihood="log_normal", random_state=0).partial_fit(first)
+    for _ in range(30):
+        model.partial_fit(block())
+    assert model.score(new) > VAETransformer(1, likelihood="log_normal", random_state=0).fit(block()).score(new) - 1
+
+
+def test_conditions_of_counts_are_read_in_units():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(1000, 2))
+    counts = rng.poisson(np.exp(9 + 0.3 * factors @ rng.normal(size=(2, 5)))).astype(float)
+    model = VAETransformer(2, likelihood="poisson", condition_on=[0, 1], random_state=0).fit(counts[:800])
+    fitted, params, rows, _ = model._encoded(counts[:800])
+    given = fitted.model.likelihood.given(params["likelihood"], rows.slice(0, 800).x).numpy()
+    np.testing.assert_allclose(given.mean(0), 0, atol=0.1)
+    np.testing.assert_allclose(given.std(0), 1, atol=0.1)
+    assert model.score(counts[800:]) > -21

@@ -543,7 +543,7 @@ def test_dispersion_is_learnt():
 
 def test_encoder_reads_logarithms_of_counts_and_zero_for_a_missing_one():
     x = torch.tensor([[0.0, math.e**3 - 1, torch.nan]])
-    torch.testing.assert_close(Poisson().inputs({}, x), torch.tensor([[0.0, 3.0, 0.0]]))
+    torch.testing.assert_close(Poisson().inputs(Poisson().init(3), x), torch.tensor([[0.0, 3.0, 0.0]]))
 
 
 # --- positive numbers ----------------------------------------------------------------------------------------------------
