@@ -4,6 +4,7 @@
     python benchmarks/defaults.py --seeds 20      # and whether 20 seeds on one split all stay finite
     python benchmarks/defaults.py --variants      # what each choice is worth: one changed at a time, on the small tables
     python benchmarks/defaults.py --layers        # what a second hidden layer is worth, by the number of rows
+    python benchmarks/defaults.py --priors        # what a mixture as prior is worth, and how much new rows vary
     python benchmarks/defaults.py --only iris wine --json defaults.json
 
 Every score is in nats per row in the units of the data, on the same quarter of the rows held out. Factor analysis gets the
@@ -86,6 +87,7 @@ def report_seeds(name, X, n_seeds, params):
 
 
 N_ROWS, N_HELD = (500, 1_000, 2_000, 4_000, 10_000), 1_000
+MOST_ROWS = 4_000  # of a table, where priors are compared
 
 VARIANTS = {
     "no linear path": {"encoder": MLP(skip=False), "decoder": MLP(skip=False)},
@@ -138,6 +140,25 @@ def report_layers(chosen, n_splits):
         print(f"{name:<20}" + "".join(f"{gain:>+10.2f}" for gain in found), flush=True)
 
 
+def report_priors(chosen, n_splits):
+    """Print held-out score, variance of drawn rows as a share of that of the training rows, and seconds, for two priors."""
+    print(f"{'table':<20}" + "".join(f"{prior + ': score':>20}{'variance':>10}{'s':>6}" for prior in ("normal", "mixture")))
+    for name, X in chosen.items():
+        line = ""
+        for prior in ("normal", "mixture"):
+            found = []
+            for split in range(n_splits):
+                train, test = train_test_split(X[:MOST_ROWS], test_size=0.25, random_state=split)
+                vae = VAETransformer(prior=prior, random_state=split)
+                _, seconds = timed(lambda vae=vae, train=train: vae.fit(train))
+                varies = train.var(0) > 0
+                share = vae.sample(MOST_ROWS, random_state=0).var(0)[varies] / train.var(0)[varies]
+                found.append((vae.score(test), share.mean(), seconds))
+            score, variance, seconds = np.mean(found, 0)
+            line += f"{score:>20.2f}{variance:>10.2f}{seconds:>6.1f}"
+        print(f"{name:<20}{line}", flush=True)
+
+
 def main():
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,6 +167,7 @@ def main():
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--variants", action="store_true")
     parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--priors", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -156,6 +178,9 @@ def main():
         return
     if args.layers:
         report_layers({name: X for name, X in (chosen | odd_tables()).items() if len(X) > 1000}, args.splits)
+        return
+    if args.priors:
+        report_priors(chosen | odd_tables(), args.splits)
         return
     found = {name: (X.shape, [one_split(X, s, {}) for s in range(args.splits)]) for name, X in chosen.items()}
     report_table(found)
