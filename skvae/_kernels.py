@@ -326,6 +326,7 @@ class Kernel:
 
     def __init__(self, wide: Model, params: Params, n_rows: int, n_samples: int):
         self.model, self.likelihood, self.params = wide, wide.likelihood, params["likelihood"]
+        self.read = partial(wide.inputs, params)
         self.prior, self.prior_params = wide.prior, params.get("prior", {})
         s, n, k = n_samples, n_rows, wide.n_components
         layers = _by_layers(params)
@@ -355,7 +356,7 @@ class Kernel:
 
     def forward(self, x: Tensor, noise: Tensor) -> None:
         """Encode rows x (m, n, d), draw z with noise (m, s, n or 1, k) and decode."""
-        self.inputs.copy_(self.model.inputs({"likelihood": self.params}, x))
+        self.inputs.copy_(self.read(x))
         self.encoder.forward()
         torch.mul(self.scale_per_draw, noise, out=self.spread)
         if self.model.n_given:

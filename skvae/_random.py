@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 _MOVES = 16  # of Hamiltonian Monte Carlo, whose random numbers are drawn together
-_FEWEST_PAIRS = 2  # of draws that average importance weights, whose moments may then be matched
 
 
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -88,8 +87,7 @@ def noise_of_weights(n_samples: int, n_components: int, stream: torch.Generator,
     pair they are 1 and -1 whatever the stream. So no more pairs than components stay as they are drawn; of more, matching takes
     most of the error, beside which the bias is small.
     """
-    is_matched = n_samples // 2 >= max(_FEWEST_PAIRS, n_components + 1)
-    return _in_pairs(n_samples, n_components, stream, dtype, is_matched)
+    return _in_pairs(n_samples, n_components, stream, dtype, is_matched=n_samples // 2 > n_components)
 
 
 def _in_pairs(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype, is_matched: bool) -> Tensor:

@@ -119,8 +119,7 @@ class RowsMixin:
         if isinstance(method, MarginalLikelihood):
             return estimate_rows(method, model, params, rows, model.seed)[:, 0]
         stream = generator(model.seed, "score", device=rows.device)
-        averages_logs = type(method).bound in (Objective.bound, ELBO.bound)
-        draw = matched_normal if averages_logs else noise_of_weights
+        draw = noise_of_weights if method.averages_weights else matched_normal
         noise = draw(method.n_samples, model.n_noise, stream, fitted.dtype)
         return value_of_rows(model, params, rows, method.bound, noise)
 

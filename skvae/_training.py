@@ -27,8 +27,8 @@ from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
 _ROWS_FOR_TWO_LAYERS = 2_000
-_FEW_ROWS = 1_000  # distinct ones, which where they come
-_OFTEN = 3  # times on average may be all that there are
+_FEW_ROWS = 1_000  # distinct rows that are taken for all there are, if they are discrete
+_OFTEN = 3  # and come so many times on average
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000

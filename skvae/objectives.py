@@ -61,6 +61,8 @@ class Objective(Settings):
     differentiates_draws: bool = True
     #: whether it is a fixed sequence of work on the device, which can be recorded and replayed
     is_capturable: bool = False
+    #: whether its bound averages importance weights over the draws, not their logs
+    averages_weights: bool = False
 
     @property
     def is_rowwise(self) -> bool:
@@ -398,6 +400,7 @@ class IWAE(Objective):
     """
 
     is_capturable = True
+    averages_weights = True
     _parameter_constraints = {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "gradient": [StrOptions({"standard", "doubly_reparameterized"})],

@@ -9,7 +9,7 @@ from torch import Tensor
 from skvae._settings import Settings, belongs_with
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-SMALLEST_INPUT_SCALE = 0.1  # in which an encoder reads logarithms
+_SMALLEST_INPUT_SCALE = 0.1  # in which an encoder reads logarithms
 
 
 class Likelihood(Settings):
@@ -219,7 +219,7 @@ class ReadInUnits(Likelihood):
 
     def smallest_scale(self, loc: Tensor) -> Tensor:
         """Return the smallest scale, given the location: columns that hardly varied may do so later."""
-        return torch.full_like(loc, SMALLEST_INPUT_SCALE)
+        return torch.full_like(loc, _SMALLEST_INPUT_SCALE)
 
     def input_shapes(self, n_columns):
         return {"input_loc": (1, n_columns), "input_log_scale": (1, n_columns)}

@@ -37,7 +37,7 @@ class Counts(ReadInUnits):
         return x.log1p()
 
     def smallest_scale(self, loc):
-        """Return that, or the standard deviation that chance alone gives the logarithm of counts."""
+        """Return that of the base, or the standard deviation that chance alone gives the logarithm of counts."""
         return (-loc / 2).exp().maximum(super().smallest_scale(loc))
 
     def start(self, params, x):
@@ -61,8 +61,7 @@ def rate_of(eta: Tensor) -> Tensor:
 class Poisson(Counts):
     r"""Poisson likelihood for columns of counts, :math:`x_j \mid z \sim \mathrm{Poisson}(e^{\eta_j(z)})`.
 
-    Mean and variance of a count are the same, given z. The encoder reads
-    :math:`\log(1 + x)`, centred and scaled.
+    Mean and variance of a count are the same, given z. The encoder reads :math:`\log(1 + x)`, centred and scaled.
 
     See Also
     --------
