@@ -83,8 +83,9 @@ def default_batch_size(n_rows: int) -> int:
 
 
 def default_max_iter(n_rows: int, batch_size: int) -> int:
-    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs."""
-    return min(1_000, math.ceil(20_000 / math.ceil(n_rows / batch_size)))
+    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs or 5,000 steps."""
+    n_batches = math.ceil(n_rows / batch_size)
+    return min(max(1_000, math.ceil(5_000 / n_batches)), math.ceil(20_000 / n_batches))
 
 
 def batch_size_for(recipe: Recipe, n_rows: int) -> int:

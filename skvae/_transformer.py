@@ -110,8 +110,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 512.
 
     max_iter : int, default=None
-        Number of epochs at most. None takes a number that leaves room to converge: 1,000, or fewer with many rows. Training
-        that ends here before it has converged gives a `ConvergenceWarning`.
+        Number of epochs at most. None takes a number that leaves room to converge: 1,000; more where an epoch has fewer than
+        five steps, and fewer with many rows. Training that ends here before it has converged gives a `ConvergenceWarning`.
 
     max_time : float, default=None
         Seconds after which training ends with the epoch in progress. With it, results depend on the machine.

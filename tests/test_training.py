@@ -78,9 +78,17 @@ def test_default_batch_size(n, batch):
 
 @pytest.mark.parametrize("n", [1, 50, 500, 10**4, 10**6, 10**8])
 def test_default_budget_is_bounded_in_epochs_and_steps(n):
-    epochs = default_max_iter(n, default_batch_size(n))
-    assert 1 <= epochs <= 1000
-    assert epochs == 1 or epochs * np.ceil(n / default_batch_size(n)) <= 20_000 + n / default_batch_size(n)
+    epochs, batches = default_max_iter(n, default_batch_size(n)), np.ceil(n / default_batch_size(n))
+    assert epochs >= 1 and (epochs <= 1000 or epochs * batches < 5_000 + batches)
+    assert epochs * batches >= 5_000
+    assert epochs == 1 or epochs * batches <= 20_000 + batches
+
+
+@pytest.mark.parametrize(
+    "X", [X_WINE[:10], X_WINE[:47], np.arange(4_000)[:, None] // [1, 2, 4] % 2 == 0], ids=["10", "47", "flags"]
+)
+def test_default_budget_lets_few_rows_converge(X):
+    assert VAETransformer(random_state=0).fit(X).converged_
 
 
 @pytest.mark.parametrize("window", [1, 2, 100])
@@ -336,7 +344,7 @@ def test_a_report_takes_as_many_draws_as_make_moments_exact_unless_they_are_much
 @ignore_convergence
 @pytest.mark.parametrize(
     ("n_rows", "n_components", "n_epochs"),
-    [(40, 8, 50), (40, 60, 50), (178, 4, 15), (178, 60, 25), (2000, 8, 15), (12_000, 8, 4)],
+    [(40, 8, 50), (40, 60, 125), (178, 4, 15), (178, 60, 25), (2000, 8, 15), (12_000, 8, 4)],
 )
 def test_judging_by_training_rows_takes_a_tenth_of_the_work(monkeypatch, n_rows, n_components, n_epochs):
     trainees = []
