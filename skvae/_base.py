@@ -398,7 +398,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
     def _run(self, table, fitted, one_epoch):
         """Return the training of a state on the rows of a table, which has not begun."""
         recipe = self._recipe()
-        n_draws, batch_size = recipe.solver.n_draws(recipe.objective), batch_size_for(recipe, len(table.X))
+        n_draws, batch_size = recipe.solver.n_draws(recipe.objective), batch_size_for(recipe, table.n_rows)
         device = resolve_device(self.device, flops_of_step(fitted.model, n_draws, batch_size))
         split = split_table(fitted, table, recipe, device, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)

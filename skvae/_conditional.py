@@ -222,9 +222,8 @@ def _fitted(z: Tensor, log_w: Tensor, noise: Tensor) -> Component:
     centred = (at - mean).movedim(0, -1)  # (n, k, s)
     covariance = (centred * share.mT[:, None]) @ centred.mT
     k = z.shape[-1]
-    trust = (
-        1 / (1 + k * share.square().sum(0))[:, None, None]
-    )  # in correlations, the less the fewer latents count per component
+    # in correlations, the less the fewer latents count per component
+    trust = 1 / (1 + k * share.square().sum(0))[:, None, None]
     own = torch.eye(k, dtype=torch.bool, device=z.device)
     return _normal(mean, torch.where(own, covariance, trust * covariance), noise, z.dtype)
 

@@ -214,8 +214,9 @@ def _unknown_categories(format: Format, values: list) -> str:
             f"likelihood=Mixed({{{format.name!r}: 'normal_mixture'}}), or 'poisson' for counts; or declare all its levels with "
             "the type category. To read other numbers as missing, use Mixed(handle_unknown='missing')."
         )
+    found = "1 category" if len(values) == 1 else f"{len(values)} categories"
     return (
-        f"Column {format.name!r} has {len(values)} categories that it did not have in fit: {values[:5]}. Known are "
+        f"Column {format.name!r} has {found} that it did not have in fit: {values[:5]}. Known are "
         f"{known[:10]}. Correct or remove them, or read them as missing with likelihood=Mixed(handle_unknown='missing')."
     )
 

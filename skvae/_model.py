@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -75,7 +75,9 @@ class Model:
     Parameters are passed to every method, never held: `params` is what `unpack` makes of the vector.
     """
 
-    def __init__(self, pieces: Pieces, n_columns: int, n_components: int, seed: int):
+    def __init__(
+        self, pieces: Pieces, n_columns: int, n_components: int, seed: int, bound: tuple[Network, Network] | None = None
+    ):
         self.pieces = pieces
         self.n_columns = n_columns
         self.n_components = n_components
@@ -94,8 +96,10 @@ class Model:
         self.moves_weights = self.n_given > 0 and self.prior.n_weights > 0
         self._of_conditions = {"log_odds": (self.n_given, self.prior.n_weights)} if self.moves_weights else {}
         self._decoder_sizes = (n_components + self.n_given, self.likelihood.n_outputs(n_columns), derived_seed(seed, "decoder"))
-        self.encoder = pieces.encoder.bind(*self._encoder_sizes)
-        self.decoder = pieces.decoder.bind(*self._decoder_sizes)
+        self.encoder, self.decoder = bound or (
+            pieces.encoder.bind(*self._encoder_sizes),
+            pieces.decoder.bind(*self._decoder_sizes),
+        )
         self.layout = Layout(
             {
                 (piece, name): shape
@@ -109,6 +113,11 @@ class Model:
                 for name, shape in shapes.items()
             }
         )
+
+    def with_likelihood(self, likelihood: Likelihood) -> "Model":
+        """Return the model with another likelihood, of which everything has the same sizes; its networks are these."""
+        pieces = replace(self.pieces, likelihood=likelihood)
+        return Model(pieces, self.n_columns, self.n_components, self.seed, (self.encoder, self.decoder))
 
     @cached_property
     def n_products(self) -> int:

@@ -148,6 +148,7 @@ class RowsMixin:
         """
         if sample_weight is None:
             return float(np.mean(self.score_samples(X)))
+        check_is_fitted(self)
         weight = checked_weight(sample_weight, X)
         values = self._by_parts(X, self._scores, weight > 0)
         return float(np.average(values, weights=weight[weight > 0] / weight.max()))

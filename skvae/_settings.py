@@ -1,7 +1,6 @@
 """Settings objects: small, comparable, searchable descriptions of the pieces of a model. They never hold tensors."""
 
 import inspect
-from functools import cache
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone
@@ -24,9 +23,10 @@ class Settings(BaseEstimator):
     _parameter_constraints: dict[str, list] = {}
 
     @classmethod
-    @cache
     def _get_param_names(cls):
-        return super()._get_param_names()
+        if "_param_names" not in vars(cls):  # which no class inherits
+            cls._param_names = super()._get_param_names()
+        return cls._param_names
 
     def __eq__(self, other):
         return type(self) is type(other) and self._compared() == other._compared()

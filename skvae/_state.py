@@ -69,9 +69,7 @@ class Fitted:
         codec, likelihood = self.codec.tolerating_holes(self.model.likelihood)
         if codec is self.codec:
             return self
-        pieces = replace(self.model.pieces, likelihood=likelihood)
-        model = Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed)
-        return replace(self, model=model, codec=codec)
+        return replace(self, model=self.model.with_likelihood(likelihood), codec=codec)
 
     def empty_rows(self, X: Cells) -> np.ndarray:
         """Tell of the rows of which the model describes no cell: nothing has the probability 1.  # (n,)"""
@@ -88,8 +86,7 @@ class Fitted:
         likelihood = self.model.likelihood
         if not likelihood.reads_missing:
             return self
-        pieces = replace(self.model.pieces, likelihood=likelihood.passing_over_holes())
-        return replace(self, model=Model(pieces, self.model.n_columns, self.model.n_components, self.model.seed))
+        return replace(self, model=self.model.with_likelihood(likelihood.passing_over_holes()))
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes by which an estimator shows this state; they are not stored beside it."""

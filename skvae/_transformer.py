@@ -308,6 +308,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             the rows themselves. After a fit on a frame they are one, in its types, with the most probable of categories: first
             the `n_steps` places of the first way, then those of the second, and so on.
         """
+        check_is_fitted(self)
         if not isinstance(n_steps, Integral) or n_steps < 2:
             raise ValueError(f"n_steps must be a whole number of at least 2, the two ends, got {n_steps!r}.")
         start, dtype = self._posterior_mean(X_start)
@@ -356,6 +357,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         direction : ndarray of shape (n_components,)
             The difference of the means.
         """
+        check_is_fitted(self)
         y = column_or_1d(y)
         assert_all_finite(y, input_name="y")
         if pd.isna(y).any():

@@ -16,8 +16,10 @@ import shutil
 import time
 import types
 import typing
+import zoneinfo
 from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -206,8 +208,11 @@ def _encode(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     if isinstance(value, pd.Interval):
         return {"~interval": [*(_encode(end, path, tensors) for end in (value.left, value.right)), value.closed]}
     if isinstance(value, pd.Timestamp):
-        moment = value if value.tz is None else value.tz_convert("UTC").tz_localize(None)
-        return {"~timestamp": [moment.isoformat(), None if value.tz is None else str(value.tz)]}
+        zone = None if value.tz is None else str(value.tz)
+        if zone is None:
+            return {"~timestamp": [value.isoformat(), None]}
+        if _is_zone(zone):
+            return {"~timestamp": [value.tz_convert("UTC").tz_localize(None).isoformat(), zone]}
     if isinstance(value, pd.Timedelta):
         return {"~timedelta": value.isoformat()}
     raise TypeError(
@@ -460,12 +465,25 @@ def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
     if tag == "~interval":
         return pd.Interval(*(_decode(end, tensors) for end in content[:2]), closed=content[2])
     if tag == "~timestamp":
-        return pd.Timestamp(content[0]) if content[1] is None else pd.Timestamp(content[0], tz="UTC").tz_convert(content[1])
+        moment, zone = content
+        if zone is None:
+            return pd.Timestamp(moment)
+        if not _is_zone(zone):
+            raise SkvaeFileError(f"it has a moment in the time zone {zone!r}, which is none by name")
+        return pd.Timestamp(moment, tz="UTC").tz_convert(zone)
     if tag == "~timedelta":
         return pd.Timedelta(content)
     if tag == "~strings" and all(isinstance(v, str) for v in content):
         return np.array(content, dtype=object)
     raise SkvaeFileError(f"its manifest has an unknown entry {tag!r}")
+
+
+_named_zones = cache(zoneinfo.available_timezones)
+
+
+def _is_zone(name: str) -> bool:
+    """Tell whether a time zone is known by its name: libraries read others from a path that the name tells."""
+    return re.fullmatch(r"UTC([+-]\d\d:\d\d)?", name) is not None or name in _named_zones()
 
 
 # --- checks of what a file describes ---------------------------------------------------------------------------------

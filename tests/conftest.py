@@ -172,7 +172,7 @@ def within_support(likelihood, X):
     low, high = likelihood.support
     if low <= -1e6:
         return X
-    cells = np.exp(0.5 * X) if high == np.inf else low + (high - low) / (1 + np.exp(-X))
+    cells = np.exp(0.5 * X) if high > 1e6 else low + (high - low) / (1 + np.exp(-X))
     return np.rint(cells) if likelihood.is_whole else cells
 
 

@@ -298,3 +298,15 @@ def test_conditions_of_counts_are_read_in_units():
     np.testing.assert_allclose(given.mean(0), 0, atol=0.1)
     np.testing.assert_allclose(given.std(0), 1, atol=0.1)
     assert model.score(counts[800:]) > -21
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "zero_inflated_poisson"])
+def test_counts_that_no_mean_reaches_are_refused(likelihood):
+    counts = np.random.default_rng(0).poisson(5, size=(60, 3)).astype(float)
+    model = vae(likelihood=likelihood).fit(counts)
+    counts[1, 2] = 1e13
+    assert np.isfinite(model.score_samples(counts)).all() and (model.score_samples(counts) < 0).all()
+    assert np.isfinite(model.score_cells(counts)).all()
+    counts[1, 2] = 1e14
+    with pytest.raises(ValueError, match=r"outside \[0, 1e\+13\].*1e\+14 in 'x2'"):
+        model.score_samples(counts)

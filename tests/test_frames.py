@@ -183,7 +183,7 @@ def test_training_goes_on_with_the_same_categories():
     vae.set_params(max_iter=5).fit(X)
     assert vae.n_iter_ == 5
     vae.partial_fit(X.iloc[:20])
-    with pytest.raises(ValueError, match="'text' has 1 categories that it did not have in fit: \\['new'\\]"):
+    with pytest.raises(ValueError, match="'text' has 1 category that it did not have in fit: \\['new'\\]"):
         vae.partial_fit(X.assign(text="new"))
 
 
@@ -399,7 +399,7 @@ def test_columns_of_arrays_go_by_their_numbers():
     vae = quick(likelihood=Mixed({1: "categorical"})).fit(X)
     found = vae.sample(30, random_state=0)
     assert isinstance(found, np.ndarray) and set(found[:, 1]) <= {2.0, 5.0, 7.0}
-    with pytest.raises(ValueError, match="Column 1 has 1 categories"):
+    with pytest.raises(ValueError, match="Column 1 has 1 category"):
         vae.transform(np.array([[0.0, 3.0]]))
 
 

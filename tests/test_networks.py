@@ -381,3 +381,20 @@ def test_scores_overwrite_nothing_that_a_network_was_given(likelihood, what, sco
         return vae.set_params(score_method=score_method).score_samples(X[:5])
 
     np.testing.assert_allclose(scores(copies=False), scores(copies=True), rtol=1e-4)
+
+
+def test_networks_of_the_users_are_made_once():
+    """Also for rows with holes, which training has not seen, and for cells that are judged one by one."""
+    made = []
+
+    def network(n_in, n_out):
+        made.append((n_in, n_out))
+        return torch.nn.Linear(n_in, n_out)
+
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    vae = VAETransformer(2, encoder=network, decoder=network, max_iter=2, learning_rate="cosine").fit(X)
+    made.clear()
+    vae.transform(np.where(X > 1, np.nan, X))
+    vae.score_cells(X)
+    vae.predictive_interval(X)
+    assert made == []

@@ -591,6 +591,24 @@ def test_names_come_back_as_an_array_of_objects():
     assert_equal_values(persistence._decode(persistence._encode(names, "names", {}), {}), names)
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin", "UTC+05:30"])
+def test_moments_come_back_in_their_time_zone(zone):
+    moment = pd.Timestamp("2026-02-03 04:05:06.789", tz=zone)
+    after = persistence._decode(persistence._encode(moment, "moment", {}), {})
+    assert (after, str(after.tz)) == (moment, str(moment.tz))
+
+
+@pytest.mark.parametrize("zone", ["dateutil//etc/hostname", "/etc/hostname", "../../etc/hostname", ""])
+def test_time_zone_of_a_file_is_no_path(zone):
+    with pytest.raises(SkvaeFileError, match="time zone"):
+        persistence._decode({"~timestamp": ["2026-02-03", zone]}, {})
+
+
+def test_time_zone_that_a_path_tells_is_refused_when_saving():
+    with pytest.raises(TypeError, match="holds"):
+        persistence._encode(pd.Timestamp("2026-02-03", tz="dateutil/Europe/Berlin"), "moment", {})
+
+
 @pytest.mark.parametrize(
     "value", [object(), print, np.array([object()]), np.zeros(2, dtype=complex), {1, 2}, MyGaussian(), Gaussian]
 )

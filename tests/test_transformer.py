@@ -282,6 +282,9 @@ def test_nothing_is_done_before_fit():
         lambda X: model.edit(X, [1.0]),
         lambda X: model.interpolate(X, X),
         lambda X: model.attribute_direction(X, IRIS.target == 0),
+        lambda X: model.interpolate(X, X, n_steps=0),
+        lambda X: model.attribute_direction(X, [1]),
+        lambda X: model.score(X, sample_weight=[-1]),
     ]
     for call in calls:
         with pytest.raises(NotFittedError):

@@ -16,6 +16,7 @@ from skvae.likelihoods._numerics import (
     sum_over_rows,
 )
 
+_LARGEST_COUNT = 1e13  # about exp(FARTHEST_LOG), the largest mean
 _SMALLEST_DISPERSION = 1e-6  # below which nobody can tell a negative binomial from a Poisson
 
 
@@ -27,7 +28,7 @@ class Counts(ReadInUnits):
 
     @property
     def support(self):
-        return (0.0, math.inf)
+        return (0.0, _LARGEST_COUNT)
 
     def units(self, columns):
         return columns.mean * 0.0, columns.mean * 0.0 + 1.0
