@@ -148,12 +148,8 @@ def _mkl_set_num_threads_local() -> Callable[[int], int]:
         return lambda n: 0
 
 
-class _Precision:
-    """The precision of the process, and how many scopes have set it: the first one notes it, the last one sets it back."""
-
-    lock = threading.Lock()
-    n_scopes = 0
-    outside = "highest"
+_precision_changes = threading.Lock()
+_precisions: list[str] = []  # that the scopes have found; the last scope to end sets the first of them back
 
 
 @contextmanager
@@ -162,18 +158,14 @@ def matmul_precision(name: str) -> Iterator[None]:
 
     torch keeps one precision for the process, so other threads compute with it too while the scope lasts.
     """
-    with _Precision.lock:
-        if not _Precision.n_scopes:
-            _Precision.outside = torch.get_float32_matmul_precision()
-        _Precision.n_scopes += 1
+    with _precision_changes:
+        _precisions.append(torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
-        with _Precision.lock:
-            _Precision.n_scopes -= 1
-            if not _Precision.n_scopes:
-                torch.set_float32_matmul_precision(_Precision.outside)
+        with _precision_changes:
+            torch.set_float32_matmul_precision(_precisions.pop())
 
 
 _one_recording = threading.Lock()
