@@ -26,7 +26,7 @@ class Plan:
 
     seed: int
     batch_size: int
-    max_iter: int  # epochs in all
+    max_iter: int  # epoch at which to end at the latest
     learning_rate_init: float
     learning_rate: str  # the schedule
     tol: float  # nats per row that count as an improvement
@@ -48,6 +48,7 @@ class Progress:
     """Where training stands: all that is needed, beside parameters and optimizer memory, to go on as if nothing happened."""
 
     epoch: int = 0
+    first: int = 0  # epoch at which training on the present data began
     n_steps: int = 0
     learning_rate_factor: float = 1.0
     n_reductions: int = 0
@@ -85,6 +86,7 @@ class Trainee:
     is_judged: bool = True  # False: the mean over the training batches has to do
     callbacks: Iterable[Callback] = ()
     error: BaseException | None = None
+    has_ended: bool = False  # for good or by an error of its own: what goes wrong later is of others
     state: SolverState = field(init=False)
     row: int = field(init=False)  # of the state
     restart: "Restart" = field(init=False)
@@ -122,11 +124,12 @@ def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
     if trainee.is_judged and progress.best_value == -math.inf:
         value, bound = yield MEASURE
-        if not progress.history["epoch"]:
-            _record(progress, plan, value, bound)
-        progress.best_value = progress.reference_value = value
-        trainee.best.copy_(trainee.result())
-        restart.keep(trainee)
+        if math.isfinite(value):
+            if not progress.history["epoch"]:
+                _record(progress, plan, value, bound)
+            progress.best_value = progress.reference_value = value
+            trainee.best.copy_(trainee.result())
+            restart.keep(trainee)
     n_measured = 0
     while progress.epoch < plan.max_iter and not progress.converged:
         measures = plan.measures_after(progress.epoch + 1)
@@ -156,7 +159,8 @@ def learning_rate(plan: Plan, progress: Progress, epoch: int) -> float:
     """Return the learning rate of an epoch."""
     rate = plan.learning_rate_init * progress.learning_rate_factor
     if plan.learning_rate == "cosine":
-        rate *= 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * epoch / plan.max_iter))
+        share = (epoch - progress.first) / (plan.max_iter - progress.first)
+        rate *= 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * share))
     return rate
 
 

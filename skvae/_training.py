@@ -1,5 +1,6 @@
 """From distinct rows to a trained state: the defaults that depend on the data, the split, the run, and what it reports."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model, Params
 from skvae._population import train_in_company
 from skvae._random import generator, matched_normal
+from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
@@ -193,14 +195,10 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     n = len(split.train)
     batch_size = n if recipe.solver.takes_all_rows else batch_size_for(recipe, n)
     budget = recipe.max_iter or default_max_iter(n, batch_size)
-    if one_epoch:
-        budget = progress.epoch + 1
-    elif earlier_training(fitted, split) is None:
-        budget += progress.epoch
     return Plan(
         seed=fitted.model.seed,
         batch_size=batch_size,
-        max_iter=budget,
+        max_iter=progress.first + (1 if one_epoch else budget),
         learning_rate_init=recipe.learning_rate_init,
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,
@@ -230,29 +228,46 @@ def earlier_training(fitted: Fitted, split: Split) -> Training | None:
 
 
 def criterion_of(recipe: Recipe) -> str:
-    """Tell by what training is judged, beside the rows."""
-    return repr((recipe.solver.judge(recipe.objective), float(recipe.alpha)))
+    """Tell by what training is judged, beside the rows, in words that no option of another library changes."""
+    spec = to_spec(recipe.solver.judge(recipe.objective))
+    return json.dumps([spec, float(recipe.alpha)], default=_in_words, skipkeys=True)
+
+
+def _in_words(value: Any) -> Any:
+    """Return numbers of numpy as Python's, as a file gives them back, and anything else as a text."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def start_progress(fitted: Fitted, split: Split, recipe: Recipe, so_far: Progress, one_epoch: bool) -> Progress:
     """Return where training stands: where it ended on the same data, or after the epochs that lie behind."""
     earlier = earlier_training(fitted, split)
     if earlier is None or one_epoch:
-        return replace(so_far, criterion=criterion_of(recipe))
+        return replace(so_far, first=so_far.epoch, criterion=criterion_of(recipe))
     history = {name: list(values) for name, values in earlier.progress["history"].items()}
     progress = Progress(**{**earlier.progress, "history": history, "stopped": False})
     criterion = criterion_of(recipe)
     if progress.criterion == criterion:
         return progress
-    return Progress(progress.epoch, progress.n_steps, criterion=criterion, history=history)  # what was best may be no longer
+    # What was best may be no longer.
+    return Progress(progress.epoch, progress.first, progress.n_steps, criterion=criterion, history=history)
 
 
 def progress_of(attributes: dict[str, Any], codec: TableCodec) -> Progress:
     """Return the progress that the fitted attributes of an estimator tell of, those that `report` gave."""
-    history = {name: np.array(values) for name, values in attributes["history_"].items()}
-    for name in ("objective", "lower_bound"):
-        history[name] = history[name] - codec.log_jacobian
-    return Progress(attributes["n_iter_"], attributes["n_steps_"], history={k: v.tolist() for k, v in history.items()})
+    history = _shifted(attributes["history_"], -codec.log_jacobian)
+    plain = {name: values.tolist() for name, values in history.items()}
+    return Progress(attributes["n_iter_"], n_steps=attributes["n_steps_"], history=plain)
+
+
+def _history_in_units_of_data(progress: Progress, codec: TableCodec) -> dict[str, np.ndarray]:
+    """Return the history that an estimator shows, from which `progress_of` finds the way back."""
+    return _shifted(progress.history, codec.log_jacobian)
+
+
+def _shifted(history: dict[str, Any], by: float) -> dict[str, np.ndarray]:
+    """Return a history whose values in nats are larger by a number."""
+    arrays = {name: np.array(values) for name, values in history.items()}
+    return {**arrays, **{name: arrays[name] + by for name in ("objective", "lower_bound")}}
 
 
 def start_state(fitted: Fitted, split: Split, recipe: Recipe, one_epoch: bool) -> tuple[Tensor, Tensor, Slots | None]:
@@ -413,9 +428,6 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     share = (share / share.sum()).double()[:, None]
     variance = (share * (mean - (share * mean).sum(0)).square()).sum(0)
     noise_variance = model.likelihood.noise_variance(params["likelihood"], model.n_columns)
-    history = {name: np.array(values) for name, values in progress.history.items()}
-    for name in ("objective", "lower_bound"):
-        history[name] = history[name] + fitted.codec.log_jacobian
     attributes: dict[str, object] = {
         "lower_bound_": bound + fitted.codec.log_jacobian,
         "kl_per_component_": (share * kl).sum(0).cpu().numpy(),
@@ -423,7 +435,7 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
         "n_iter_": progress.epoch,
         "n_steps_": progress.n_steps,
         "converged_": progress.converged,
-        "history_": history,
+        "history_": _history_in_units_of_data(progress, fitted.codec),
     }
     if noise_variance is not None:
         attributes["noise_variance_"] = fitted.codec.variance(noise_variance.cpu().numpy()[0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_engine import make_trainee
 
-from skvae._course import EPOCH, MEASURE, MEASURED_EPOCH, DivergenceError, Progress, course, divergence
+from skvae._course import EPOCH, MEASURE, MEASURED_EPOCH, DivergenceError, Progress, course, divergence, learning_rate
 from skvae._engine import assemble, train
 
 
@@ -70,3 +70,19 @@ def test_a_restart_point_is_a_copy():
 
 def test_the_error_of_a_divergence_says_what_was_tried():
     assert "learning rate had been divided by 8" in str(divergence(Progress(epoch=3, n_rollbacks=3)))
+
+
+def test_a_first_measurement_that_is_no_number_is_passed_over():
+    trainee = make_trainee(max_iter=6)
+    trainee.plan = replace(trainee.plan, n_iter_no_change=1)
+    follow(trainee, [math.nan, 1.0, 2.0, 3.0])
+    progress = trainee.progress
+    assert progress.best_value == progress.reference_value == 3.0 and progress.n_reductions == 0 and not progress.converged
+    assert progress.history["epoch"] == [2, 4, 6]
+
+
+def test_a_schedule_runs_from_the_epoch_at_which_training_on_the_data_began():
+    plan = make_trainee(max_iter=30, learning_rate="cosine").plan
+    fresh = [learning_rate(replace(plan, max_iter=20), Progress(), epoch) for epoch in range(20)]
+    later = [learning_rate(plan, Progress(first=10), epoch) for epoch in range(10, 30)]
+    assert later == fresh and later[0] == 0.01

@@ -4,13 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
 import skvae
-from skvae import VAETransformer, _training
+from skvae import VAETransformer, _training, callbacks
 from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
 from skvae._random import generator, matched_normal, normal
@@ -197,6 +198,49 @@ def test_warm_start_on_other_rows_has_the_whole_budget():
 
 
 @ignore_convergence
+def test_a_schedule_starts_again_on_other_rows():
+    vae = small(warm_start=True, max_iter=20, learning_rate="cosine").fit(X_IRIS[:100])
+    vae.fit(X_IRIS)
+    is_second = vae.history_["epoch"] > 20
+    epochs = vae.history_["epoch"][is_second] - 21  # before each, of this fit
+    cosine = 0.001 + 0.999 * (1 + np.cos(np.pi * epochs / 20)) / 2
+    np.testing.assert_allclose(vae.history_["learning_rate"][is_second], 0.01 * cosine)
+    assert vae.n_iter_ == 40 and cosine[0] > 0.9
+
+
+@ignore_convergence
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_interrupted_training_on_other_rows_is_finished_as_if_it_had_not_been(tmp_path, saved):
+    def begun():
+        return small(warm_start=True, max_iter=20, learning_rate="cosine", n_iter_no_change=100).fit(X_IRIS[:100])
+
+    at_once, in_parts = begun().fit(X_IRIS), begun()
+    interrupt_at(in_parts, 33)
+    assert 20 < in_parts.n_iter_ < 40
+    if saved:
+        in_parts.save(tmp_path / "model.skvae")
+        in_parts = skvae.load(tmp_path / "model.skvae")
+    in_parts.fit(X_IRIS)
+    assert in_parts.n_iter_ == 40
+    np.testing.assert_array_equal(in_parts._fitted.params, at_once._fitted.params)
+    for name, values in at_once.history_.items():
+        np.testing.assert_array_equal(in_parts.history_[name], values)
+
+
+def interrupt_at(vae, epoch):
+    """Fit all rows, and press Ctrl-C at the end of an epoch."""
+
+    def press(progress, state):
+        if progress.epoch == epoch:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "tell_tasks", lambda *args: press)
+        vae.fit(X_IRIS)
+
+
+@ignore_convergence
 def test_warm_start_refuses_another_architecture():
     vae = small(warm_start=True).fit(X_IRIS)
     for change in ({"n_components": 3}, {"hidden_layer_sizes": (9,)}, {"likelihood": Gaussian("shared")}, {"dtype": "float64"}):
@@ -301,6 +345,17 @@ def test_going_on_by_another_criterion_is_judged_by_that_one():
     vae.set_params(alpha=1000.0, max_iter=1200).fit(X_IRIS)
     assert squared_weights(vae) < 1e-2 * before
     assert list(vae.history_["epoch"]) == sorted(set(vae.history_["epoch"]))
+
+
+@ignore_convergence
+@pytest.mark.parametrize("objective", [ELBO(beta=0.5), ELBO(beta=np.float64(0.5))], ids=["float", "numpy"])
+def test_a_converged_model_has_nothing_left_to_do_whatever_scikit_learn_prints(tmp_path, objective):
+    small(warm_start=True, max_iter=2_000, tol=0.1, objective=objective).fit(X_WINE).save(tmp_path / "model.skvae")
+    vae = skvae.load(tmp_path / "model.skvae")
+    n_iter = vae.n_iter_
+    assert vae.converged_
+    with sklearn.config_context(print_changed_only=False):
+        assert vae.fit(X_WINE).n_iter_ == n_iter
 
 
 @ignore_convergence
