@@ -19,6 +19,7 @@ from skvae.displays import (
     ManifoldDisplay,
     ReconstructionDisplay,
     SamplesDisplay,
+    TableCheckDisplay,
     TrainingCurveDisplay,
 )
 from skvae.likelihoods import Bernoulli
@@ -222,7 +223,7 @@ def test_rarest_of_many_text_labels_share_a_group(vae, ax):
     y = np.array([f"kind {min(i, 11):02}" for i in range(150)])
     display = LatentSpaceDisplay.from_estimator(vae, IRIS.data, y, ax=ax)
     assert len(display.scatters_) == 10
-    assert legend(ax)[-1] == "3 others"
+    assert ax.texts[-1].get_text() == "3 others"
     assert sum(len(s.get_offsets()) for s in display.scatters_) == 150
 
 
@@ -241,10 +242,11 @@ def test_ellipses_have_the_size_of_one_standard_deviation(vae, y, ax):
     ax.figure.canvas.draw()
 
 
-def test_ten_labels_are_also_written_into_the_figure(digits, ax):
+def test_ten_labels_are_written_into_the_figure_in_place_of_a_legend(digits, ax):
     vae, X, y = digits
     LatentSpaceDisplay.from_estimator(vae, X, y, ax=ax)
     assert [t.get_text() for t in ax.texts] == [str(i) for i in range(10)]
+    assert ax.get_legend() is None
 
 
 def test_as_many_labels_as_rows_are_needed(vae, ax):
@@ -516,3 +518,24 @@ def test_images_need_a_shape_that_holds_a_row_and_pass_options_on(digits, displa
         display.from_estimator(digits[0], image_shape=(8, 9), ax=ax)
     display.from_estimator(digits[0], image_shape=(8, 8), ax=ax, cmap="viridis")
     assert ax.images[0].get_cmap().name == "viridis"
+
+
+# --- table check ---------------------------------------------------------------------------------------------------------
+
+
+def test_table_check_says_what_its_marks_maps_and_title_are(vae):
+    display = TableCheckDisplay.from_estimator(vae, IRIS.data)
+    bars, real, drawn = display.axes_
+    assert legend(bars) == ["95 % of chance"]
+    assert "classifier AUC" in display.figure_.get_suptitle()
+    assert [real.get_title(), drawn.get_title()] == ["associations, real rows", "associations, drawn rows"]
+    names = [label.get_text() for label in bars.get_yticklabels()]
+    assert [label.get_text() for label in real.get_xticklabels()] == names
+    assert display.figure_.axes[-1].get_ylabel() == "association"
+
+
+def test_table_check_leaves_the_title_of_a_figure_to_its_owner(vae):
+    figure = matplotlib.figure.Figure()
+    display = TableCheckDisplay.from_estimator(vae, IRIS.data, axes=figure.subplots(1, 3))
+    assert figure.get_suptitle() == ""
+    assert "classifier AUC" in display.axes_[1].get_title()

@@ -144,15 +144,16 @@ class LatentSpaceDisplay:
     def _draw_labels(self, ax, ellipses, style):
         """Draw one group of rows per label."""
         groups = _groups(self.y, len(self.mean))
-        colours = FEW_COLOURS if len(groups) <= len(FEW_COLOURS) else MANY_COLOURS
+        are_written = len(groups) > len(FEW_COLOURS)
+        colours = MANY_COLOURS if are_written else FEW_COLOURS
         for (label, rows), colour, marker in zip(groups, colours, _MARKERS):
             drawn = {"color": colour, "marker": marker, "label": label, **style}
             self.scatters_.append(ax.scatter(*self.mean[rows].T, **drawn))
             if ellipses:
                 self.ellipses_.append(_add_ellipses(ax, self.mean[rows], self.std[rows], edgecolors=colour))
-            if len(groups) > len(FEW_COLOURS):
+            if are_written:
                 _write(ax, label, np.median(self.mean[rows], axis=0), colour)
-        if self.y is not None:
+        if self.y is not None and not are_written:
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.2)
 
     def _draw_values(self, ax, ellipses, style):

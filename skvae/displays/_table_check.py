@@ -6,6 +6,7 @@ from skvae.displays._drawing import FEW_COLOURS, check_estimator, new_axes
 from skvae.evaluation import posterior_predictive_check
 
 _MAX_COLUMNS = 30
+_FEW_COLUMNS = 20  # of which the names fit side by side
 
 
 class TableCheckDisplay:
@@ -97,7 +98,7 @@ class TableCheckDisplay:
         return cls(comparison=comparison).plot(axes, **kwargs)
 
     def plot(self, axes=None, **kwargs):
-        """Draw the distances of the columns, the largest on top, and the associations of the same columns.
+        """Draw the distances of the columns, the largest on top, and beside each its associations with the same columns.
 
         Parameters
         ----------
@@ -113,13 +114,19 @@ class TableCheckDisplay:
             The display.
         """
         shown = np.argsort(-self.comparison.distances, kind="stable")[:_MAX_COLUMNS]
-        if axes is None:
+        is_new = axes is None
+        if is_new:
             axes = _three_axes(type(self).__name__, len(shown))
         axes = np.asarray(axes, dtype=object).ravel()
         if len(axes) != 3:
             raise ValueError(f"axes must be three Axes, for the distances and two tables of associations, got {len(axes)}.")
         self._draw_distances(axes[0], shown, kwargs)
         self._draw_associations(axes[1:], shown)
+        auc = f"classifier AUC {self.comparison.auc:.2f} (0.5: cannot tell real from drawn rows)"
+        if is_new:
+            axes[0].figure.suptitle(auc)
+        else:  # the title of a figure is its owner's
+            axes[1].set_title(f"{auc}\n\n{axes[1].get_title()}", fontsize="medium")
         self.axes_, self.figure_ = axes, axes[0].figure
         return self
 
@@ -127,30 +134,39 @@ class TableCheckDisplay:
         """Draw a bar for every column, and a mark at what chance makes of it."""
         found, places = self.comparison, np.arange(len(shown))
         ax.barh(places, found.distances[shown], **{"color": FEW_COLOURS[0], "height": 0.75, **kwargs})
-        ax.plot(found.chance[shown], places, "|", color="black", ms=8)
+        ax.plot(found.chance[shown], places, "|", color="black", ms=8, label="95 % of chance")
         ax.set_yticks(places, self._names(shown), fontsize="small")
         n_columns = len(found.names)
-        less = f" ({len(shown)} largest of {n_columns})" if len(shown) < n_columns else ""
-        ax.set(xlim=(0, None), ylim=(len(shown) - 0.4, -0.6), xlabel=f"distance of columns{less}, | 95 % by chance")
-        ax.set_title(f"real or synthetic: AUC {found.auc:.2f}", fontsize="medium")
+        less = f"\n{len(shown)} largest of {n_columns} columns" if len(shown) < n_columns else ""
+        ax.set(xlim=(0, None), ylim=(len(shown) - 0.5, -0.5), xlabel=f"distance between distributions (0 to 1){less}")
+        ax.xaxis.set_major_locator(_few_ticks())
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
 
     def _names(self, shown):
         return [str(self.comparison.names[j]) for j in shown]
 
     def _draw_associations(self, axes, shown):
-        """Draw the associations of both tables in one scale, with columns in the order of the bars."""
+        """Draw the associations of both tables in one scale, with columns in the order of the bars and rows beside them."""
         both = (self.comparison.real_associations, self.comparison.synthetic_associations)
-        for ax, title, associations in zip(axes, ("real", "synthetic"), both):
-            image = ax.imshow(associations[np.ix_(shown, shown)], cmap="RdBu_r", vmin=-1, vmax=1)
+        names = self._names(shown)
+        for ax, title, associations in zip(axes, ("real rows", "drawn rows"), both):
+            image = ax.imshow(associations[np.ix_(shown, shown)], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
             ax.set_title(f"associations, {title}", fontsize="medium")
-            ax.set_xticks([])
+            size = "small" if len(shown) <= _FEW_COLUMNS else "x-small"
+            ax.set_xticks(np.arange(len(shown)), names, fontsize=size, rotation=90)
             ax.set_yticks([])
-        axes[0].set_yticks(np.arange(len(shown)), self._names(shown), fontsize="small")
-        axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.7)
+        axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.7, label="association")
+
+
+def _few_ticks():
+    """Return what sets no more ticks than numbers have room for."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
 
 
 def _three_axes(who, n_columns):
     """Return three axes of a new figure beside each other."""
-    figure = new_axes(None, who, (11, max(3.2, 1 + 0.2 * n_columns))).figure
+    figure = new_axes(None, who, (11, max(4.0, 2.2 + 0.2 * n_columns))).figure
     figure.clear()
     return figure.subplots(1, 3, width_ratios=(1, 1, 1))
