@@ -40,12 +40,13 @@ def fit(solver):
     """Return a model trained for eighty epochs, and its seconds."""
     start = time.perf_counter()
     vae = VAETransformer(
-        5, likelihood=Bernoulli((0, 16)), encoder=network, decoder=network, solver=solver, learning_rate="constant",
-        learning_rate_init=0.005, batch_size=64, max_iter=80, early_stopping=False, tol=0, n_iter_no_change=1000,
-        score_method="iwae", random_state=0,
+        5, likelihood=Bernoulli((0, 16)), encoder=network, decoder=network, solver=solver,
+        learning_rate="constant", learning_rate_init=0.005, batch_size=64, max_iter=80,
+        early_stopping=False, tol=0, n_iter_no_change=1000, score_method="iwae", random_state=0,
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # all get the same budget, enough or not
+        # all get the same budget, enough or not
+        warnings.simplefilter("ignore", ConvergenceWarning)
         return vae.fit(X_train), time.perf_counter() - start
 
 
@@ -74,6 +75,7 @@ plt.show()
 # What we see
 # -----------
 # Wake-sleep keeps up at first and then stays behind AEVB: its two phases raise two different functions. With five
-# weighted samples it ends close to AEVB in the bound, and its score of new rows is as good: the better decoder hides behind
-# an encoder that covers the posterior instead of tightening the bound. Monte Carlo EM gets five updates out of a pass over
-# all rows, where the others get twenty-two, so it needs many more passes, and it needs all rows at once for each of them.
+# weighted samples it ends below AEVB in the bound and above it in the score of new rows: the better decoder hides behind
+# an encoder that covers the posterior instead of tightening the bound. Monte Carlo EM gets five updates out of a pass
+# over all rows, where the others get twenty-two, so it needs many more passes, and it needs all rows at once for each of
+# them.

@@ -53,7 +53,8 @@ fig, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
 models = [VAETransformer(k, likelihood=images, **budget).fit(X_train) for k in (5, 10, 20)]
 for ax, model in zip(axes.flat, [vae, *models]):
     SamplesDisplay.from_estimator(model, image_shape=(8, 8), n_samples=50, random_state=0, ax=ax)
-    ax.set_title(f"{model.n_components_} components, {model.score(X_test):.1f} nats per image", fontsize="medium")
+    title = f"{model.n_components_} components, {model.score(X_test):.1f} nats per image"
+    ax.set_title(title, fontsize="medium")
 plt.show()
 
 # %%

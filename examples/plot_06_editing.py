@@ -23,7 +23,9 @@ from skvae.displays import draw_images
 from skvae.likelihoods import Bernoulli
 
 X, y = load_digits(return_X_y=True)
-X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=1 / 3, random_state=0, stratify=y)
+X_train, X_test, y_train, y_test = train_test_split(
+    X, y, test_size=1 / 3, random_state=0, stratify=y
+)
 
 images = Bernoulli(limits=(0, 16), binarize="dynamic")
 vae = VAETransformer(n_components=12, likelihood=images, random_state=0).fit(X_train)
@@ -57,7 +59,8 @@ def more_than_usual(values, digits):
 
 measures = {"lean": lean, "ink": ink}
 directions = {
-    name: vae.attribute_direction(X_train, more_than_usual(measure(X_train), y_train)) for name, measure in measures.items()
+    name: vae.attribute_direction(X_train, more_than_usual(measure(X_train), y_train))
+    for name, measure in measures.items()
 }
 
 # %%

@@ -9,9 +9,10 @@ tell the rows that it draws from real ones?
 # %%
 # Data
 # ----
-# The diabetes table that scikit-learn ships, with its columns as what they are: the sex as a category, the age as a whole
-# number, and the progression of the disease one year later, in four ordered levels of equal size. Some cholesterol
-# values that follow from the others by a formula are left out. Half of the rows is set aside.
+# The diabetes table that scikit-learn ships, with its columns as what they are: the sex as a category (the table does not
+# tell which is which), the age as a whole number, and the progression of the disease one year later, in four ordered
+# levels of equal size. Some cholesterol values that follow from the others by a formula are left out. Half of the rows
+# is set aside.
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,7 +27,7 @@ levels = ["1 slow", "2 moderate", "3 fast", "4 very fast"]
 X = pd.DataFrame(
     {
         "age": data.data["age"].astype(int),
-        "sex": data.data["sex"].map({1.0: "a", 2.0: "b"}).astype("category"),  # the table does not tell which is which
+        "sex": pd.Categorical(data.data["sex"].map({1.0: "a", 2.0: "b"})),
         "body mass index": data.data["bmi"],
         "blood pressure": data.data["bp"],
         "cholesterol": data.data["s1"],
@@ -69,7 +70,8 @@ fig, axes = plt.subplots(1, 2, figsize=(8, 3.6), sharex=True, sharey=True, layou
 for ax, (title, rows) in zip(axes, {"real rows, set aside": test, "new rows": new}.items()):
     for sex, colour in (("a", "#4477AA"), ("b", "#EE6677")):
         chosen = rows[rows["sex"] == sex]
-        ax.scatter(chosen["HDL"], chosen["log triglycerides"], s=10, color=colour, label=f"sex {sex}")
+        x, y = chosen["HDL"], chosen["log triglycerides"]
+        ax.scatter(x, y, s=10, color=colour, label=f"sex {sex}")
     ax.set(title=title, xlabel="HDL", ylabel="log triglycerides")
 axes[0].legend(frameon=False)
 plt.show()
@@ -91,5 +93,5 @@ print(display.comparison.columns.round(2))
 # to, progression is one column among nine. New rows have the columns, types and levels of the table, and the same
 # relation of HDL and triglycerides, for either sex at its place.
 #
-# The associations of real and new rows look alike. One of nine columns, the blood pressure, is further apart than chance
-# explains. A classifier finds little to tell the rows by.
+# The associations of real and new rows look alike. Most columns are no further apart than chance makes two samples of
+# one distribution; of nine columns, one or another may reach its mark. A classifier finds little to tell the rows by.

@@ -19,7 +19,8 @@ from sklearn.datasets import load_diabetes
 from skvae import VAETransformer
 
 data = load_diabetes(as_frame=True, scaled=False)
-names = {"bp": "blood pressure", "s1": "cholesterol", "s3": "HDL", "s5": "log triglycerides", "s6": "sugar"}
+names = {"bp": "blood pressure", "s1": "cholesterol", "s3": "HDL", "s5": "log triglycerides"}
+names["s6"] = "sugar"
 X = data.data[["age", "sex", "bmi", *names]].rename(columns=names).astype({"age": int})
 X["sex"] = X["sex"].map({1.0: "a", 2.0: "b"})  # the table does not tell which is which
 X["progression"] = data.target
@@ -42,9 +43,15 @@ for ax, name in zip(axes, ("progression", "HDL", "blood pressure")):
         for rows, shift, width in ((drawn, 0.15, 7), (real, -0.15, 2)):
             ax.hlines(place + shift, *rows.quantile([0.1, 0.9]), color=colour, lw=width, alpha=0.6)
             ax.plot(rows.median(), place + shift, "o", color="black", ms=4)
-        ax.set(xlabel=name, yticks=range(3), yticklabels=[f"bmi {bmi:g}" for bmi in given], ylim=(-0.6, 2.6))
+    ax.set_yticks(range(3), [f"bmi {bmi:g}" for bmi in given])
+    ax.set(xlabel=name, ylim=(-0.6, 2.6))
 print("real patients by index:", {bmi: int(((X["bmi"] - bmi).abs() < 1.5).sum()) for bmi in given})
-axes[0].set_title("thick: drawn, thin: real; 10 to 90 %, dot at the median", fontsize="small", loc="left")
+legend = [
+    plt.Line2D([], [], color="0.5", lw=7, alpha=0.6, label="drawn, 10 to 90 %"),
+    plt.Line2D([], [], color="0.5", lw=2, alpha=0.6, label="real, 10 to 90 %"),
+    plt.Line2D([], [], color="black", marker="o", ms=4, ls="", label="median"),
+]
+fig.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
 plt.show()
 
 # %%
@@ -63,7 +70,9 @@ questions = [
 for question in questions:
     rows, size = vae.sample(1000, given=question, random_state=0, return_ess=True)
     low, middle, high = rows["progression"].quantile([0.1, 0.5, 0.9])
-    print(f"progression {low:3.0f} {middle:3.0f} {high:3.0f}   {size[0]:4.0f} of 1000 draws count   {question}")
+    print(
+        f"progression {low:3.0f} {middle:3.0f} {high:3.0f}   {size[0]:4.0f} of 1000 count   {question}"
+    )
 
 # %%
 # A model on conditions
@@ -73,15 +82,18 @@ for question in questions:
 # otherwise alike.
 
 conditions = ["age", "sex", "bmi"]
-cvae = VAETransformer(n_components=3, condition_on=conditions, prior="normal", random_state=0).fit(X)
+cvae = VAETransformer(n_components=3, condition_on=conditions, prior="normal", random_state=0)
+cvae.fit(X)
 
 patients = X[X["bmi"].between(24, 31)].iloc[[0, 4, 8, 20]]
 latents = cvae.transform(patients)
 indices = np.linspace(20, 36, 17)
 
 fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-ways = np.array([cvae.inverse_transform(latents, given=patients.assign(bmi=bmi))["progression"] for bmi in indices])
-for way, colour, (_, patient) in zip(ways.T, ["#4477AA", "#EE6677", "#228833", "#AA3377"], patients.iterrows()):
+expected = [cvae.inverse_transform(latents, given=patients.assign(bmi=bmi)) for bmi in indices]
+ways = np.array([rows["progression"] for rows in expected])
+colours = ["#4477AA", "#EE6677", "#228833", "#AA3377"]
+for way, colour, (_, patient) in zip(ways.T, colours, patients.iterrows()):
     label = f"{patient['age']} years, {patient['sex']}, bmi {patient['bmi']:.0f}"
     ax.plot(indices, way, color=colour, label=label)
     ax.plot(patient["bmi"], np.interp(patient["bmi"], indices, way), "o", color=colour)
