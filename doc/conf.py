@@ -4,8 +4,23 @@ import re
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx_gallery.sorting import ExplicitOrder
 
 import skvae
+
+EXAMPLES = [  # tables first
+    "plot_07_mixed_table.py",
+    "plot_08_imputation.py",
+    "plot_10_odd_cells.py",
+    "plot_09_conditional_sampling.py",
+    "plot_02_model_selection.py",
+    "plot_01_digits.py",
+    "plot_05_manifold.py",
+    "plot_06_editing.py",
+    "plot_03_fused_search.py",
+    "plot_04_wake_sleep.py",
+    "*",
+]
 
 project = "skvae"
 author = "skvae contributors"
@@ -21,7 +36,6 @@ default_role = "literal"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
@@ -38,16 +52,16 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "navigation_with_keys": False,
-    "show_nav_level": 2,
+    "show_nav_level": 1,
 }
-html_sidebars = dict.fromkeys(("install", "whats_new", "api", "developer"), [])
+html_sidebars = dict.fromkeys(("install", "whats_new", "developer"), [])
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
-    "within_subsection_order": "FileNameSortKey",
-    "plot_gallery": "False",  # text, as -D gives it; to execute the examples: sphinx-build -D plot_gallery=1
+    "within_subsection_order": ExplicitOrder(EXAMPLES),
+    "plot_gallery": "True",  # text, as -D gives it; minutes, and not to execute the examples: sphinx-build -D plot_gallery=0
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
