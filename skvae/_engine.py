@@ -107,6 +107,7 @@ class Cohort:
 
     def leave(self, trainee: Trainee) -> None:
         """Let a model go, whose training has ended."""
+        trainee.has_ended = True
         self.trainees = [other for other in self.trainees if other is not trainee]
 
     def _close_ranks(self) -> None:

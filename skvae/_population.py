@@ -9,7 +9,8 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -145,11 +146,12 @@ def train_groups(trainees: list[Trainee], max_bytes: int, n_threads: int) -> Non
     """
     if any(trainee.params.is_cuda for trainee in trainees):
         n_threads = 1
-    waves = []
+    waves: dict[str, list[list[Trainee]]] = {}
     for group in groups_of(trainees):
-        waves += waves_of(group, max_bytes, n_threads)
+        waves.setdefault(group[0].plan.matmul_precision, []).extend(waves_of(group, max_bytes, n_threads))
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(_train_wave, waves))
+        for of_one_precision in waves.values():  # of which the process has but one at a time
+            list(pool.map(_train_wave, of_one_precision))
 
 
 def _train_wave(wave: list[Trainee]) -> None:
@@ -157,8 +159,25 @@ def _train_wave(wave: list[Trainee]) -> None:
         with gradients():
             train(wave)
     except BaseException as error:
-        for trainee in wave:
-            trainee.error = trainee.error or error
+        _fail(wave, error)
+
+
+def _fail(trainees: list[Trainee], error: BaseException) -> None:
+    """Tell what went wrong to the models whose training has not ended; each gets an error that it alone raises."""
+    failed = [trainee for trainee in trainees if not trainee.has_ended]
+    for trainee in failed:
+        trainee.error = error if len(failed) == 1 else _copy_of(error)
+        trainee.has_ended = True
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Return an error that says the same and names this one as its cause; this one if it cannot be copied."""
+    with suppress(Exception):
+        copied = copy(error)
+        if copied.args == error.args:
+            copied.__cause__ = error
+            return copied
+    return error
 
 
 # --- where they meet -------------------------------------------------------------------------------------------------
@@ -229,8 +248,12 @@ class Meeting:
         while not request.is_done:
             self._train_all(self._wait(request))
         self.begin()
-        if trainee.error is not None:
-            raise trainee.error
+        error, trainee.error = trainee.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # which leads to this frame, and from here to the model
 
     def _check(self, progress, state) -> bool:
         if self.is_cancelled:
@@ -264,8 +287,7 @@ class Meeting:
                     raise Cancelled
                 train_groups(trainees, self.max_bytes, self.n_threads)
         except BaseException as error:
-            for trainee in trainees:
-                trainee.error = trainee.error or error
+            _fail(trainees, error)
         with self.changed:
             self.n_active += len(requests)
             for request in requests:
@@ -385,7 +407,8 @@ class FusedBackend(ParallelBackendBase):
     def abort_everything(self, ensure_ready=True):
         """End what is left to do, because a task has failed or the user has had enough."""
         if self.is_inner:  # tasks of other tasks go on
-            self.terminate()
+            with self.retrieval_context():
+                self.terminate()
         else:
             with self.meeting.cancelled():
                 self.terminate()

@@ -1,12 +1,14 @@
 """Searches that train together: the same results as in serial, whatever scikit-learn runs, and no model in another's way."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from contextlib import nullcontext
+import weakref
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,12 @@ from sklearn.model_selection import (
 )  # fmt: skip
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_engine import make_trainee
 
 import skvae
 from skvae import VAETransformer, _population
-from skvae._population import Meeting, fused_fits
+from skvae._engine import train
+from skvae._population import Meeting, fused_fits, train_groups
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE
@@ -309,6 +313,81 @@ def test_a_candidate_that_fails_fails_alone():
     assert np.isnan(fused.cv_results_["mean_test_score"]).tolist() == [False, True]
 
 
+def interrupted_at(epoch, *arguments):
+    def interrupt(progress, state):
+        if progress.epoch == epoch:
+            raise KeyboardInterrupt(*arguments)
+        return False
+
+    return interrupt
+
+
+def test_what_ends_a_group_spares_models_that_have_ended_and_gives_each_other_one_an_error_of_its_own():
+    ended, alone, *others = (make_trainee(seed=seed, max_iter=2 if seed < 2 else 9) for seed in (0, 0, 2, 3))
+    others[0].callbacks = [interrupted_at(5, "enough", 1)]
+    train_groups([ended, *others], 2**30, 1)
+    train([alone])
+    assert ended.error is None and torch.equal(ended.own(ended.best), alone.own(alone.best))
+    one, other = (trainee.error for trainee in others)
+    assert one is not other and one.__cause__ is other.__cause__
+    assert [(type(error), error.args) for error in (one, other)] == [(KeyboardInterrupt, ("enough", 1))] * 2
+
+
+class Worded(BaseException):
+    """An error that cannot be copied: it is made of something else than what it says."""
+
+    def __init__(self, number):
+        super().__init__(f"number {number}")
+
+
+def test_an_error_that_cannot_be_copied_is_raised_as_it_is():
+    trainees = [make_trainee(seed=seed) for seed in range(2)]
+    trainees[0].callbacks = [lambda progress, state: (_ for _ in ()).throw(Worded(3))]
+    train_groups(trainees, 2**30, 1)
+    assert [str(trainee.error) for trainee in trainees] == ["number 3"] * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("together", [False, True])
+def test_a_model_that_failed_is_forgotten_at_once(monkeypatch, together):
+    """Without waiting for the garbage collector, which may come late."""
+    models, original = [], _population.train
+
+    def spy(trainees):
+        models.extend(weakref.ref(trainee.params) for trainee in trainees)
+        if together:
+            raise MemoryError
+        return original(trainees)
+
+    monkeypatch.setattr(_population, "train", spy)
+    gc.collect()
+    gc.disable()
+    try:
+        with fused_fits(), suppress(ValueError):  # of a search without a result
+            GridSearchCV(vae(), {"learning_rate_init": [0.01, 1e30]}, cv=2, refit=False).fit(X)
+        assert len(models) == 4 and not [model for model in models if model() is not None]
+    finally:
+        gc.enable()
+
+
+def test_models_train_in_the_precision_of_their_own_alone():
+    seen = {"highest": set(), "medium": set()}
+
+    def looking(precision):
+        def look(progress, state):
+            time.sleep(0.001)
+            seen[precision].add(torch.get_float32_matmul_precision())
+            return False
+
+        return look
+
+    trainees = [make_trainee(seed=i, matmul_precision=name) for i, name in enumerate([*seen] * 2)]
+    for trainee in trainees:
+        trainee.callbacks = [looking(trainee.plan.matmul_precision)]
+    train_groups(trainees, 2**30, 2)
+    assert seen == {name: {name} for name in seen}
+
+
 class Slow(TransformerMixin, BaseEstimator):
     """A step that takes its time, or fails."""
 
@@ -466,6 +545,21 @@ def test_a_meeting_counts_back_to_nothing(groups):
         cross_val_score(vae(), X, cv=5)
     assert (meeting.n_queued, meeting.n_active, meeting.n_outer, meeting.waiting) == (0, 0, 0, [])
     assert sum(groups) == 5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(60)
+def test_inner_searches_that_fail_keep_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(_population, "_PATIENCE", 20.0)
+    meeting, start = Meeting(16, 2**30, 2), time.monotonic()
+    pipeline = make_pipeline(Slow(), vae())
+    with _population.parallel_config(backend=_population.FusedBackend(meeting), n_jobs=1):
+        inner = GridSearchCV(pipeline, {"slow__fails": [False, True]}, cv=2, error_score="raise")
+        with pytest.raises(ValueError, match="All the 3 fits failed"):
+            cross_validate(inner, X, cv=3)
+    assert time.monotonic() - start < 15
+    assert (meeting.n_queued, meeting.n_active, meeting.n_outer, meeting.n_threads_of_tasks) == (0, 0, 0, 0)
+    assert meeting.waiting == [] and meeting.turns._value == 2
 
 
 def test_the_public_name():
