@@ -6,6 +6,7 @@ Thirty people train the model, give the direction and train the classifier; the 
 some of them are drawn. The folder that SKVAE_DATA names must hold `olivetti_faces.npz` with labels for glasses.
 """
 
+import argparse
 import sys
 
 import numpy as np
@@ -66,4 +67,6 @@ def main(path: str | None):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", nargs="?", help="where to draw some of the edited faces")
+    main(parser.parse_args().figure)

@@ -7,7 +7,7 @@ batches of 128 and a constant learning rate; nothing else should run on the mach
 names must hold MNIST.
 """
 
-import sys
+import argparse
 import warnings
 
 import torch
@@ -45,4 +45,6 @@ def main(seconds: float):
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=300, help="of training for each network (default: 300)")
+    main(parser.parse_args().seconds)

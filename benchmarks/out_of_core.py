@@ -6,6 +6,7 @@ Prints, per kind of source and seed, the ELBO of a fit of one epoch on 20,000 of
 anonymous memory of its process beyond what imports take. Files are made in a temporary folder.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -77,10 +78,15 @@ def fit(folder: Path, kind: str, seed: int) -> None:
 
 def main() -> None:
     """Print the table; every fit runs in a process of its own."""
-    if len(sys.argv) > 2:
-        fit(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("millions", nargs="?", type=float, default=3.0, help="millions of rows (default: 3)")
+    parser.add_argument("--fit", nargs=3, help=argparse.SUPPRESS)  # folder, kind and seed, by which it calls itself
+    args = parser.parse_args()
+    if args.fit:
+        folder, kind, seed = args.fit
+        fit(Path(folder), kind, int(seed))
         return
-    n_rows = int(1e6 * float(sys.argv[1] if len(sys.argv) > 1 else 3))
+    n_rows = int(1e6 * args.millions)
     print(f"skvae {skvae.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}")
     print(f"{n_rows:,} rows of {N_COLUMNS} columns in float32, {n_rows * N_COLUMNS * 4 / 2**20:.0f} MB")
     print(f"{'source':<16} {'seed':>5} {'nats/row':>9} {'peak MB':>8} {'seconds':>8}")
@@ -88,7 +94,7 @@ def main() -> None:
         make(Path(folder), n_rows)
         for seed in range(3):
             for kind in ("in memory", "memory map", "parquet 100000", "parquet 1000000"):
-                subprocess.run([sys.executable, __file__, folder, kind, str(seed)], check=True)
+                subprocess.run([sys.executable, __file__, "--fit", folder, kind, str(seed)], check=True)
 
 
 if __name__ == "__main__":

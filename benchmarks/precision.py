@@ -6,6 +6,7 @@ Times are the fastest of 30 blocks, on one thread; errors the largest ones again
 Denormal numbers are some of the slopes by the outputs of a decoder, from which come those of its last layer.
 """
 
+import argparse
 import time
 
 import torch
@@ -62,4 +63,5 @@ def denormal_numbers():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()
