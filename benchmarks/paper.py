@@ -7,6 +7,7 @@
     python benchmarks/paper.py --only fig3 --samples 1.78e7 --algorithms aevb wake-sleep --estimators
     python benchmarks/paper.py --only fig4 fig5 --samples 3e6
     python benchmarks/paper.py --only fig2-mnist --components 20 200 --algorithms aevb --samples 1e7 --seed 1
+    python benchmarks/paper.py --only fig2-frey fig3 --out benchmarks/paper_results --redraw
     python benchmarks/paper.py --quick                                   # seconds: does everything run?
 
 Every curve is one model that is trained on and on; it is measured, saved and written to a CSV file at sample counts that grow
@@ -20,6 +21,7 @@ runs away at 20 components with 0.02; in figure 3, 0.1 for AEVB and 0.02 for the
 standard normal prior on the weight matrices (MAP). As in the author's code, pixels are divided by 256, grey levels of MNIST are
 taken as probabilities, and Adagrad only accumulates in its first ten steps. Frey faces are split at random.
 
+`paper_results` holds what was measured for two figures of the documentation, to draw them again without a model.
 `paper_curves.csv` holds the curves of figures 2 and 3, read off the vector graphics of the PDF (within 0.2 nats for MNIST, 3
 for Frey faces).
 """
@@ -57,6 +59,8 @@ SOLVERS = {
     "wake-sleep": WakeSleep(averaging=0),
     "mcem": MonteCarloEM(averaging=0),
 }
+NAMES = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "mcem": "Monte Carlo EM"}
+TITLES = {"Frey": "Frey faces", "MNIST": "MNIST"}
 COLOURS = {"aevb": "tab:blue", "wake-sleep": "tab:orange", "mcem": "tab:green"}
 PARTS = ("fig2-mnist", "fig2-frey", "fig3", "fig4", "fig5")
 MEASURED_ROWS = 10_000
@@ -64,6 +68,7 @@ STEP_SIZES = {  # of the 0.01, 0.02 and 0.1 of the paper; in figure 3 those that
     "fig2": {"aevb": 0.02, "wake-sleep": 0.01}, "fig3": {"aevb": 0.1, "wake-sleep": 0.02, "mcem": 0.02}
 }  # fmt: skip
 EXACT_ROWS, EXACT_POINTS = 1_000, 2**18  # of training and of test images, and of latents, for the marginal likelihood itself
+FIG3_LOW = -200  # nats, where figure 3 ends below
 FIG3_ROWS = 200  # on which the marginal likelihood is estimated; in the paper 1,000
 APPENDIX_D = PosteriorDensity(n_samples=50, n_leapfrog=4, n_moves=10)
 ESTIMATORS = (IWAE(1000), APPENDIX_D, PosteriorDensity(), AnnealedImportance(), AnnealedImportance(start="prior"))
@@ -216,58 +221,103 @@ def draw_curves(figure: str, dataset: str, found: list[tuple[Curve, pd.DataFrame
     paper = pd.read_csv(PAPER)
     paper = paper[(paper.figure == figure) & (paper.dataset == dataset)]
     keys = sorted({(curve.n_components, curve.n_train) for curve, _ in found})
-    ours = np.concatenate([frame[split] for _, frame in found for split in ("train", "test")])
-    low, high = np.quantile(ours, 0.1), max(ours.max(), paper.nats_per_datapoint.max())
-    limits = low, high + 0.05 * (high - low)
-    fig, axes = plt.subplots(1, len(keys), figsize=(1.3 + 3.2 * len(keys), 3.4), squeeze=False, layout="constrained")
-    for ax, (k, n_train) in zip(axes[0], keys):
+    n_rows = 1 if len(keys) < 4 else 2
+    n_columns = -(-len(keys) // n_rows)
+    size = 1 + 3.1 * n_columns, 1.2 + 3 * n_rows
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat[len(keys) :]:
+        ax.set_axis_off()
+    for ax, (k, n_train) in zip(axes.flat, keys):
+        here = [(curve, frame) for curve, frame in found if (curve.n_components, curve.n_train) == (k, n_train)]
         label = f"{k}(N_train={n_train})" if figure == "fig3" else str(k)
-        for curve, frame in found:
-            if (curve.n_components, curve.n_train) != (k, n_train):
-                continue
-            for split, style in (("train", "-"), ("test", "--")):
-                colour = COLOURS[curve.algorithm]
-                ax.plot(frame.samples, frame[split], style, color=colour, label=f"{curve.algorithm}, {split}")
-                theirs = paper[(paper.Nz == label) & (paper.algorithm == curve.algorithm) & (paper.split == split)]
-                filled = colour if split == "train" else "none"
-                ax.plot(
-                    theirs.training_samples_evaluated, theirs.nats_per_datapoint, "o", ms=3, mec=colour, mfc=filled, mew=0.7
-                )
+        draw_panel(ax, here, paper[paper.Nz == label])
         ax.set(xscale="log", title=f"N = {n_train:,}" if figure == "fig3" else f"$N_z$ = {k}", xlabel="training samples")
-        ax.set_ylim(*limits)
+        ax.set_ylim(*limits(figure, found, paper))
         ax.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("log p(x), estimated (nats)" if figure == "fig3" else "lower bound (nats per row)")
-    lines = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels())}
-    title = "lines: here\ndots: the paper,\nopen for test"
-    fig.legend(lines.values(), lines, fontsize="x-small", title=title, title_fontsize="x-small", loc="outside right center")
-    fig.suptitle(dataset)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("log p(x), estimated (nats)" if figure == "fig3" else "lower bound (nats per row)")
+    lines = {label: line for ax in axes.flat for line, label in zip(*ax.get_legend_handles_labels())}
+    dots = {"the paper, training": "0.4", "the paper, test": "none"}
+    lines |= {label: plt.Line2D([], [], marker="o", ms=4, ls="", mec="0.4", mfc=fill) for label, fill in dots.items()}
+    fig.legend(lines.values(), lines, fontsize="small", loc="outside lower center", ncols=-(-len(lines) // 2), frameon=False)
+    fig.suptitle(TITLES[dataset])
     fig.savefig(out / f"{figure}_{dataset.lower()}.png", dpi=120)
     plt.close(fig)
 
 
-def image(row: np.ndarray, dataset: str) -> np.ndarray:
-    """Return a row as an image."""
-    return row.reshape((28, 20) if dataset == "Frey" else (28, 28))
+def draw_panel(ax, found: list[tuple[Curve, pd.DataFrame]], paper: pd.DataFrame) -> None:
+    """Draw what was measured as lines, dashed for test rows, and the paper's values as dots, open for test rows."""
+    for curve, frame in found:
+        colour = COLOURS[curve.algorithm]
+        for split, style, name in (("train", "-", "training"), ("test", "--", "test")):
+            ax.plot(frame.samples, frame[split], style, color=colour, label=f"{NAMES[curve.algorithm]}, {name}")
+            theirs = paper[(paper.algorithm == curve.algorithm) & (paper.split == split)]
+            filled = colour if split == "train" else "none"
+            ax.plot(theirs.training_samples_evaluated, theirs.nats_per_datapoint, "o", ms=3, mec=colour, mfc=filled, mew=0.7)
 
 
-def draw_images(figure: str, found: list[Curve], out: Path) -> None:
-    """Draw the manifold (figure 4) or samples (figure 5) of the models that are there, as one picture each."""
+def limits(figure: str, found: list[tuple[Curve, pd.DataFrame]], paper: pd.DataFrame) -> tuple[float, float]:
+    """Return the limits of the vertical axis, which leave out where untrained models are."""
+    ours = np.concatenate([frame[split] for _, frame in found for split in ("train", "test")])
+    low = FIG3_LOW if figure == "fig3" else np.quantile(ours, 0.1)
+    high = max(ours.max(), paper.nats_per_datapoint.max())
+    return low, high + 0.05 * (high - low)
+
+
+def montage(rows: np.ndarray, n: int, dataset: str) -> np.ndarray:
+    """Return the rows as one picture of n by n images."""
+    height, width = (28, 20) if dataset == "Frey" else (28, 28)
+    return np.reshape(rows, (n, n, height, width)).swapaxes(1, 2).reshape(n * height, n * width)
+
+
+def draw_manifolds(found: list[Curve], out: Path) -> None:
+    """Draw figure 4: what the models that are there make of evenly probable places in two components."""
+    n = 20
+    places = norm.ppf((np.arange(n) + 0.5) / n)
     for curve in found:
         saved = out / f"{curve.name}.skvae"
-        if curve.figure != figure or not saved.is_file():
-            continue
-        vae = skvae.load(saved)
-        if figure == "fig4":
-            n = 20
-            axis = norm.ppf((np.arange(n) + 0.5) / n)
-            Z = np.stack(np.meshgrid(axis, axis[::-1]), -1).reshape(-1, 2)
-            X = vae.inverse_transform(Z)
-        else:
-            n = 10
-            X = vae.sample(n * n, random_state=0, noise=False)
-        tiles = np.stack([image(row, curve.dataset) for row in X]).reshape(n, n, *image(X[0], curve.dataset).shape)
-        picture = tiles.swapaxes(1, 2).reshape(n * tiles.shape[2], -1)
-        plt.imsave(out / f"{figure}_{curve.dataset.lower()}_{curve.n_components}.png", picture, cmap="gray")
+        if curve.figure == "fig4" and saved.is_file():
+            Z = np.stack(np.meshgrid(places, places[::-1]), -1).reshape(-1, 2)
+            picture = montage(skvae.load(saved).inverse_transform(Z), n, curve.dataset)
+            draw_manifold(picture, places, out / f"fig4_{curve.dataset.lower()}.png")
+
+
+def draw_manifold(picture: np.ndarray, places: np.ndarray, path: Path) -> None:
+    """Save a picture of images at places in two components, the second upwards."""
+    height, width = np.array(picture.shape) / len(places)
+    size = np.array([picture.shape[1], picture.shape[0]]) / 100
+    fig, ax = plt.subplots(figsize=size + 0.8, layout="constrained")
+    ax.imshow(picture, cmap="gray")
+    shown = np.arange(1, len(places), 3)
+    labels = [f"{place:.1f}" for place in places[shown]]
+    ax.set_xticks((shown + 0.5) * width - 0.5, labels)
+    ax.set_yticks((len(places) - shown - 0.5) * height - 0.5, labels)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def draw_samples(found: list[Curve], out: Path) -> None:
+    """Draw figure 5: the means of images drawn from the models that are there."""
+    n, panels = 10, {}
+    for curve in found:
+        saved = out / f"{curve.name}.skvae"
+        if curve.figure == "fig5" and saved.is_file():
+            rows = skvae.load(saved).sample(n * n, random_state=0, noise=False)
+            panels[curve.n_components] = montage(rows, n, curve.dataset)
+    if panels:
+        draw_panels(panels, out / "fig5_mnist.png")
+
+
+def draw_panels(panels: dict[int, np.ndarray], path: Path) -> None:
+    """Save pictures beside each other, each under its number of components."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for ax, (k, picture) in zip(axes.flat, panels.items()):
+        ax.imshow(picture, cmap="gray")
+        ax.set_title(f"{k} components")
+        ax.set_axis_off()
+    fig.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(fig)
 
 
 def table(found: list[tuple[Curve, pd.DataFrame]], out: Path, quick: bool) -> pd.DataFrame:
@@ -327,17 +377,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("paper"), help="folder of models, CSV files and figures")
     parser.add_argument("--seed", type=int, default=0, help="random_state of the models; data are split as ever (default: 0)")
     parser.add_argument("--quick", action="store_true", help="tiny models and budgets")
+    parser.add_argument("--redraw", action="store_true", help="draw what the folder holds, and train nothing")
     parser.add_argument("--estimators", action="store_true", help="compare estimators of the marginal likelihood (figure 3)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     wanted = [replace(curve, seed=args.seed) for curve in curves(args.only, args.components, args.algorithms, args.quick)]
-    for curve in wanted:
+    for curve in [] if args.redraw else wanted:
         train(curve, min(args.samples, 2e3) if args.quick else args.samples, args.out)
     found = results(args.out, wanted)
     for figure, dataset in (("fig2", "MNIST"), ("fig2", "Frey"), ("fig3", "MNIST")):
         draw_curves(figure, dataset, found, args.out)
-    for figure in ("fig4", "fig5"):
-        draw_images(figure, wanted, args.out)
+    draw_manifolds(wanted, args.out)
+    draw_samples(wanted, args.out)
     report = table(found, args.out, args.quick)
     report.to_csv(args.out / "table.csv", index=False)
     print(report.to_string(index=False))
