@@ -102,6 +102,7 @@ class Cohort:
         self.recordings: dict = {}
         self.kept: dict = {}  # what windows of the same sizes use again
         self.stock: list[Window] = []  # of the epochs to come
+        self.left: list[Trainee] = []  # whose training has ended in this state
         self.mean = Mean(len(self.trainees), self.state.params.device)
         self.records = self.state.stays_on_device and self.solver.can_be_recorded(self.state)
 
@@ -109,10 +110,15 @@ class Cohort:
         """Let a model go, whose training has ended."""
         trainee.has_ended = True
         self.trainees = [other for other in self.trainees if other is not trainee]
+        self.left.append(trainee)
+        if not self.trainees:
+            self.state.kept.clear()
 
     def _close_ranks(self) -> None:
-        """Copy the remaining models into a state of their own, if some have left."""
-        if len(self.trainees) < len(self.state.problems):
+        """Copy the remaining models into a state of their own, if some have left, and so those, who would hold the old one."""
+        if self.left:
+            for trainee in self.left:
+                trainee.join(self.state.only([trainee.row]), 0)
             self.state = self.state.only([trainee.row for trainee in self.trainees])
             for i, trainee in enumerate(self.trainees):
                 trainee.join(self.state, i)

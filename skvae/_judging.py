@@ -68,7 +68,7 @@ class Judge:
         self.problems = [trainee.problem for trainee in trainees]
         wide, layout, like = state.arrangement.wide, state.arrangement.layout, state.params
         n = max(len(t.watched) for t in trainees)
-        self.tile = self._rows_per_call(wide, n, len(trainees) * len(trainees[0].noise))
+        self.tile = self.rows_per_call(wide, n, len(trainees) * len(trainees[0].noise))
         n += -n % self.tile
         self.x = like.new_zeros((len(trainees), n, wide.n_columns))
         self.weight = like.new_zeros((len(trainees), n), dtype=torch.float64)
@@ -84,7 +84,8 @@ class Judge:
         self.kl_weight = torch.tensor(betas, dtype=like.dtype, device=like.device).view(-1, 1, 1)
 
     @staticmethod
-    def _rows_per_call(wide, n, n_draws):
+    def rows_per_call(wide: Model, n: int, n_draws: int) -> int:
+        """Return how many of n rows are measured at a time, with so many draws of each for all models together."""
         widths = (*wide.encoder.widths(), *wide.decoder.widths(), wide.n_columns)
         n_calls = math.ceil(n * n_draws * max(widths) / _MEASURED_CELLS)
         return kernels.padded_rows(math.ceil(n / n_calls))

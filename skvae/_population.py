@@ -20,11 +20,15 @@ import torch
 from joblib import Parallel, parallel_config
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
+from skvae import _kernels as kernels
 from skvae._batch import Batch
 from skvae._course import Trainee
 from skvae._devices import gradients
 from skvae._engine import train, work_of_step
+from skvae._judging import Judge
+from skvae._model import Model
 from skvae._shares import Call, SharesBackend
+from skvae._supply import _WINDOW_CELLS, Supply
 
 _STARTING = 0.5  # seconds that tasks in the queue get to start, once all others wait
 _PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else
@@ -53,7 +57,8 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
         Number of tasks at a time, and so of models in a group. A search with more fits runs in waves.
 
     max_bytes : int, default=2**30
-        Memory for the data and parameters of the models that train at the same time; larger groups are cut.
+        Memory for the models that train at the same time, about, with all that they compute; larger groups are cut. A model
+        that needs more trains all the same, alone.
 
     Notes
     -----
@@ -129,14 +134,36 @@ def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[
     """
     group = sorted(group, key=lambda t: len(t.data))
     n_parts = min(n_threads, max(1, round(math.sqrt(work_of_step(group) / _CALLS_FLOPS))))
-    n_models = max(1, min(max_bytes // (n_threads * max(map(bytes_of, group))), -(-len(group) // n_parts)))
+    n_models = -(-len(group) // n_parts)
+    while n_models > 1 and n_threads * bytes_of(group, n_models) > max_bytes:
+        n_models -= 1
     return [group[i : i + n_models] for i in range(0, len(group), n_models)]
 
 
-def bytes_of(trainee: Trainee) -> int:
-    """Return about how much memory a model needs in training: its data, and its parameters some ten times."""
-    data, model = trainee.data, trainee.problem.model
-    return data.dtype.itemsize * (2 * len(data) * data.n_columns + 10 * model.layout.size)
+def bytes_of(group: list[Trainee], n_models: int) -> int:
+    """Return about how much memory so many models need, side by side, that are as large as the largest of a group.
+
+    Beside data and parameters, the latter some ten times, these are the buffers of windows, steps and measurements. Each unit
+    of a layer has three numbers there for every row, or draw of one, in a step, and two in a measurement.
+    """
+    wide = kernels.widened([trainee.problem.model for trainee in group])
+    size = 10 * kernels.aligned_layout(wide).size
+    cells = max(_cells_of(trainee, wide, n_models) for trainee in group)
+    return n_models * group[0].data.dtype.itemsize * (size + cells)
+
+
+def _cells_of(trainee: Trainee, wide: Model, n_models: int) -> int:
+    """Return how many numbers a model's rows, their noise and its share of the layers are, beside other models."""
+    data, watched, plan, n_measured = trainee.data, trainee.watched, trainee.plan, len(trainee.noise)
+    n_draws = trainee.solver.n_draws(trainee.problem.objective)
+    supply = Supply(trainee.problem.model, data, plan.seed, plan.batch_size, n_draws)
+    n_prepared = min(supply.n_together * len(data), max(plan.batch_size, _WINDOW_CELLS // supply.row_cells))
+    rows = 2 * ((len(data) + len(watched) + n_prepared) * data.n_columns + n_prepared * n_draws * wide.n_components)
+    encoder = wide.n_columns + sum(wide.encoder.widths()) + 2 * wide.n_components
+    decoder = wide.n_components + sum(wide.decoder.widths()) + wide.likelihood.n_outputs(wide.n_columns)
+    step = kernels.padded_rows(max(supply.sizes)) * (encoder + n_draws * decoder)
+    n_watched = Judge.rows_per_call(wide, len(watched), n_models * n_measured)
+    return rows + 3 * step + 2 * n_watched * (encoder + n_measured * decoder)
 
 
 def train_groups(trainees: list[Trainee], max_bytes: int, n_threads: int) -> None:
