@@ -30,9 +30,9 @@ CHECKS = {
 
 
 def public():
-    """Return the import paths of what the API page lists, and of the methods that users call."""
+    """Return the import paths of what the API pages list, and of the methods that users call."""
     paths, module, listed = [], "", False
-    for line in (ROOT / "doc/api.rst").read_text().splitlines():
+    for line in "\n".join(page.read_text() for page in sorted((ROOT / "doc/api").glob("*.rst"))).splitlines():
         if match := re.match(r"\.\. currentmodule:: (\S+)", line):
             module = match[1]
         listed = line.startswith(".. autosummary::") or listed and (not line or line.startswith(" "))
@@ -63,7 +63,7 @@ PUBLIC = public()
 CLASSES = [path for path in PUBLIC if inspect.isclass(get(path)) and not issubclass(get(path), Exception)]
 
 
-def test_api_page_lists_all_that_is_public():
+def test_api_pages_list_all_that_is_public():
     listed = {get(path) for path in PUBLIC}
     registered = {cls for role, named in REGISTRY.items() if role != "columns" for cls in named.values()}  # which fit makes
     exported = {getattr(skvae, name) for name in skvae.__all__ if not name.startswith("_")}

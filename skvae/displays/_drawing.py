@@ -14,7 +14,20 @@ MANY_COLOURS = (
 
 
 def draw_images(ax, images, **kwargs):
-    """Draw images of shape (n_rows, n_columns, height, width[, 3]) as one picture with a gap of one pixel between them."""
+    """Draw images as one picture, with a gap of one pixel between them.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where to draw; ticks and frame are taken away.
+
+    images : ndarray of shape (n_rows, n_columns, height, width) or (n_rows, n_columns, height, width, 3)
+        The images, in the rows and columns in which they will stand; with 3 channels in colours.
+
+    **kwargs : dict
+        Passed to `ax.imshow`; of colours, `vmin` and `vmax` are the numbers shown as dark and as bright, the lowest and the
+        highest of all by default.
+    """
     n_rows, n_columns, height, width, *channels = images.shape
     canvas = np.full((n_rows * (height + 1) - 1, n_columns * (width + 1) - 1, *channels), np.nan)
     for i in range(n_rows):
