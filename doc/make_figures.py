@@ -59,7 +59,7 @@ def main(path):
     """Train on half of a table with numbers and a category, and draw what the model makes of the other half."""
     train, test = train_test_split(table(), test_size=0.5, random_state=0)
     vae = VAETransformer(n_components=4, random_state=0).fit(train)
-    figure = Figure(figsize=(9, 3.3), dpi=180, layout="constrained")
+    figure = Figure(figsize=(9, 3.3), dpi=140, layout="constrained")
     axes = figure.subplots(1, 3)
     for draw, ax in zip((draw_map, draw_filled, draw_new), axes):
         draw(ax, vae, test)
