@@ -291,7 +291,7 @@ class CellsMixin:
         -------
         cells : ndarray or DataFrame of shape (n_samples, n_features)
             Nats; a row's values depend on that row alone. NaN for cells that are missing, for columns that never varied in
-            training, and for conditions, all of which count nothing.
+            training, and for conditions, all of which count nothing; so for all cells of a row without any.
 
         Examples
         --------
@@ -468,6 +468,8 @@ class CellsMixin:
         """Return what is given as a dict, a frame, or an array of the width of the data."""
         if isinstance(given, dict):
             return given
+        if isinstance(given, pd.Series):  # a row of a frame, whose empty cells are not given
+            return given.dropna().to_dict()
         given = array_or_frame(given)
         given = given.toarray() if sparse.issparse(given) else given
         return given if is_frame(given) or self._fitted.codec.form is None else self._checked_table(given, reset=False)

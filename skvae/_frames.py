@@ -37,6 +37,16 @@ def is_frame(X) -> bool:
     return isinstance(X, pd.DataFrame) or _is_polars(X)
 
 
+def refuse_equal_names(X) -> None:
+    """Refuse a frame of which two columns have the same name."""
+    names = pd.Index(list(X.columns), dtype=object, tupleize_cols=False)
+    again = names[names.duplicated()].unique().tolist()
+    if again:
+        raise ValueError(
+            f"{len(again)} name(s) belong to more than one column: {again[:5]}. Rename these columns, or leave all but one out."
+        )
+
+
 def _is_polars(X) -> bool:
     return type(X).__module__.split(".")[0] == "polars" and hasattr(X, "schema")
 
@@ -120,6 +130,7 @@ class Form:
     def cells_of_some(self, X) -> np.ndarray:
         """Return the cells of a frame that may leave columns out, whose cells then are missing."""
         names = [format.name for format in self.formats]
+        refuse_equal_names(X)
         columns = {name: series for name, series, _ in columns_of(X)}
         unknown = [name for name in columns if name not in names]
         if unknown:

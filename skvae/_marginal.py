@@ -19,7 +19,7 @@ from skvae._model import Model, Params
 from skvae._random import RowStreams, generator, normal
 from skvae._settings import Interval, Settings, StrOptions, register
 from skvae.objectives import IWAE, log_weights
-from skvae.posteriors import refuse_discrete
+from skvae.posteriors import covers, refuse_discrete
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _N_BANDWIDTHS = 10
@@ -325,8 +325,9 @@ class AnnealedImportance(MarginalLikelihood):
         Levels between the start and the posterior.
 
     start : {"posterior", "prior"}, default="posterior"
-        Where chains start: at draws of :math:`q(z \mid x)`, the shorter way, or of the prior, which owes nothing to the
-        encoder and finds modes that the encoder does not know of.
+        Where chains start: at draws of :math:`q(z \mid x)`, the shorter way, or of the prior, which finds modes that the
+        encoder does not know of and owes it nothing but the lengths of steps. A posterior that cannot reach all latents that
+        the prior allows, such as a uniform or gamma one under a normal prior, needs the prior.
 
     n_chains : int, default=16
         Chains per row.
@@ -365,7 +366,16 @@ class AnnealedImportance(MarginalLikelihood):
     def n_slopes(self):
         return (self.n_temperatures + _TUNED_LEVELS) * (self.n_leapfrog + 1)
 
+    def check_start(self, model: Model) -> None:
+        """Refuse to start where latents have no density that the posterior of a row may have: chains would never reach them."""
+        if self.start == "posterior" and not covers(model.posterior, model.prior):
+            raise ValueError(
+                f"Annealing begins at q(z|x), but the posterior {model.posterior!r} cannot reach all latents that the prior "
+                f"{model.prior!r} allows, and would miss the others. Begin at the prior: AnnealedImportance(start='prior')."
+            )
+
     def estimate(self, model, params, batch, seed):
+        self.check_start(model)
         path = Path(self.start, model, params, batch)
         streams = RowStreams(batch.x, seed, "annealing")
         z = path.sample(self.n_chains, streams)

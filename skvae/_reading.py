@@ -6,7 +6,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skvae._frames import Form, array_of_list, is_frame, rows_where
+from skvae._frames import Form, array_of_list, is_frame, refuse_equal_names, rows_where
 from skvae._selection import conditions_of, likelihoods_of, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
@@ -14,7 +14,7 @@ from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
 from skvae._table import array_of_tensor, explain_columns
 from skvae.data import Source
-from skvae.likelihoods import Gaussian, Likelihood, Mixed
+from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 
 _OTHER_TABLES = {  # and what to pass instead
     "polars.LazyFrame": "X.collect()",
@@ -98,6 +98,7 @@ class TableReader:
         """Return a frame, or an array of whatever cells, after a check of its shape and its names."""
         if not is_frame(X):
             return validate_data(self, array_of_list(X), reset=reset, dtype=None, ensure_all_finite=False)
+        refuse_equal_names(X)
         validate_data(self, X, reset=reset, skip_check_array=True)
         check_array(np.zeros(X.shape), estimator=self, input_name="X")
         return X
@@ -109,8 +110,9 @@ class TableReader:
         """
         X, likelihood = array_or_frame(X), resolve("likelihood", self.likelihood)
         if not (is_frame(X) or _reads_any_cells(likelihood)):
+            of_numbers = Bernoulli() if getattr(X, "dtype", None) == bool else Gaussian()
             X = self._numbers(X, reset=True)
-            likelihoods = [Gaussian() if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
+            likelihoods = [of_numbers if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
             return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
         _refuse_sparse(X, f"likelihood={likelihood!r}")
         X = self._checked_table(X, reset=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import check_array, check_consistent_length, check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._devices import one_thread, resolve_device
@@ -274,8 +274,9 @@ class RowsMixin:
             )
         z = torch.tensor(Z.clip(-FARTHEST, FARTHEST), device=device, dtype=fitted.dtype)
         if known is not None and len(known) != len(Z):
-            known = np.broadcast_to(known, (len(Z), known.shape[1])) if len(known) == 1 else known
-            check_consistent_length(Z, known)
+            if len(known) != 1:
+                raise ValueError(f"given must have one row, or one for each of the {len(Z)} rows of X, got {len(known)}.")
+            known = np.broadcast_to(known, (len(Z), known.shape[1]))
         return self._fitted_table(self._means(z, Z.dtype, known), like)
 
 

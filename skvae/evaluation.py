@@ -12,6 +12,7 @@ from torch import Tensor
 from skvae._base import BaseVAE
 from skvae._batch import Batch
 from skvae._devices import one_thread
+from skvae._frames import is_frame
 from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._pooling import PooledEstimate, rubin
@@ -20,7 +21,6 @@ from skvae._reading import array_or_frame
 from skvae._rows import resolve_score_method, seed_of
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
-from skvae.posteriors import covers
 
 __all__ = [
     "AnnealedImportance", "Bracket", "Estimate", "LogLikelihood", "MarginalLikelihood", "MutualInformation", "PooledEstimate",
@@ -184,8 +184,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
         Number of rows to make, two or more.
 
     method : {"ais"} or AnnealedImportance, default="ais"
-        How to anneal, both ways. Where the posterior cannot reach all latents that the prior allows, such as a uniform or gamma
-        posterior under a normal prior, it must be `AnnealedImportance(start="prior")`.
+        How to anneal, both ways.
 
     random_state : int, RandomState instance or None, default=None
         Where rows and chains come from; None gives the same ones for every call, a function of the model's seed.
@@ -194,7 +193,8 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     -------
     bracket : Bracket
         A named tuple of `lower` and `upper`, each a :class:`LogLikelihood`. In the mean over draws
-        `lower.value` :math:`\leq \log p(x) \leq` `upper.value`; `gap` is the mean difference and its standard error.
+        `lower.value` :math:`\leq \log p(x) \leq` `upper.value`; `gap` is the mean difference and its standard error, which
+        tells of the rows. That of a row's `upper` tells of the chains alone, which all begin at the same latents.
 
     References
     ----------
@@ -218,11 +218,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     if model.n_given:
         raise ValueError("A bracket needs rows drawn from the model, and a model with condition_on draws none by itself.")
-    if method.start == "posterior" and not covers(model.posterior, model.prior):
-        raise ValueError(
-            f"The way back ends at q(z|x), but the posterior {model.posterior!r} cannot reach all latents of the prior "
-            f"{model.prior!r} that rows are made of. Go by the prior: method=AnnealedImportance(start='prior')."
-        )
+    method.check_start(model)
     stream = generator(seed, "bracket", device=device)
     z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
     with torch.no_grad():
@@ -461,7 +457,8 @@ def _drawn_like(estimator, cells, seed):
     """Return the cells of as many complete rows drawn from the model, under the conditions of these if it has any."""
     conditions = estimator._fitted.conditions
     if not len(conditions):
-        return estimator._cells(estimator.sample(len(cells), random_state=seed))
+        drawn = estimator.sample(len(cells), random_state=seed)
+        return estimator._cells(drawn) if is_frame(drawn) else drawn
     known = np.full_like(cells, np.nan)
     known[:, conditions] = cells[:, conditions]
     estimator._check_conditions(known, "posterior_predictive_check")

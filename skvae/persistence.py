@@ -258,6 +258,8 @@ def _replace_file(path: str, data: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "Only a regular file can be written or replaced", path)
     folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "There is no folder for the file. Make it first", folder)
     mark = _mark(name)
     _sweep(folder, mark)
     temporary = os.path.join(folder, f".{mark}.{secrets.token_hex(4)}.skvae-tmp")

@@ -110,6 +110,11 @@ class _Competitor(GradientSolver):
     def fresh_slots(self, problem, params):
         if problem.model.decoder.is_uncertain:
             raise ValueError(f"solver={self!r} does not learn uncertain weights. Use solver='aevb', or MLP for the decoder.")
+        if problem.model.prior.follows_encoder:
+            raise ValueError(
+                f"solver={self!r} trains the encoder apart from the model, of which it would be a part: the prior "
+                f"{problem.model.prior!r} is made of its posteriors. Use prior='mixture', or solver='aevb'."
+            )
         self._check_reach(problem.model)
         return super().fresh_slots(problem, params)
 

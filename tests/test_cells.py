@@ -587,3 +587,17 @@ def test_one_gaussian_for_images_is_filled_as_well():
     vae = quick(2, likelihood=Gaussian("shared"), encoder="conv", decoder="conv", max_iter=2).fit(X)
     out = vae.impute(with_holes(X))
     assert np.isfinite(out).all()
+
+
+def test_a_row_of_a_frame_is_given_without_its_holes(mixed):
+    row = people().iloc[0].astype(object)
+    row["height"] = None
+    drawn = mixed.sample(20, random_state=0, given=row)
+    expected = mixed.sample(20, random_state=0, given=row.drop("height").to_dict())
+    pd.testing.assert_frame_equal(drawn, expected)
+
+
+def test_columns_of_the_same_name_are_not_given(mixed):
+    given = pd.DataFrame([[130.0, 140.0]], columns=["height", "height"])
+    with pytest.raises(ValueError, match=r"1 name\(s\) belong to more than one column: \['height'\]"):
+        mixed.sample(given=given)

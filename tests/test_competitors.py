@@ -97,6 +97,12 @@ def test_an_encoder_that_cannot_reach_the_latents_of_the_prior_is_refused(solver
         vae(solver, posterior=posterior, prior=prior).fit(X)
 
 
+@competitors
+def test_a_prior_that_is_made_of_the_encoder_is_refused(solver):
+    with pytest.raises(ValueError, match=r"VampPrior\(\) is made of its posteriors.*prior='mixture'"):
+        vae(solver, prior="vamp").fit(X)
+
+
 def test_an_encoder_that_learns_from_its_own_draws_need_not_reach_all_latents():
     solver = WakeSleep(8, encoder_phase="wake")
     settings = {"learning_rate": "cosine", "learning_rate_init": 0.01, "posterior": "gamma", "init": "random"}

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import make_column_selector
 from sklearn.exceptions import ConvergenceWarning
@@ -890,3 +891,19 @@ def test_scores_leave_rows_without_weight_unread():
     vae = VAETransformer(1, max_iter=3, learning_rate="cosine", random_state=0).fit(X)
     more = pd.concat([X, pd.DataFrame({"a": [0.0], "c": ["new"]})])
     assert vae.score(more, sample_weight=[1.0] * 60 + [0.0]) == pytest.approx(vae.score(X))
+
+
+@pytest.mark.parametrize("names", [["a", "a", "b"], [0, 1, 0]])
+def test_columns_of_the_same_name_are_refused(names):
+    again = names[0]
+    with pytest.raises(ValueError, match=rf"1 name\(s\) belong to more than one column: \[{again!r}\]. Rename"):
+        quick().fit(pd.DataFrame(np.eye(20, 3), columns=names))
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_arrays_of_flags_are_flags(container):
+    X = np.random.default_rng(0).random((60, 3)) < [0.2, 0.5, 0.9]
+    vae = quick().fit(container(X))
+    assert {column.kind for column in vae.schema_} == {"bernoulli"}
+    assert set(np.unique(vae.sample(50, random_state=0))) == {0.0, 1.0}
+    np.testing.assert_array_equal(vae.score_samples(container(X)), vae.score_samples(X.astype(float)))

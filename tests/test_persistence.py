@@ -390,7 +390,7 @@ def test_only_old_leftovers_of_the_same_file_are_swept(tmp_path, path):
 
 
 def test_save_into_a_missing_folder_fails(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no folder for the file.*missing'"):
         small_vae().fit(X).save(tmp_path / "missing" / "model.skvae")
 
 

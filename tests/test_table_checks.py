@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from skvae import VAETransformer
 from skvae._table_checks import _distance
 from skvae.displays import TableCheckDisplay
+from skvae.data import ParquetSource
 from skvae.evaluation import compare_tables, posterior_predictive_check
 from skvae.likelihoods import Bernoulli, Mixed, SelfMasking
 
@@ -227,6 +228,13 @@ def test_model_with_conditions_draws_under_those_of_the_rows():
     found = posterior_predictive_check(vae, X, random_state=0)
     assert found.distances[[1, 2]].tolist() == [0, 0]
     assert (found.distances[[0, 3, 4]] > 0).all()
+
+
+def test_model_of_a_source_is_checked_on_a_frame(tmp_path):
+    X = DIABETES.data[["age", "bmi", "bp"]]
+    X.to_parquet(tmp_path / "rows.parquet")
+    vae = short().fit(ParquetSource(tmp_path / "rows.parquet"))
+    assert len(posterior_predictive_check(vae, X, random_state=0).distances) == 3  # without a warning
 
 
 def test_pipeline_is_refused():

@@ -297,3 +297,18 @@ def test_steps_there_and_back_change_as_much_where_the_decoder_is_linear():
     direction = model.attribute_direction(X, X[:, 0] > X[:, 0].mean())
     there, back = (model.edit(X, direction, s) - model.reconstruct(X) for s in (1, -1))
     np.testing.assert_allclose(there, -back, atol=1e-5)
+
+
+def test_conditions_of_another_number_of_rows_are_refused():
+    X = pd.DataFrame(IRIS.data).assign(species=IRIS.target_names[IRIS.target]).rename(columns=str)
+    vae = VAETransformer(2, condition_on=["species"], max_iter=2, learning_rate="cosine", random_state=0).fit(X)
+    with pytest.raises(ValueError, match="given must have one row, or one for each of the 2 rows of X, got 3"):
+        vae.inverse_transform(np.zeros((2, 2)), given=X[["species"]][:3])
+
+
+def test_modules_are_found_by_their_names():
+    import skvae
+
+    assert skvae.evaluation.log_likelihood and skvae.displays.LatentSpaceDisplay
+    with pytest.raises(AttributeError, match="module 'skvae' has no attribute 'nothing'"):
+        skvae.nothing  # noqa: B018

@@ -59,7 +59,7 @@ class Network(Settings):
         """Return the parameters in the form in which `forward` is fastest without gradients; most have but one form."""
         return params
 
-    def bind(self, n_in: int, n_out: int, seed: int):
+    def bind(self, n_in: int, n_out: int, seed: int) -> "Network":
         """Return the network ready for use with these sizes; most need nothing and return themselves."""
         return self
 

@@ -22,6 +22,9 @@ class Prior(Settings):
     #: names of the parameters that give those weights
     weighed_by: tuple[str, ...] = ()
 
+    #: True for a prior that is made of posteriors, so that it changes with the encoder
+    follows_encoder: bool = False
+
     #: as which power of :math:`|z|` -log p(z) grows, as far as it is known: 0 for slower ones, infinite for an exponential
     growth: float = 0.0
 

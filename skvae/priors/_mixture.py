@@ -184,6 +184,7 @@ class VampPrior(Prior):
     _parameter_constraints = {"n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")]}
     support = None
     weighed_by = ("logit",)
+    follows_encoder = True
 
     def __init__(self, n_pseudo_inputs=50):
         self.n_pseudo_inputs = n_pseudo_inputs
