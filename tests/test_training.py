@@ -227,6 +227,15 @@ def test_an_interrupted_training_on_other_rows_is_finished_as_if_it_had_not_been
         np.testing.assert_array_equal(in_parts.history_[name], values)
 
 
+@ignore_convergence
+def test_a_training_that_was_stored_without_its_first_epoch_goes_on(tmp_path):
+    vae = small(warm_start=True, learning_rate="cosine").fit(X_IRIS)
+    del vae._fitted.training.progress["first"]  # as in files of before
+    vae.save(tmp_path / "model.skvae")
+    again = skvae.load(tmp_path / "model.skvae").set_params(max_iter=20).fit(X_IRIS)
+    assert again.n_iter_ == 20 and again._fitted.training.progress["first"] == 0
+
+
 def interrupt_at(vae, epoch):
     """Fit all rows, and press Ctrl-C at the end of an epoch."""
 
