@@ -110,7 +110,7 @@ class TableReader:
         """
         X, likelihood = array_or_frame(X), resolve("likelihood", self.likelihood)
         if not (is_frame(X) or _reads_any_cells(likelihood)):
-            of_numbers = Bernoulli() if getattr(X, "dtype", None) == bool else Gaussian()
+            of_numbers = Bernoulli() if getattr(X, "dtype", None) == np.bool_ else Gaussian()
             X = self._numbers(X, reset=True)
             likelihoods = [of_numbers if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
             return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))

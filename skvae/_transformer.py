@@ -390,9 +390,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
         keep_residual : bool, default=False
             Whether to add to each row the change of its reconstruction, so that details which the latent space has lost stay;
-            cells are kept within the limits of the likelihood, not within the range of training. Categories, flags and ordered levels, with which there is no
-            arithmetic, stay unless their reconstruction changes, and then are the new one. False returns the new
-            reconstruction alone.
+            cells are kept within the limits of the likelihood, not within the range of the training data. Categories, flags and
+            ordered levels, with which there is no arithmetic, stay unless their reconstruction changes, and then are the new
+            one. False returns the new reconstruction alone.
 
         Returns
         -------

@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
 from skvae._table_checks import _distance
-from skvae.displays import TableCheckDisplay
 from skvae.data import ParquetSource
+from skvae.displays import TableCheckDisplay
 from skvae.evaluation import compare_tables, posterior_predictive_check
 from skvae.likelihoods import Bernoulli, Mixed, SelfMasking
 
