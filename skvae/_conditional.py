@@ -12,7 +12,7 @@ from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._model import Model, Params
 from skvae._modes import climb
-from skvae._random import choices, generator, matched_normal, normal, uniform
+from skvae._random import choices, generator, normal, paired_normal, uniform
 
 _MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
 _MOST_STAGES = 10  # in which latents are drawn, each closer to where the weights of those before say
@@ -184,7 +184,7 @@ class Proposal(NamedTuple):
 
     def _noise(self, n: int, n_rows: int, n_noise: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
         if self.is_common:
-            return matched_normal(n, n_noise, stream, dtype)
+            return paired_normal(n, n_noise, stream, dtype)
         return normal((n, n_rows, n_noise), stream, dtype)
 
 

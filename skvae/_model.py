@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._families import Support
-from skvae._random import derived_seed, generator, uniform
+from skvae._random import derived_seed, generator, paired_normal, uniform
 from skvae.likelihoods import Likelihood
 from skvae.networks import Network
 from skvae.posteriors import Posterior, check_pair
@@ -251,6 +251,17 @@ class Model:
         numbers, but latents (..., n, k) if the prior depends on conditions.
         """
         return self.prior.sample(self.of_prior(params, x), shape, stream, dtype)
+
+    def noise(self, n_samples: int, stream: torch.Generator, dtype: torch.dtype, averages_weights: bool = False) -> Tensor:
+        """Draw noise for means over draws of the posterior, common to all rows, in antithetic pairs.  # (s, 1, n_noise)
+
+        Moments are matched where draws are affine in the noise. Such noise has light tails, the mean of its fourth powers lacks
+        2 in half of `n_samples` + 2, so that means of what grows faster would be wrong. With one pair it is 1 and -1 whatever
+        the stream; so where weights are averaged, no more pairs than components stay as they are drawn. Of more, matching takes
+        most of the error, beside which the bias is small.
+        """
+        is_matched = self.posterior.is_affine and (not averages_weights or n_samples // 2 > self.n_noise)
+        return paired_normal(n_samples, self.n_noise, stream, dtype, is_matched)
 
     @property
     def n_noise(self) -> int:

@@ -71,27 +71,14 @@ def choices(weights: Tensor, drawn: Tensor) -> Tensor:
     return torch.searchsorted(reached, drawn * reached[:, -1:], right=True).clamp(max=reached.shape[-1] - 1)
 
 
-def matched_normal(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Draw normal noise, shared by all rows, whose sample moments are those of N(0, I).  # (s, 1, k)
+def paired_normal(
+    n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype, is_matched: bool = True
+) -> Tensor:
+    """Draw normal noise, shared by all rows, in antithetic pairs; a rest has no partner.  # (s, 1, k)
 
-    The draws come in antithetic pairs, so odd moments vanish; with at least `2 * n_components` samples they are whitened,
-    so that averages of quadratic functions, the bound of a linear decoder for one, carry no Monte Carlo error at all.
+    Odd moments vanish. Where the others are matched to those of N(0, I), at least `2 * n_components` samples are whitened, so
+    that averages of quadratic functions, the bound of a linear decoder for one, carry no Monte Carlo error at all.
     """
-    return _in_pairs(n_samples, n_components, stream, dtype, is_matched=True)
-
-
-def noise_of_weights(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Draw normal noise for averages of importance weights, whose logs are bounds only where each draw is normal.  # (s, 1, k)
-
-    Draws with matched moments have light tails: the mean of their fourth powers lacks 2 in half of `n_samples` + 2. With one
-    pair they are 1 and -1 whatever the stream. So no more pairs than components stay as they are drawn; of more, matching takes
-    most of the error, beside which the bias is small.
-    """
-    return _in_pairs(n_samples, n_components, stream, dtype, is_matched=n_samples // 2 > n_components)
-
-
-def _in_pairs(n_samples: int, n_components: int, stream: torch.Generator, dtype: torch.dtype, is_matched: bool) -> Tensor:
-    """Draw normal noise in antithetic pairs, whose moments may be matched; a rest has no partner.  # (s, 1, k)"""
     half = n_samples // 2
     if half == 0:
         return normal((n_samples, 1, n_components), stream, dtype)

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
-from skvae._random import generator, matched_normal, noise_of_weights, normal
+from skvae._random import generator, normal
 from skvae._reading import checked_weight
 from skvae._settings import resolve
 from skvae._sparse import rows_of
@@ -119,8 +119,7 @@ class RowsMixin:
         if isinstance(method, MarginalLikelihood):
             return estimate_rows(method, model, params, rows, model.seed)[:, 0]
         stream = generator(model.seed, "score", device=rows.device)
-        draw = noise_of_weights if method.averages_weights else matched_normal
-        noise = draw(method.n_samples, model.n_noise, stream, fitted.dtype)
+        noise = model.noise(method.n_samples, stream, fitted.dtype, method.averages_weights)
         return value_of_rows(model, params, rows, method.bound, noise)
 
     @one_thread()

@@ -14,12 +14,12 @@ from torch import Tensor
 from skvae._batch import Batch, TrainingRows
 from skvae._course import Callback, Plan, Progress, Trainee, divergence
 from skvae._devices import room_for_data, threads_for
-from skvae._inference import bound_kl_mean, value_of_rows, weighted_mean
+from skvae._inference import bound_kl_mean, noise_for_kl, value_of_rows, weighted_mean
 from skvae._judging import kl_of_weights
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model, Params
 from skvae._population import train_in_company
-from skvae._random import generator, matched_normal
+from skvae._random import generator
 from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
@@ -34,7 +34,7 @@ _OFTEN = 3  # and come so many times on average
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000
-_DRAWS_OF_COMPONENTS = 4  # per row, by which the KL of each component is told where it has no closed form
+_DRAWS_OF_COMPONENTS = 8  # per row, by which the KL of each component is told where it has no closed form
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training, at most,
 _FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
 _REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least,
@@ -353,7 +353,7 @@ class Run:
             progress,
             split.train,
             model.presented(split.watched, "watched"),
-            matched_normal(draws, model.n_noise, generator(model.seed, "watched", device=device), fitted.dtype),
+            model.noise(draws, generator(model.seed, "watched", device=device), fitted.dtype),
             params,
             best,
             slots,
@@ -416,9 +416,8 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     n_draws = _n_draws(model, _REPORTED_DRAWS)
     if 2 * model.n_products * len(rows) * len(draws) * n_draws > _REPORTED_FLOPS:
         n_draws = min(n_draws, _REPORTED_DRAWS)
-    noise = matched_normal(n_draws, model.n_noise, stream, fitted.dtype)
-    noise_of_kl = matched_normal(min(len(noise), _DRAWS_OF_COMPONENTS), model.n_noise, stream, fitted.dtype)
-    described = partial(bound_kl_mean, noise_of_kl=noise_of_kl)
+    noise = model.noise(n_draws, stream, fitted.dtype)
+    described = partial(bound_kl_mean, noise_of_kl=noise_for_kl(model, _DRAWS_OF_COMPONENTS, stream, fitted.dtype))
     values = torch.stack([value_of_rows(model, drawn, rows, described, noise) for drawn in draws]).mean(0)
     kl, mean = values[:, 1:].chunk(2, -1)
     bound = weighted_mean(values[:, 0], rows.weight) - kl_of_weights(model, flat, split.total_weight)

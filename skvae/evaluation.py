@@ -13,10 +13,10 @@ from skvae._base import BaseVAE
 from skvae._batch import Batch
 from skvae._devices import one_thread
 from skvae._frames import is_frame
-from skvae._inference import bound_kl_mean, encode_rows, map_rows_with_slopes, value_of_rows
+from skvae._inference import encode_rows, kl_of_components, map_rows_with_slopes, noise_for_kl, value_of_rows
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._pooling import PooledEstimate, rubin
-from skvae._random import generator, matched_normal, normal
+from skvae._random import generator, normal
 from skvae._reading import array_or_frame
 from skvae._rows import resolve_score_method, seed_of
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
@@ -268,9 +268,8 @@ def kl_per_component(estimator, X):
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     stream = generator(model.seed, "report", device=rows.device)
-    noise = matched_normal(_N_DRAWS, model.n_noise, stream, fitted.dtype)
-    values = value_of_rows(model, params, rows, bound_kl_mean, noise)
-    return values[:, 1 : 1 + model.n_components].double().mean(0).cpu().numpy()
+    noise = noise_for_kl(model, _N_DRAWS, stream, fitted.dtype)
+    return value_of_rows(model, params, rows, kl_of_components, noise).double().mean(0).cpu().numpy()
 
 
 @one_thread()

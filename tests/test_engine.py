@@ -19,7 +19,7 @@ from skvae._batch import Batch
 from skvae._course import DivergenceError, Plan, Progress, Trainee
 from skvae._engine import Mean, train
 from skvae._model import Model, Pieces
-from skvae._random import generator, matched_normal, normal
+from skvae._random import generator, normal, paired_normal
 from skvae.likelihoods import Gaussian, Mixed, SelfMasking
 from skvae.networks import MLP, Module, VariationalMLP
 from skvae.objectives import ELBO, IWAE, InfoVAE
@@ -39,7 +39,7 @@ def make_trainee(n=50, k=2, network=None, seed=0, x=None, decoder=None, solver=N
     params = model.init(F32)
     plan = {"batch_size": 16, "max_iter": 6, "learning_rate_init": 0.01, "learning_rate": "constant", "tol": 0.0, **plan}
     plan = Plan(seed, n_iter_no_change=10**6, evaluate_every=2, **plan)
-    noise = matched_normal(16, k, generator(seed, "watched"), F32)
+    noise = paired_normal(16, k, generator(seed, "watched"), F32)
     problem = Problem(model, ELBO(), Adam(), 0.0, float(n))
     return Trainee(problem, solver or AEVB(), plan, Progress(), data, data, noise, params, params.clone(), None)
 

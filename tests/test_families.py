@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from skvae import _families as families
-from skvae._random import generator, matched_normal, normal
+from skvae._random import generator, normal, paired_normal
 
 F64 = torch.float64
 
@@ -101,7 +101,7 @@ def test_gradient_of_the_mean_is_that_of_its_closed_form(family, params, oracle)
     if family.n_noise == 1:  # the quantiles of a fine grid, whose mean is an integral
         grid = torch.special.ndtri((torch.arange(200_000, dtype=F64) + 0.5) / 200_000)[:, None]
     else:
-        grid = matched_normal(200_000, family.n_noise, generator(1), F64)[:, 0]
+        grid = paired_normal(200_000, family.n_noise, generator(1), F64)[:, 0]
     z = family.draw(grid, *leaves).mean()
     sampled = torch.autograd.grad(z, leaves, allow_unused=True)
     exact = torch.autograd.grad(family.mean(*leaves), leaves, allow_unused=True)

@@ -6,15 +6,15 @@ import torch
 
 from skvae import VAETransformer
 from skvae._batch import Batch
-from skvae._inference import map_rows, value_of_rows, weighted_mean
+from skvae._inference import kl_of_components, map_rows, noise_for_kl, value_of_rows, weighted_mean
 from skvae._model import Model, Pieces
-from skvae._random import generator, normal
+from skvae._random import generator, normal, paired_normal
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, NormalMixture
 from skvae.likelihoods._mixed import PerColumn
 from skvae.networks import MLP, Module
 from skvae.objectives import ELBO, IWAE
-from skvae.posteriors import Normal
-from skvae.priors import StandardNormal
+from skvae.posteriors import FullNormal, Laplace, LogNormal, Normal, StudentT
+from skvae.priors import MixtureOfNormals, StandardNormal
 
 
 @pytest.mark.parametrize("n", [1, 5, 127, 128, 129, 300])
@@ -117,3 +117,66 @@ def test_weighted_mean_counts_repetitions():
     values = torch.tensor([1.0, 2.0, 4.0])
     assert weighted_mean(values, torch.tensor([2.0, 0.0, 1.0])) == pytest.approx(2.0)
     assert weighted_mean(values, None) == pytest.approx(7 / 3)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def model_of(posterior, k, prior=None):
+    network = MLP((4,))
+    return Model(Pieces(network, network, posterior, prior or StandardNormal(), Gaussian()), 3, k, seed=0)
+
+
+@pytest.mark.parametrize(("n_samples", "k"), [(2, 1), (3, 1), (2, 10), (6, 3), (20, 10)])
+def test_few_draws_of_importance_weights_are_normal(n_samples, k):
+    model = model_of(Normal(), k)
+    drawn = torch.cat(
+        [model.noise(n_samples, generator(i, "x"), torch.float64, averages_weights=True)[:1] for i in range(4000)]
+    )
+    assert float(drawn.pow(4).mean()) == pytest.approx(3, abs=0.6 / k**0.5)
+    assert float(drawn.square().sum(-1).std()) == pytest.approx((2 * k) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("n_samples", "k", "is_matched"), [(3, 1, False), (4, 1, True), (21, 10, False), (22, 10, True)])
+def test_many_draws_of_importance_weights_have_matched_moments(n_samples, k, is_matched):
+    noise = model_of(Normal(), k).noise(n_samples, generator(0, "x"), torch.float32, averages_weights=True)
+    assert torch.equal(noise, paired_normal(n_samples, k, generator(0, "x"), torch.float32)) == is_matched
+
+
+@pytest.mark.parametrize("posterior", [Normal(), FullNormal(), Laplace(), StudentT(), LogNormal()], ids=repr)
+def test_moments_are_matched_where_draws_are_affine_in_the_noise(posterior):
+    model = model_of(posterior, 1)
+    q = torch.zeros(1, posterior.n_outputs(1), dtype=torch.float64)
+    at = [model.posterior.sample(q, torch.full((1, 1, model.n_noise), x, dtype=torch.float64)) for x in (0.0, 0.5, 1.0)]
+    is_affine = torch.allclose(2 * at[1], at[0] + at[2])
+    noise = model.noise(16, generator(0, "x"), torch.float64)
+    matched = paired_normal(16, model.n_noise, generator(0, "x"), torch.float64)
+    assert torch.equal(noise, matched) == is_affine == posterior.is_affine
+
+
+@pytest.mark.parametrize("posterior", [Laplace(), StudentT(), LogNormal()], ids=repr)
+def test_noise_of_measurements_leaves_no_bias(posterior):
+    """Means of fourth powers are those of the family; matched moments would give too light tails."""
+    model = model_of(posterior, 1)
+    q = torch.zeros(1, posterior.n_outputs(1), dtype=torch.float64)
+    q[:, posterior.n_outputs(1) // 2 :] = -2.0
+    draws = torch.cat([model.noise(16, generator(i, "x"), torch.float64) for i in range(3000)])
+    found, exact = (
+        model.posterior.sample(q, noise).sub(model.posterior.mean(q)).abs().pow(1.5).mean().item()
+        for noise in (draws, normal((400_000, 1, model.n_noise), generator(0, "exact"), torch.float64))
+    )
+    assert found == pytest.approx(exact, rel=0.02)
+
+
+def test_kl_of_components_without_a_closed_form_is_that_of_many_draws():
+    model = model_of(Laplace(), 2, MixtureOfNormals(4))
+    params = model.unpack(model.init(torch.float64))
+    batch = Batch(normal((500, 3), generator(0, "rows"), torch.float64))
+
+    def kl(noise):
+        return kl_of_components(model, params, batch, noise).mean(0)
+
+    exact = kl(normal((2000, 500, 2), generator(0, "exact"), torch.float64))
+    found = torch.stack([kl(noise_for_kl(model, 8, generator(i, "x"), torch.float64)) for i in range(100)])
+    torch.testing.assert_close(found.mean(0), exact, atol=6e-3, rtol=0)  # four standard errors
+    assert found.std(0).max() < 0.02

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvae._random import RowStreams, derived_seed, generator, matched_normal, noise_of_weights, normal
+from skvae._random import RowStreams, derived_seed, generator, normal, paired_normal
 
 
 def test_a_stream_is_a_function_of_seed_and_place():
@@ -22,38 +22,25 @@ def test_derived_seeds_differ_by_place_and_are_seeds():
 def test_streams_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     normal((3,), generator(0, "x"), torch.float32)
-    matched_normal(8, 2, generator(0, "x"), torch.float32)
+    paired_normal(8, 2, generator(0, "x"), torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("n_samples", "k"), [(4, 2), (16, 3), (17, 3), (20, 10)])
 def test_matched_noise_has_exact_moments(n_samples, k):
-    eps = matched_normal(n_samples, k, generator(0, "x"), torch.float64)[: n_samples // 2 * 2, 0]
+    eps = paired_normal(n_samples, k, generator(0, "x"), torch.float64)[: n_samples // 2 * 2, 0]
     torch.testing.assert_close(eps.mean(0), torch.zeros(k, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(eps.mT @ eps / len(eps), torch.eye(k, dtype=torch.float64), atol=1e-10, rtol=0)
 
 
 def test_matched_noise_with_few_samples_still_has_unit_variances():
-    eps = matched_normal(6, 10, generator(0, "x"), torch.float64)[:, 0]
+    eps = paired_normal(6, 10, generator(0, "x"), torch.float64)[:, 0]
     torch.testing.assert_close(eps.square().mean(0), torch.ones(10, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 3])
 def test_matched_noise_has_the_shape_that_was_asked_for(n_samples):
-    assert matched_normal(n_samples, 4, generator(0, "x"), torch.float32).shape == (n_samples, 1, 4)
-
-
-@pytest.mark.parametrize(("n_samples", "k"), [(2, 1), (3, 1), (2, 10), (6, 3), (20, 10)])
-def test_few_draws_of_importance_weights_are_normal(n_samples, k):
-    drawn = torch.cat([noise_of_weights(n_samples, k, generator(i, "x"), torch.float64)[:1] for i in range(4000)])
-    assert float(drawn.pow(4).mean()) == pytest.approx(3, abs=0.6 / k**0.5)
-    assert float(drawn.square().sum(-1).std()) == pytest.approx((2 * k) ** 0.5, rel=0.1)
-
-
-@pytest.mark.parametrize(("n_samples", "k", "is_matched"), [(3, 1, False), (4, 1, True), (21, 10, False), (22, 10, True)])
-def test_many_draws_of_importance_weights_have_matched_moments(n_samples, k, is_matched):
-    one, other = (draw(n_samples, k, generator(0, "x"), torch.float32) for draw in (noise_of_weights, matched_normal))
-    assert torch.equal(one, other) == is_matched
+    assert paired_normal(n_samples, 4, generator(0, "x"), torch.float32).shape == (n_samples, 1, 4)
 
 
 def test_a_row_has_numbers_of_its_own_wherever_it_stands():

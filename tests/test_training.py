@@ -14,7 +14,8 @@ import skvae
 from skvae import VAETransformer, _training, callbacks
 from skvae._batch import Batch, batch_sizes
 from skvae._linear import covariance, shrunk
-from skvae._random import generator, matched_normal, normal
+from skvae._model import Model
+from skvae._random import generator, normal
 from skvae._training import default_batch_size, default_max_iter, default_n_components
 from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
@@ -393,11 +394,12 @@ def test_a_report_takes_as_many_draws_as_make_moments_exact_unless_they_are_much
     X = np.random.default_rng(0).normal(size=(60, 40))
     drawn = []
 
-    def spy(n, *args):
+    def spy(model, n, *args):
         drawn.append(n)
-        return matched_normal(n, *args)
+        return noise(model, n, *args)
 
-    monkeypatch.setattr(_training, "matched_normal", spy)
+    noise = Model.noise
+    monkeypatch.setattr(Model, "noise", spy)
     for limit, expected in ((1e11, 60), (1e6, 16)):
         monkeypatch.setattr(_training, "_REPORTED_FLOPS", limit)
         drawn.clear()
