@@ -221,8 +221,8 @@ class PosteriorDensity(MarginalLikelihood):
 
     For any normalised density :math:`f`, the posterior mean of :math:`f(z) / p(x, z)` is :math:`1 / p(x)`. Here one half of the
     draws fits :math:`f` and the other half takes the mean, so the estimate errs upwards where importance weighting errs
-    downwards. All draws are independent: each is where a chain of Hamiltonian Monte Carlo of its own ends that started at a
-    draw of :math:`q(z \mid x)`.
+    downwards. Each draw is where a chain of Hamiltonian Monte Carlo of its own ends that started at a draw of
+    :math:`q(z \mid x)`; the chains of a row have only the length of their steps in common.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from skvae._engine import train, work_of_step
 from skvae._judging import Judge
 from skvae._model import Model
 from skvae._shares import Call, SharesBackend
-from skvae._supply import _WINDOW_CELLS, Supply
+from skvae._supply import WINDOW_CELLS, Supply
 
 _STARTING = 0.5  # seconds that tasks in the queue get to start, once all others wait
 _PATIENCE = 5.0  # seconds after which those that wait no longer wait for tasks that do something else
@@ -157,7 +157,7 @@ def _cells_of(trainee: Trainee, wide: Model, n_models: int) -> int:
     data, watched, plan, n_measured = trainee.data, trainee.watched, trainee.plan, len(trainee.noise)
     n_draws = trainee.solver.n_draws(trainee.problem.objective)
     supply = Supply(trainee.problem.model, data, plan.seed, plan.batch_size, n_draws)
-    n_prepared = min(supply.n_together * len(data), max(plan.batch_size, _WINDOW_CELLS // supply.row_cells))
+    n_prepared = min(supply.n_together * len(data), max(plan.batch_size, WINDOW_CELLS // supply.row_cells))
     rows = 2 * ((len(data) + len(watched) + n_prepared) * data.n_columns + n_prepared * n_draws * wide.n_components)
     encoder = wide.n_columns + sum(wide.encoder.widths()) + 2 * wide.n_components
     decoder = wide.n_components + sum(wide.decoder.widths()) + wide.likelihood.n_outputs(wide.n_columns)

@@ -10,7 +10,7 @@ from skvae._model import Model
 from skvae._random import generator, normal
 
 _WINDOW_BATCHES = 64  # that are gathered, and given their noise, at a time,
-_WINDOW_CELLS = 2**20  # with so many cells or numbers of noise at most
+WINDOW_CELLS = 2**20  # with so many cells or numbers of noise at most
 _USUAL_COMPONENTS = 16
 _SHORT_CELLS = 2**18  # of epochs that are drawn together
 
@@ -48,7 +48,7 @@ class Supply:
         if self.n_together > 1:
             yield self.ahead(epoch, 1)
             return
-        n_batches = max(1, min(_WINDOW_BATCHES, _WINDOW_CELLS // (self.batch_size * self.row_cells)))
+        n_batches = max(1, min(_WINDOW_BATCHES, WINDOW_CELLS // (self.batch_size * self.row_cells)))
         order = generator(self.seed, "order", epoch, device=self.data.device)
         for number, (rows, sizes) in enumerate(self.data.epoch(self.batch_size, order, n_batches)):
             yield self._part(rows, sizes, "epoch", epoch, number)

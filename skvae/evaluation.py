@@ -285,7 +285,7 @@ def active_units(estimator, X, threshold=0.01):
         The data.
 
     threshold : float, default=0.01
-        Variance over rows, in the units of the latent space, where the prior has variance one.
+        Variance over rows, in the units of the latent space. The usual one is meant for a prior of variance one.
 
     Returns
     -------

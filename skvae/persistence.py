@@ -525,7 +525,8 @@ def _check_state(fitted: Fitted) -> None:
         fits += [
             all((a.dtype, a.shape) == vector for a in (training.params, training.best)),
             all(_is_memory(a, size, model.n_components) for a in training.slots.values()),
-            min(progress.epoch, progress.n_steps, training.data_hash) >= 0,
+            min(progress.first, progress.n_steps, training.data_hash) >= 0,
+            progress.first <= progress.epoch,
             set(progress.history) == set(HISTORY),
             len({len(values) for values in progress.history.values()}) == 1,
         ]

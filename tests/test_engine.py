@@ -85,7 +85,7 @@ def test_a_model_learns_alone_what_it_learns_in_company_to_the_last_bit(hidden):
 
 def test_models_of_several_widths_share_windows_of_many_draws(monkeypatch):
     """The windows of all must have as many batches, whatever their noise takes."""
-    monkeypatch.setattr(_supply, "_WINDOW_CELLS", 2000)
+    monkeypatch.setattr(_supply, "WINDOW_CELLS", 2000)
 
     def make():
         trainees = [
