@@ -15,7 +15,8 @@ from skvae._devices import one_thread
 from skvae._frames import filled, is_frame, labelled, raw_cells, unseen_among, with_numbers_of
 from skvae._random import generator
 from skvae._reading import array_or_frame, without_cells
-from skvae._rows import EncodedRows, check_n_samples, seed_of
+from skvae._rows import EncodedRows, seed_of
+from skvae._settings import check_whole
 from skvae._warnings import warn
 from skvae.likelihoods import Bernoulli, Categorical
 
@@ -89,7 +90,7 @@ class CellsMixin:
         (['virginica'], True)
         """
         check_is_fitted(self)
-        check_n_samples(n_samples)
+        check_whole("n_samples", n_samples)
         if given is not None:
             return self._sample_given(given, int(n_samples), random_state, noise, n_draws, return_ess)
         if return_ess:
@@ -184,7 +185,7 @@ class CellsMixin:
             raise ValueError(f"method must be 'mean' or 'draw', got {method!r}.")
         if method == "draw":
             return self._imputations(X, 1, n_draws, random_state)[0]
-        n_draws = _checked_n_draws(n_draws)
+        n_draws = check_whole("n_draws", n_draws)
 
         def means(known):
             fitted, params, rows = self._tolerant(known)
@@ -247,9 +248,7 @@ class CellsMixin:
         (True, True)
         """
         check_is_fitted(self)
-        if not isinstance(n_imputations, Integral) or n_imputations < 1:
-            raise ValueError(f"n_imputations must be a whole number of at least 1, got {n_imputations!r}.")
-        return self._imputations(X, int(n_imputations), n_draws, random_state)
+        return self._imputations(X, check_whole("n_imputations", n_imputations), n_draws, random_state)
 
     def _imputations(self, X, n_imputations, n_draws, random_state):
         """Return tables like X whose holes are filled by draws."""
@@ -307,7 +306,7 @@ class CellsMixin:
         X = array_or_frame(X)
         scores, cells = self._scores(X), self._cells(X)
         fitted, params, rows = self._tolerant(cells)
-        proposal = Proposal(_checked_n_draws(n_draws), fitted.model.seed, judged=range(fitted.model.n_columns))
+        proposal = Proposal(check_whole("n_draws", n_draws), fitted.model.seed, judged=range(fitted.model.n_columns))
         fit, _ = conditional.leave_one_out(fitted.model, params, rows, proposal)
         fit = fit.cpu().numpy() + self._log_widths(fitted)
         fit[:, np.isin(fitted.codec.order, fitted.conditions)] = np.nan
@@ -385,7 +384,7 @@ class CellsMixin:
         fitted, params, rows = self._tolerant(self._cells(X))
         seed = fitted.model.seed if random_state is None else seed_of(random_state)
         judged = _ordered(fitted)
-        proposal = Proposal(_checked_n_draws(n_draws), seed, judged=judged)
+        proposal = Proposal(check_whole("n_draws", n_draws), seed, judged=judged)
         levels = ((1 - coverage) / 2, (1 + coverage) / 2)
         ends = torch.full((len(rows), 2, fitted.model.n_columns), torch.nan, dtype=torch.float64, device=rows.device)
         if judged:
@@ -440,7 +439,7 @@ class CellsMixin:
 
         Where nothing but conditions is known and holes tell nothing, latents come from the prior, and the size is infinite.
         """
-        n_draws = _checked_n_draws(n_draws)
+        n_draws = check_whole("n_draws", n_draws)
         described = np.setdiff1d(self._fitted.codec.order, self._fitted.conditions)
         is_free = np.isnan(known[:, described]).all(axis=1) & are_unknown
         cells, ess = np.empty((n_samples, *known.shape)), np.empty(len(known))
@@ -585,9 +584,3 @@ def _warn_of_few(sizes, n_draws):
 def _ordered(fitted):
     """Return which of the columns that the model sees hold neither categories nor flags, which have no order."""
     return [j for j, one in enumerate(fitted.likelihoods) if not isinstance(one, (Categorical, Bernoulli))]
-
-
-def _checked_n_draws(n_draws):
-    if not isinstance(n_draws, Integral) or n_draws < 1:
-        raise ValueError(f"n_draws must be a whole number of at least 1, got {n_draws!r}.")
-    return int(n_draws)

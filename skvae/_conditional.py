@@ -12,6 +12,7 @@ from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._model import Model, Params
 from skvae._modes import climb
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import choices, generator, normal, paired_normal, uniform
 
 _MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
@@ -22,7 +23,6 @@ _INFLATION = 1.2  # of the fitted variance, because a proposal had better be too
 _WANTED = 0.25  # share of the latents that count, below which those of a row are drawn again, from modes
 _CLIMBS, _STEPS = 3, 8  # to the modes of a row
 _STEPS_WITHOUT = 2  # to a mode of a row without some cells, of which q(z|x) or the prior mostly shows the place
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Component(NamedTuple):
@@ -233,7 +233,7 @@ def _normal(mean: Tensor, covariance: Tensor, noise: Tensor, dtype: torch.dtype)
     k = mean.shape[-1]
     own = torch.eye(k, dtype=mean.dtype, device=mean.device)
     factor = torch.linalg.cholesky(_INFLATION * covariance + 1e-9 * own)
-    log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * _HALF_LOG_2PI
+    log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * HALF_LOG_2PI
 
     def log_density(z: Tensor) -> Tensor:
         white = torch.linalg.solve_triangular(factor, (z.double() - mean).movedim(0, -1), upper=False)  # (n, k, s)

@@ -11,13 +11,13 @@ from torch import Tensor
 from skvae._batch import Batch
 from skvae._devices import one_thread, spread
 from skvae._model import Model, Params
+from skvae._numbers import VECTOR
 from skvae._random import normal
 from skvae.objectives import kl_of_rows, kl_per_component
 
 _TILE_ROWS = 128  # rows per call of a network at inference, with which products run at full speed
 _SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
 _SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
-_VECTOR_ROWS = 32  # rows, of which every tile has a multiple: torch rounds the rest that fills no vector in another way
 _TILE_DRAWS = 8192  # row-samples per tile where latents are drawn, if that makes whole vectors
 _ROWS_OF_NOISE = 512  # that have noise of their own, after which it comes again
 _CHAINS = 1024  # row-chains per tile where latents move along gradients, if that makes whole vectors
@@ -82,7 +82,7 @@ def _size_of_calls(device: torch.device) -> int:
 
 def _tile_of_draws(n_draws: int, n_columns: int, size: int) -> int:
     """Return the rows per tile where latents are drawn."""
-    tile = _VECTOR_ROWS * max(1, size * _TILE_DRAWS // (n_draws * _VECTOR_ROWS))
+    tile = VECTOR * max(1, size * _TILE_DRAWS // (n_draws * VECTOR))
     return 1 if tile * n_draws * n_columns > size * _MAX_TILE_CELLS else tile
 
 
@@ -113,7 +113,7 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     n_draws, size = len(noise), _size_of_calls(data.device)
     flops = 2.0 * model.n_products * n_draws
     tile = _tile_of_draws(n_draws, model.n_columns, size)
-    fewest = _VECTOR_ROWS // (1 if model.likelihood.runs_along_rows else math.gcd(_VECTOR_ROWS, n_draws))  # makes whole vectors
+    fewest = VECTOR // (1 if model.likelihood.runs_along_rows else math.gcd(VECTOR, n_draws))  # makes whole vectors
     rows = _rows_per_decoding(fewest, tile, n_draws, flops, size)
     tile -= tile % rows  # all calls are of one shape
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
@@ -130,7 +130,7 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     Chains accept or refuse: in double precision, rounding, which depends on a row's neighbours, practically never decides.
     """
     size = _size_of_calls(data.device)
-    tile = _VECTOR_ROWS * max(1, size * _CHAINS // (n_chains * _VECTOR_ROWS))
+    tile = VECTOR * max(1, size * _CHAINS // (n_chains * VECTOR))
     if tile * n_chains * model.n_columns > size * _MAX_TILE_CELLS:
         tile = 1
 

@@ -53,15 +53,16 @@ import torch
 from torch import Tensor
 
 from skvae._model import Layout, Model, Params
+from skvae._numbers import CACHE_LINE, HALF_LOG_2PI, VECTOR, rounded_up
 from skvae.networks import MLP
 from skvae.objectives import ELBO, IWAE, Objective
 from skvae.posteriors import LOG_SCALE_RANGE, Normal
 from skvae.priors import Prior, StandardNormal
 
-_LINE = 16  # widths are multiples of it: products with such widths do not depend on what is beside them
-_HALF_LINE = 8  # and of it the number of components, whose means and log scales lie in one layer, and that of conditions
+# Widths are multiples of a cache line: products with such widths do not depend on what is beside them. The number of
+# components, whose means and log scales lie in one layer, and that of conditions are multiples of half of it.
+_HALF_LINE = CACHE_LINE // 2
 _FEWEST_ROWS = 8  # below which products take another way
-_VECTOR = 32  # numbers that an elementwise function takes at a time; it rounds a rest in another way
 _FAINTEST = 1e-30  # below which slopes change nothing; products with denormal numbers take up to ten times as long
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 _NETWORKS = ("encoder", "decoder")
@@ -118,7 +119,7 @@ def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
     encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in _NETWORKS)
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
-    n_components = _filled(max(model.n_components for model in models), _HALF_LINE)
+    n_components = rounded_up(max(model.n_components for model in models), _HALF_LINE)
     return Model(pieces, models[0].n_columns, n_components, models[0].seed)
 
 
@@ -130,13 +131,9 @@ def in_units_of(models: Sequence[Model], wide: Model) -> Model:
 
 
 def _widened(networks: list[MLP]) -> MLP:
-    widths = [_filled(max(same_layer), _VECTOR) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    widest = [max(same_layer) for same_layer in zip(*(network.widths() for network in networks), strict=True)]
+    widths = [rounded_up(width, VECTOR) for width in widest]
     return MLP(tuple(widths), activation=networks[0].activation, skip=networks[0].skip)
-
-
-def _filled(n: int, unit: int) -> int:
-    """Return the smallest multiple of `unit` that is no smaller than n."""
-    return n + -n % unit
 
 
 def aligned_layout(wide: Model) -> Layout:
@@ -148,12 +145,12 @@ def aligned_layout(wide: Model) -> Layout:
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for (piece, name), (n_rows, n_columns) in wide.layout.shapes.items():
         if piece == "decoder":
-            n_rows = wide.n_components + _filled(wide.n_given, _HALF_LINE) if name in _PARAMETERS_OF_INPUT else n_rows
-            n_columns = _filled(n_columns, _LINE) if name in to_columns else n_columns
+            n_rows = wide.n_components + rounded_up(wide.n_given, _HALF_LINE) if name in _PARAMETERS_OF_INPUT else n_rows
+            n_columns = rounded_up(n_columns, CACHE_LINE) if name in to_columns else n_columns
         if piece == "conditions":
-            n_rows, n_columns = _filled(n_rows, _HALF_LINE), _filled(n_columns, _LINE)
+            n_rows, n_columns = rounded_up(n_rows, _HALF_LINE), rounded_up(n_columns, CACHE_LINE)
         shapes[piece, name] = n_rows, n_columns
-    return Layout(shapes, _VECTOR, attached={(piece, name) for piece, name in shapes if name.startswith("bias")})
+    return Layout(shapes, VECTOR, attached={(piece, name) for piece, name in shapes if name.startswith("bias")})
 
 
 def _parameters_of_output(network: MLP) -> set[str]:
@@ -179,7 +176,7 @@ def positions(model: Model, wide: Model) -> Tensor:
 
 def padded_rows(n_rows: int) -> int:
     """Return the number of rows of a batch in which the numbers of every layer fill whole vectors."""
-    return max(_filled(n_rows, _VECTOR // _HALF_LINE), _FEWEST_ROWS)
+    return max(rounded_up(n_rows, VECTOR // _HALF_LINE), _FEWEST_ROWS)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -214,7 +211,7 @@ def affine_delta(delta: Tensor, layer: Tensor, out: Tensor) -> Call:
 
 def with_ones(m: int, n: int, width: int, like: Tensor) -> Tensor:
     """Return zeros for n rows of m models, which end in a column of ones and begin on half lines.  # (m, n, width + 1)"""
-    rows = like.new_zeros((m, n, _filled(width + 1, _HALF_LINE)))[..., : width + 1]
+    rows = like.new_zeros((m, n, rounded_up(width + 1, _HALF_LINE)))[..., : width + 1]
     rows[..., width] = 1.0
     return rows
 
@@ -333,7 +330,7 @@ class Kernel:
         like = layers["encoder"]["layer0"]
         m, new_zeros = len(like), like.new_zeros
         encoded = with_ones(m, n, like.shape[1] - 1, like)
-        decoded = with_ones(m, s * n, k + _filled(wide.n_given, _HALF_LINE), like)
+        decoded = with_ones(m, s * n, k + rounded_up(wide.n_given, _HALF_LINE), like)
         self.encoder = Network(wide.encoder, layers["encoder"], encoded)
         self.decoder = Network(wide.decoder, layers["decoder"], decoded)
         self.inputs, self.decoded_delta = encoded[..., :-1], torch.zeros_like(decoded[..., :-1])
@@ -344,7 +341,7 @@ class Kernel:
         self.codes, self.codes_delta = decoded[..., :k], self.decoded_delta[..., :k]  # (m, r, k)
         self.z, self.z_delta = (codes.unflatten(1, (s, n)) for codes in (self.codes, self.codes_delta))
         if wide.n_given:
-            self.given = new_zeros((m, n, _filled(wide.n_given, _HALF_LINE)))
+            self.given = new_zeros((m, n, rounded_up(wide.n_given, _HALF_LINE)))
             self.decoded_given = decoded[..., k:-1].unflatten(1, (s, n))
         if wide.moves_weights:
             self.by_given = params["conditions"]["log_odds"]
@@ -389,7 +386,7 @@ class Kernel:
         """Return log q(z|x) - log p(z) of every draw, whose mean estimates the KL, after `forward`.  # (m, s, n)"""
         if _is_standard(self.prior):
             return (0.5 * (self.z.square() - noise.square()) - self.log_scale[:, None]).sum(-1)
-        log_q = -0.5 * noise.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
+        log_q = -0.5 * noise.square() - self.log_scale[:, None] - HALF_LOG_2PI
         return log_q.sum(-1) - self.prior.log_prob_rows(self.prior_params, self.codes).view(self.z.shape[:3])
 
     def bound(self, objective: Objective, log_px: Tensor, noise: Tensor, kl_weight: Tensor) -> Tensor:

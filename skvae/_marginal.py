@@ -16,12 +16,12 @@ from skvae._hmc import LogDensity, refuse_simplex, transition
 from skvae._inference import Rows, map_rows_with_slopes, value_of_rows
 from skvae._joint import joint_density, tempered
 from skvae._model import Model, Params
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import RowStreams, generator, normal
 from skvae._settings import Interval, Settings, StrOptions, register
 from skvae.objectives import IWAE, log_weights
 from skvae.posteriors import covers, refuse_discrete
 
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _N_BANDWIDTHS = 10
 _STEEPNESS = 4.0  # of the sigmoid schedule, as in Wu et al., 2017
 _TUNED_LEVELS = 50  # on the way, between which step sizes hardly change
@@ -209,7 +209,7 @@ def _whitened(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
 
 def _log_volume(factor: Tensor) -> Tensor:
     """Return minus the log density of a normal distribution at its mean.  # (n,)"""
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + factor.shape[-1] * _HALF_LOG_2PI
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + factor.shape[-1] * HALF_LOG_2PI
 
 
 DENSITIES: dict[str, Callable[[Tensor], LogDensity]] = {"gaussian": gaussian_density, "kde": kernel_density}

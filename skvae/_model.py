@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._families import Support
+from skvae._numbers import rounded_up
 from skvae._random import derived_seed, generator, paired_normal, uniform
 from skvae.likelihoods import Likelihood
 from skvae.networks import Network
@@ -32,10 +33,10 @@ class Layout:
         self.slices: dict[tuple[str, str], slice] = {}
         stop = 0
         for name, shape in shapes.items():
-            start = stop if name in attached else stop + -stop % alignment
+            start = stop if name in attached else rounded_up(stop, alignment)
             stop = start + math.prod(shape)
             self.slices[name] = slice(start, stop)
-        self.size = stop + -stop % alignment
+        self.size = rounded_up(stop, alignment)
 
     def views(self, flat: Tensor) -> dict[tuple[str, str], Tensor]:
         """Return every parameter as a view of `flat`: (..., size) -> {(piece, name): (..., *shape)}."""

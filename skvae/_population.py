@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from skvae._devices import gradients
 from skvae._engine import train, work_of_step
 from skvae._judging import Judge
 from skvae._model import Model
+from skvae._settings import check_whole
 from skvae._shares import Call, SharesBackend
 from skvae._supply import WINDOW_CELLS, Supply
 
@@ -82,10 +82,8 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
     >>> search.best_params_
     {'n_components': 4}
     """
-    for name, value in (("max_models", max_models), ("max_bytes", max_bytes)):
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    meeting = Meeting(int(max_models), int(max_bytes), torch.get_num_threads())
+    max_models, max_bytes = check_whole("max_models", max_models), check_whole("max_bytes", max_bytes)
+    meeting = Meeting(max_models, max_bytes, torch.get_num_threads())
     with parallel_config(backend=FusedBackend(meeting), n_jobs=1):
         yield
 

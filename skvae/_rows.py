@@ -1,7 +1,6 @@
 """RowsMixin: what a fitted model says of rows: bounds on their likelihood, their latents, and their reconstructions."""
 
 import math
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_r
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
 from skvae._random import generator, normal
 from skvae._reading import checked_weight
-from skvae._settings import resolve
+from skvae._settings import check_whole, resolve
 from skvae._sparse import rows_of
 from skvae._stream import checked_pieces, frame
 from skvae._table import array_of_tensor
@@ -192,7 +191,7 @@ class RowsMixin:
             The draws.
         """
         check_is_fitted(self)
-        check_n_samples(n_samples)
+        check_whole("n_samples", n_samples)
         fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
@@ -317,12 +316,6 @@ def seed_of(random_state):
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
     return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def check_n_samples(n_samples):
-    """Raise ``ValueError`` unless `n_samples` is a whole number of at least 1."""
-    if not isinstance(n_samples, Integral) or n_samples < 1:
-        raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")
 
 
 def _to_array(values, dtype):

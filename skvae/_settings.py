@@ -1,6 +1,7 @@
 """Settings objects: small, comparable, searchable descriptions of the pieces of a model. They never hold tensors."""
 
 import inspect
+from numbers import Integral
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone
@@ -51,6 +52,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain, value))
     return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """Return an argument of a method that must be a whole number of at least this one."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return int(value)
 
 
 def belongs_with(piece: Settings, name: str, basis: str) -> bool:

@@ -1,7 +1,5 @@
 """VAETransformer: the variational auto-encoder as a scikit-learn transformer."""
 
-from numbers import Integral
-
 import numpy as np
 import pandas as pd
 import torch
@@ -15,6 +13,7 @@ from skvae._devices import one_thread
 from skvae._frames import is_frame, with_numbers_of
 from skvae._reading import array_or_frame
 from skvae._rows import FARTHEST
+from skvae._settings import check_whole
 from skvae.likelihoods import Categorical, Ordinal
 
 
@@ -309,13 +308,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
             the `n_steps` places of the first way, then those of the second, and so on.
         """
         check_is_fitted(self)
-        if not isinstance(n_steps, Integral) or n_steps < 2:
-            raise ValueError(f"n_steps must be a whole number of at least 2, the two ends, got {n_steps!r}.")
+        n_steps = check_whole("n_steps", n_steps, 2)
         start, dtype = self._posterior_mean(X_start)
         end, other_dtype = self._posterior_mean(X_end)
         if len(start) != len(end):
             raise ValueError(f"X_start and X_end must have as many rows, got {len(start)} and {len(end)}.")
-        share = torch.linspace(0, 1, int(n_steps), dtype=start.dtype, device=start.device)[:, None]
+        share = torch.linspace(0, 1, n_steps, dtype=start.dtype, device=start.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], share)  # (n, n_steps, k)
         known = self._conditions_of(X_start)
         if known is not None:

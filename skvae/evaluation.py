@@ -1,6 +1,5 @@
 r"""Evaluation: how far the bound is from :math:`\log p(x)`, what the latents carry, how alike new rows are to real ones."""
 
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from skvae._pooling import PooledEstimate, rubin
 from skvae._random import generator, normal
 from skvae._reading import array_or_frame
 from skvae._rows import resolve_score_method, seed_of
+from skvae._settings import check_whole
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
 
@@ -213,7 +213,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     method = resolve_score_method(method)
     if not isinstance(method, AnnealedImportance):
         raise TypeError(f"A bracket is made by annealing both ways, not by {method!r}. Pass 'ais' or an AnnealedImportance.")
-    _check_at_least_two("n_rows", n_rows)
+    check_whole("n_rows", n_rows, 2)
     fitted, params, device = _checked(estimator)._ready()
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     if model.n_given:
@@ -356,7 +356,7 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
     >>> split.information.value > split.marginal_kl.value
     True
     """
-    _check_at_least_two("n_samples", n_samples)
+    check_whole("n_samples", n_samples, 2)
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     with torch.inference_mode():
@@ -483,12 +483,6 @@ def _checked(estimator) -> BaseVAE:
             "over the weights, also with score_method='hmc' or 'ais'."
         )
     return estimator
-
-
-def _check_at_least_two(name: str, value) -> None:
-    """Check a number of which a standard error is told."""
-    if not isinstance(value, Integral) or value < 2:
-        raise ValueError(f"{name} must be a whole number of at least 2, got {value!r}.")
 
 
 def _seed(estimator: BaseVAE, random_state) -> int:

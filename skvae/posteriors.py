@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skvae import _families as families
 from skvae._families import Family, Support
+from skvae._numbers import HALF_LOG_2PI
 from skvae._settings import Interval, Settings, belongs_with, register
 from skvae.priors import Dirichlet as DirichletPrior
 from skvae.priors import FamilyPrior, Prior, StandardNormal
@@ -22,8 +23,6 @@ LOG_NORMAL_RANGES = (-20.0, 20.0), (-10.0, 1.0)
 
 #: of the logarithm of a shape parameter: smaller ones put their mass at numbers that float32 does not have
 LOG_CONCENTRATION_RANGE = (-1.5, 7.0)
-
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Posterior(Settings):
@@ -126,7 +125,7 @@ class Normal(Posterior):
 
     def log_prob(self, q: Tensor, z: Tensor) -> Tensor:
         mean, log_scale = self._split(q)
-        return -0.5 * ((z - mean) * (-log_scale).exp()).square() - log_scale - _HALF_LOG_2PI
+        return -0.5 * ((z - mean) * (-log_scale).exp()).square() - log_scale - HALF_LOG_2PI
 
     def kl(self, q: Tensor, prior: Prior) -> Tensor | None:
         """Return the KL of appendix B for a standard normal prior."""
@@ -180,11 +179,11 @@ class FullNormal(Posterior):
 
     def log_prob(self, q, z):
         mean, log_diagonal, factor = self._split(q)
-        return -0.5 * _solved(factor, z - mean).square() - log_diagonal - _HALF_LOG_2PI
+        return -0.5 * _solved(factor, z - mean).square() - log_diagonal - HALF_LOG_2PI
 
     def joint_and_marginals(self, q, z):
         mean, scale = self.mean(q), self.scale(q)
-        return self.log_prob(q, z).sum(-1), -0.5 * ((z - mean) / scale).square() - scale.log() - _HALF_LOG_2PI
+        return self.log_prob(q, z).sum(-1), -0.5 * ((z - mean) / scale).square() - scale.log() - HALF_LOG_2PI
 
     def kl(self, q, prior):
         """Return the KL to a standard normal prior; of each component given those before it."""

@@ -18,8 +18,8 @@ SOURCES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 
 # From the ground up: a module may import those that stand before it.
 ORDER = [
-    "_sklearn", "_warnings", "_random", "_settings", "_batch", "_constants", "_gamma_quantile", "_families", "priors._base",
-    "priors._independent", "priors._dirichlet", "priors._mixture", "priors", "posteriors",
+    "_numbers", "_sklearn", "_warnings", "_random", "_settings", "_batch", "_constants", "_gamma_quantile", "_families",
+    "priors._base", "priors._independent", "priors._dirichlet", "priors._mixture", "priors", "posteriors",
     "likelihoods._base", "likelihoods._numerics", "likelihoods._standardized", "likelihoods._gaussian", "likelihoods._limits",
     "likelihoods._bernoulli", "likelihoods._levels", "likelihoods._counts", "likelihoods._heavy", "likelihoods._mixture",
     "likelihoods._positive", "likelihoods._truncated", "likelihoods._unit_interval", "likelihoods._self_masking",

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from skvae._settings import Settings, belongs_with
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _SMALLEST_INPUT_SCALE = 0.1  # in which an encoder reads logarithms
 
 

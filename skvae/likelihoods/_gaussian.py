@@ -6,9 +6,9 @@ from numbers import Real
 import torch
 
 from skvae._constants import constant
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import normal
 from skvae._settings import Interval, StrOptions
-from skvae.likelihoods._base import HALF_LOG_2PI
 from skvae.likelihoods._standardized import Standardized
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from skvae._constants import constant
+from skvae._numbers import VECTOR
 from skvae._random import uniform
 from skvae._settings import Interval
 from skvae.likelihoods._base import Likelihood
-from skvae.likelihoods._numerics import VECTOR, softplus, sum_over_rows
+from skvae.likelihoods._numerics import softplus, sum_over_rows
 
 _MANY_LEVELS = 10_000  # more are a mistake, unless somebody says so
 _WIDE = 32  # levels, from which on functions along them are as fast as along rows

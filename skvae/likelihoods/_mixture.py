@@ -5,9 +5,9 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import normal, uniform
 from skvae._settings import Interval
-from skvae.likelihoods._base import HALF_LOG_2PI
 from skvae.likelihoods._heavy import Scaled
 from skvae.likelihoods._numerics import along_rows, raw_of, sum_over_rows
 

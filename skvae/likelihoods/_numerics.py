@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
+from skvae._numbers import VECTOR
+
 # Adam moves every parameter at the same rate, and scales have the longest way to go: log(scale) is a multiple of its parameter.
 RATE = 2.0
 
 FARTHEST_LOG = 30.0  # of means, 1e13 units: beyond counts and amounts that occur; squares of slopes stay finite in float32
-VECTOR = 32  # numbers that torch takes at a time
 SMALLEST = torch.finfo(torch.float32).tiny  # what stands for "above zero" in a closed interval
 
 

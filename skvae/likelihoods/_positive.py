@@ -6,9 +6,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import normal
 from skvae._settings import Interval
-from skvae.likelihoods._base import HALF_LOG_2PI, ReadInUnits
+from skvae.likelihoods._base import ReadInUnits
 from skvae.likelihoods._numerics import (
     FARTHEST_LOG,
     SMALLEST,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skvae._numbers import CACHE_LINE
 from skvae._settings import Settings
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -16,8 +17,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "tanh": torch.tanh,
 }
-
-CACHE_LINE = 16  # numbers of single precision
 
 
 class Network(Settings):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skvae._numbers import CACHE_LINE, rounded_up
 from skvae._random import generator
 from skvae._settings import Interval, StrOptions
-from skvae.networks._base import ACTIVATIONS, CACHE_LINE, Network, affine, enlarged
+from skvae.networks._base import ACTIVATIONS, Network, affine, enlarged
 
 _STRIDE = 2  # of convolutions
 
@@ -229,7 +230,7 @@ class _BoundImages(Network):
 
     def aligned_channels(self, grid: Grid) -> int:
         """Return the number of channels, some of them unused, with which images of this size fill whole cache lines."""
-        return grid.n_channels + -grid.n_channels % (CACHE_LINE // math.gcd(CACHE_LINE, grid.n_places))
+        return rounded_up(grid.n_channels, CACHE_LINE // math.gcd(CACHE_LINE, grid.n_places))
 
     def n_products(self, n_in, n_out, seed):
         shapes = self.shapes(n_in, n_out, seed)

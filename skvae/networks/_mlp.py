@@ -6,9 +6,10 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from skvae._numbers import CACHE_LINE
 from skvae._random import generator
 from skvae._settings import Interval, StrOptions
-from skvae.networks._base import ACTIVATIONS, CACHE_LINE, Network, affine, matmul, padded, sum_of_products
+from skvae.networks._base import ACTIVATIONS, Network, affine, matmul, padded, sum_of_products
 
 
 class MLP(Network):

@@ -1,11 +1,10 @@
 """The base of the priors, and the prior of the paper."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from skvae._families import Support
+from skvae._numbers import HALF_LOG_2PI
 from skvae._random import normal
 from skvae._settings import Settings, belongs_with
 
@@ -90,7 +89,7 @@ class StandardNormal(Prior):
     growth = 2.0
 
     def log_prob(self, params, z):
-        return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+        return -0.5 * z.square() - HALF_LOG_2PI
 
     def sample(self, params, shape, stream, dtype):
         return normal(shape, stream, dtype)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._constants import constant
+from skvae._numbers import HALF_LOG_2PI, VECTOR
 from skvae._random import choices, generator, normal, uniform
 from skvae._settings import Interval
 from skvae.priors._base import Prior
 
 _LOG_SCALES = (-10, 5)  # of the normals
-_VECTOR = 32  # numbers that an elementwise function takes at a time
 _CELLS = 100_000  # of rows, modes and components that are worked on at once where nobody needs them afterwards
 
 
@@ -82,7 +82,7 @@ class MixtureOfNormals(Prior):
     def log_prob(self, params, z):
         if torch.is_grad_enabled():
             return self._log_prob(params, z)
-        n_rows = _VECTOR * max(1, _CELLS // (_VECTOR * params["mean"].numel()))
+        n_rows = VECTOR * max(1, _CELLS // (VECTOR * params["mean"].numel()))
         parts = z.reshape(-1, z.shape[-1]).split(n_rows)
         if "log_odds" not in params:
             return torch.cat([self._log_prob(params, rows) for rows in parts]).view(z.shape)
@@ -93,7 +93,7 @@ class MixtureOfNormals(Prior):
     def _log_prob(self, params, z):
         log_scale = params["log_scale"].clamp(*_LOG_SCALES)
         t = (z[..., None, :] - params["mean"]) * (-log_scale).exp()  # (..., n, modes, k)
-        log_probs = -0.5 * t.square() - log_scale - 0.5 * math.log(2 * math.pi)
+        log_probs = -0.5 * t.square() - log_scale - HALF_LOG_2PI
         return mixture_log_prob(_log_weights(params), log_probs)
 
     def log_prob_rows(self, params, z):
@@ -136,7 +136,7 @@ class _Modes:
     """
 
     def __init__(self, params: dict[str, Tensor]):
-        rest = -params["logit"].shape[-2] % _VECTOR
+        rest = -params["logit"].shape[-2] % VECTOR
         logit, self.mean, log_scale = (
             F.pad(params[name].double(), (0, 0, 0, rest), value=value)
             for name, value in (("logit", -math.inf), ("mean", 0.0), ("log_scale", 0.0))
@@ -151,7 +151,7 @@ class _Modes:
         self.precision = (-2 * log_scale).exp()  # (..., modes, k)
         scaled_mean = self.precision * self.mean
         self.factors = torch.cat([scaled_mean, -0.5 * self.precision], -1)  # (..., modes, 2k) of z and its square
-        at_zero = -0.5 * self.mean * scaled_mean - log_scale - 0.5 * math.log(2 * math.pi)
+        at_zero = -0.5 * self.mean * scaled_mean - log_scale - HALF_LOG_2PI
         self.constant = self.log_weight + at_zero.sum(-1, keepdim=True).mT  # (..., 1 or n, modes)
 
     def log_probs(self, powers: Tensor) -> Tensor:
