@@ -17,7 +17,7 @@ from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
 from skvae._reading import TableReader, array_or_frame, checked_weight, names_of
-from skvae._rows import SCORE_METHODS, RowsMixin, seed_of
+from skvae._rows import SCORE_METHODS, RowsMixin, resolve_score_method, seed_of
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _fit_context, runs_inside_another_fit
@@ -337,6 +337,9 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         n_conditions = sum(isinstance(likelihood, Given) for likelihood in table.likelihoods)
         n_components = int(self.n_components or default_n_components(d - n_conditions))
         model = Model(pieces, codec.n_columns, n_components, seed_of(self.random_state))
+        method = resolve_score_method(self.score_method)
+        if isinstance(method, MarginalLikelihood):
+            method.check(model)
         return Fitted(model, codec, model.init(getattr(torch, self.dtype)).numpy(), asked, is_new=True)
 
     def _pieces(self, prior, widths):
@@ -449,8 +452,8 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
             )
         elif not (run.one_epoch or progress.converged or progress.stopped or plan.learning_rate == "cosine"):
             warn(
-                f"The bound was still rising after {progress.epoch} epochs (max_iter). Raise max_iter; with warm_start=True "
-                "training goes on from here.",
+                f"The bound was still rising after {progress.epoch - progress.first} epochs (max_iter). Raise max_iter; with "
+                "warm_start=True training goes on from here.",
                 ConvergenceWarning,
             )
 

@@ -467,11 +467,22 @@ class CellsMixin:
         """Return what is given as a dict, a frame, or an array of the width of the data."""
         if isinstance(given, dict):
             return given
-        if isinstance(given, pd.Series):  # a row of a frame, whose empty cells are not given
-            return given.dropna().to_dict()
+        if isinstance(given, pd.Series):
+            return self._row_of_series(given)
         given = array_or_frame(given)
         given = given.toarray() if sparse.issparse(given) else given
         return given if is_frame(given) or self._fitted.codec.form is None else self._checked_table(given, reset=False)
+
+    def _row_of_series(self, given):
+        """Return a row of a frame as a dict, without its empty cells."""
+        form = self._fitted.codec.form
+        names = range(self.n_features_in_) if form is None else [format.name for format in form.formats]
+        if not given.index.is_unique or not given.index.isin(list(names)).any():
+            raise ValueError(
+                f"given is a Series, which is read as one row, so its labels must be names of columns, got "
+                f"{given.index[:5].tolist()}. Pass several rows as a frame, such as X[['name']]."
+            )
+        return given.dropna().to_dict()
 
     def _known_cells(self, given):
         """Return the cells of rows of which some are given, after a check that the model can heed them."""

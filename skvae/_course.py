@@ -86,7 +86,7 @@ class Trainee:
     is_judged: bool = True  # False: the mean over the training batches has to do
     callbacks: Iterable[Callback] = ()
     error: BaseException | None = None
-    has_ended: bool = False  # for good or by an error of its own: what goes wrong later is of others
+    has_ended: bool = False  # for good or by an error: what goes wrong later is of others
     state: SolverState = field(init=False)
     row: int = field(init=False)  # of the state
     restart: "Restart" = field(init=False)

@@ -149,7 +149,7 @@ def _mkl_set_num_threads_local() -> Callable[[int], int]:
 
 
 _precision_changes = threading.Lock()
-_precisions: list[str] = []  # that the scopes have found; the last scope to end sets the first of them back
+_precisions: dict[object, str] = {}  # before any scope, and of those that last, in the order in which they began
 
 
 @contextmanager
@@ -158,14 +158,18 @@ def matmul_precision(name: str) -> Iterator[None]:
 
     torch keeps one precision for the process, so other threads compute with it too while the scope lasts.
     """
+    scope = object()
     with _precision_changes:
-        _precisions.append(torch.get_float32_matmul_precision())
+        if len(_precisions) <= 1:
+            _precisions[None] = torch.get_float32_matmul_precision()
+        _precisions[scope] = name
         torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
         with _precision_changes:
-            torch.set_float32_matmul_precision(_precisions.pop())
+            del _precisions[scope]
+            torch.set_float32_matmul_precision(list(_precisions.values())[-1])
 
 
 _one_recording = threading.Lock()

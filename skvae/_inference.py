@@ -19,7 +19,8 @@ _TILE_ROWS = 128  # rows per call of a network at inference, with which products
 _SMALL_TILE_ROWS = 256  # rows per call of a small network, whose calls cost more than their work
 _SMALL_TILE_FLOPS = 2e7  # work of such a call, at most
 _TILE_DRAWS = 8192  # row-samples per tile where latents are drawn, if that makes whole vectors
-_ROWS_OF_NOISE = 512  # that have noise of their own, after which it comes again
+_ROWS_OF_KL = 512  # at a time
+_DRAWS_OF_KL = 2**14  # of all rows together, at least
 _CHAINS = 1024  # row-chains per tile where latents move along gradients, if that makes whole vectors
 _DECODED_DRAWS = 1024  # row-samples that are decoded at a time, unless they are much work,
 _MUCH_FLOPS = 4e8
@@ -170,42 +171,32 @@ class _Decoder:
         return out
 
 
-def bound_kl_mean(model: Model, params: Params, batch: Batch, noise: Tensor, noise_of_kl: Tensor) -> Tensor:
-    """Return the bound of every row, its KL(q(z|x) || p(z)) per component, and the mean of q(z|x).  # (n, 1 + 2k)
-
-    The KL per component, which may have no closed form and then takes longer than the bound, has noise of its own.
-    """
+def bound_and_mean(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
+    """Return the bound of every row, and the mean of q(z|x).  # (n, 1 + k)"""
     q = model.encode(params, batch)
     z = model.posterior.sample(q, noise)
     bound = model.log_px(params, batch, z).mean(0) - kl_of_rows(model, params, batch, q, z, "auto")
-    kl = _kl_of_components(model, params, batch, q, noise_of_kl)
-    return torch.cat([bound[:, None], kl, model.posterior.mean(q)], -1)
+    return torch.cat([bound[:, None], model.posterior.mean(q)], -1)
 
 
-def kl_of_components(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
-    """Return KL(q(z|x) || p(z)) of every row per component, with the noise of `noise_for_kl`.  # (n, k)"""
-    return _kl_of_components(model, params, batch, model.encode(params, batch), noise)
+def kl_of_components(model: Model, params: Params, data: Rows, stream: torch.Generator) -> Tensor:
+    """Return KL(q(z|x) || p(z)) of every row per component, where it has no closed form by a few draws.  # (n, k)
 
-
-def _kl_of_components(model: Model, params: Params, batch: Batch, q: Tensor, noise: Tensor) -> Tensor:
-    closed = model.posterior.kl(q, model.prior)
-    if closed is not None:
-        return closed
-    if noise.shape[1] > 1:
-        noise = noise[:, torch.arange(len(batch), device=noise.device) % noise.shape[1]]
-    return kl_per_component(model, params, batch, q, model.posterior.sample(q, noise), "monte_carlo")
-
-
-def noise_for_kl(model: Model, n_draws: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Draw noise for a KL without a closed form, in pairs.  # (s, 1 or rows, n_noise)
-
-    Noise with matched moments, where that is right, leaves little error. Else there are four times as many draws, and rows have
-    noise of their own, whose errors the mean over rows takes away.
+    Every row has draws of its own, in pairs, whose errors a mean over rows takes away.
     """
-    if model.posterior.is_affine:
-        return model.noise(n_draws, stream, dtype)
-    eps = normal((2 * n_draws, _ROWS_OF_NOISE, model.n_noise), stream, dtype)
-    return torch.cat([eps, -eps])
+    half = max(2, math.ceil(_DRAWS_OF_KL / (2 * len(data))))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(data), _ROWS_OF_KL):
+            batch = data.slice(start, start + _ROWS_OF_KL)
+            q = model.encode(params, batch)
+            kl = model.posterior.kl(q, model.prior)
+            if kl is None:
+                eps = normal((half, len(batch), model.n_noise), stream, q.dtype)
+                z = model.posterior.sample(q, torch.cat([eps, -eps]))
+                kl = kl_per_component(model, params, batch, q, z, "monte_carlo")
+            parts.append(kl)
+    return torch.cat(parts)
 
 
 def encode_rows(model: Model, params: Params, data: Rows) -> Tensor:

@@ -57,6 +57,7 @@ def estimate_rows(method: Settings, model: Model, params: Params, rows: Rows, se
         stream = generator(seed, "importance", device=rows.device)
         noise = normal((method.n_samples, 1, model.n_noise), stream, rows.dtype)
         return value_of_rows(model, params, rows, lambda *args: log_mean(log_weights(*args)), noise)
+    method.check(model)
     double = in_double(params)
     return map_rows_with_slopes(
         lambda batch: method.estimate(model, double, batch, seed), rows, model, method.n_chains, method.n_slopes
@@ -81,6 +82,9 @@ class MarginalLikelihood(Settings):
     def n_slopes(self) -> int:
         """How many gradients are taken one after the other."""
         raise NotImplementedError
+
+    def check(self, model: Model) -> None:
+        """Refuse a model of which this cannot tell log p(x), if that does not depend on the rows."""
 
     def estimate(self, model: Model, params: Params, batch: Batch, seed: int) -> Tensor:
         """Return log p(x) of every row in nats, its standard error and effective sample size.  # (n, 3)
@@ -366,8 +370,8 @@ class AnnealedImportance(MarginalLikelihood):
     def n_slopes(self):
         return (self.n_temperatures + _TUNED_LEVELS) * (self.n_leapfrog + 1)
 
-    def check_start(self, model: Model) -> None:
-        """Refuse to start where latents have no density that the posterior of a row may have: chains would never reach them."""
+    def check(self, model):
+        """Refuse to begin at a posterior that cannot reach all latents: chains would never come to the others."""
         if self.start == "posterior" and not covers(model.posterior, model.prior):
             raise ValueError(
                 f"Annealing begins at q(z|x), but the posterior {model.posterior!r} cannot reach all latents that the prior "
@@ -375,7 +379,6 @@ class AnnealedImportance(MarginalLikelihood):
             )
 
     def estimate(self, model, params, batch, seed):
-        self.check_start(model)
         path = Path(self.start, model, params, batch)
         streams = RowStreams(batch.x, seed, "annealing")
         z = path.sample(self.n_chains, streams)

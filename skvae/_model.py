@@ -256,12 +256,12 @@ class Model:
     def noise(self, n_samples: int, stream: torch.Generator, dtype: torch.dtype, averages_weights: bool = False) -> Tensor:
         """Draw noise for means over draws of the posterior, common to all rows, in antithetic pairs.  # (s, 1, n_noise)
 
-        Moments are matched where draws are affine in the noise. Such noise has light tails, the mean of its fourth powers lacks
-        2 in half of `n_samples` + 2, so that means of what grows faster would be wrong. With one pair it is 1 and -1 whatever
-        the stream; so where weights are averaged, no more pairs than components stay as they are drawn. Of more, matching takes
-        most of the error, beside which the bias is small.
+        Its moments are matched to those of N(0, I), which takes most of the error. Such noise has light tails: the mean of its
+        fourth powers lacks 2 in half of `n_samples` + 2, and with one pair it is 1 and -1 whatever the stream. Where weights
+        are averaged, whose logs are bounds only where each draw is normal, no more pairs than components stay as they are
+        drawn; of more, the bias is small beside the error.
         """
-        is_matched = self.posterior.is_affine and (not averages_weights or n_samples // 2 > self.n_noise)
+        is_matched = not averages_weights or n_samples // 2 > self.n_noise
         return paired_normal(n_samples, self.n_noise, stream, dtype, is_matched)
 
     @property

@@ -7,6 +7,7 @@ each group trains together, and the tasks go on. So whatever scikit-learn runs w
 
 import math
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -132,9 +133,14 @@ def waves_of(group: list[Trainee], max_bytes: int, n_threads: int) -> list[list[
     """
     group = sorted(group, key=lambda t: len(t.data))
     n_parts = min(n_threads, max(1, round(math.sqrt(work_of_step(group) / _CALLS_FLOPS))))
-    n_models = -(-len(group) // n_parts)
-    while n_models > 1 and n_threads * bytes_of(group, n_models) > max_bytes:
-        n_models -= 1
+    most = -(-len(group) // n_parts)
+
+    def bytes_of_all(n_models: int) -> int:
+        return min(n_threads, -(-len(group) // n_models)) * bytes_of(group, n_models)
+
+    n_models = most
+    if most > 1 and bytes_of_all(most) > max_bytes:
+        n_models = max(1, bisect_right(range(1, most), max_bytes, key=bytes_of_all))
     return [group[i : i + n_models] for i in range(0, len(group), n_models)]
 
 

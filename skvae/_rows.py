@@ -20,7 +20,7 @@ from skvae._table import array_of_tensor
 from skvae.data import as_source
 from skvae.objectives import ELBO, IWAE, Objective
 
-_WEIGHT_DRAWS = 64  # of uncertain weights, over which scores are averaged: densities of odd rows differ much
+_WEIGHT_DRAWS = 32  # of uncertain weights, over which scores are averaged: densities of odd rows differ much
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 SCORE_METHODS = {
     "elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100), "hmc": PosteriorDensity(), "ais": AnnealedImportance(),

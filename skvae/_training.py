@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from skvae._batch import Batch, TrainingRows
 from skvae._course import Callback, Plan, Progress, Trainee, divergence
 from skvae._devices import room_for_data, threads_for
-from skvae._inference import bound_kl_mean, noise_for_kl, value_of_rows, weighted_mean
+from skvae._inference import bound_and_mean, kl_of_components, value_of_rows, weighted_mean
 from skvae._judging import kl_of_weights
 from skvae._linear import can_start_linearly, start_linearly
 from skvae._model import Model, Params
@@ -34,7 +33,6 @@ _OFTEN = 3  # and come so many times on average
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
 _FEWEST_WATCHED_ROWS = 1_000
-_DRAWS_OF_COMPONENTS = 8  # per row, by which the KL of each component is told where it has no closed form
 _WATCHED_DRAWS = 16_384  # row-samples of one measurement during training, at most,
 _FEWEST_WATCHED_DRAWS = 8  # per row, if they do not exceed that
 _REPORTED_DRAWS = 16  # per row, for the bound that is reported in the end, at least,
@@ -84,10 +82,13 @@ def default_batch_size(n_rows: int) -> int:
     return n_rows if n_rows < 1.5 * batch_size else batch_size
 
 
-def default_max_iter(n_rows: int, batch_size: int) -> int:
-    """Return a number of epochs that leaves room to converge: 20,000 steps, but no more than 1,000 epochs or 5,000 steps."""
-    n_batches = math.ceil(n_rows / batch_size)
-    return min(max(1_000, math.ceil(5_000 / n_batches)), math.ceil(20_000 / n_batches))
+def default_max_iter(n_rows: int, batch_size: int, n_updates: int = 1) -> int:
+    """Return a number of epochs that leaves room to converge: 20,000 steps, if these are no more than 1,000 epochs.
+
+    Where an epoch has fewer than five updates, of which a step makes `n_updates`, there are as many as make 5,000 updates.
+    """
+    n_steps = math.ceil(n_rows / batch_size)
+    return min(max(1_000, math.ceil(5_000 / (n_steps * n_updates))), math.ceil(20_000 / n_steps))
 
 
 def batch_size_for(recipe: Recipe, n_rows: int) -> int:
@@ -194,7 +195,7 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     """Decide how long and in which portions to train."""
     n = len(split.train)
     batch_size = n if recipe.solver.takes_all_rows else batch_size_for(recipe, n)
-    budget = recipe.max_iter or default_max_iter(n, batch_size)
+    budget = recipe.max_iter or default_max_iter(n, batch_size, recipe.solver.n_updates)
     return Plan(
         seed=fitted.model.seed,
         batch_size=batch_size,
@@ -216,7 +217,7 @@ def _epochs_between_measurements(recipe: Recipe, model: Model, split: Split, bat
     if split.watches_training:
         trained = 6 * n_updates * n_rows  # rows through half a model
         measured = len(split.watched) * (1 + _n_watched_draws(model, split))
-        most = default_max_iter(n_rows, batch_size) // _FEWEST_MEASUREMENTS
+        most = default_max_iter(n_rows, batch_size, n_updates) // _FEWEST_MEASUREMENTS
         epochs = max(epochs, min(round(measured / (_MEASURED_SHARE * trained)), most))
     return max(1, epochs)
 
@@ -417,9 +418,8 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     if 2 * model.n_products * len(rows) * len(draws) * n_draws > _REPORTED_FLOPS:
         n_draws = min(n_draws, _REPORTED_DRAWS)
     noise = model.noise(n_draws, stream, fitted.dtype)
-    described = partial(bound_kl_mean, noise_of_kl=noise_for_kl(model, _DRAWS_OF_COMPONENTS, stream, fitted.dtype))
-    values = torch.stack([value_of_rows(model, drawn, rows, described, noise) for drawn in draws]).mean(0)
-    kl, mean = values[:, 1:].chunk(2, -1)
+    values = torch.stack([value_of_rows(model, drawn, rows, bound_and_mean, noise) for drawn in draws]).mean(0)
+    kl, mean = kl_of_components(model, params, rows, stream), values[:, 1:]
     bound = weighted_mean(values[:, 0], rows.weight) - kl_of_weights(model, flat, split.total_weight)
     if not math.isfinite(bound):
         raise divergence(progress)

@@ -12,7 +12,7 @@ from skvae._base import BaseVAE
 from skvae._batch import Batch
 from skvae._devices import one_thread
 from skvae._frames import is_frame
-from skvae._inference import encode_rows, kl_of_components, map_rows_with_slopes, noise_for_kl, value_of_rows
+from skvae._inference import encode_rows, kl_of_components, map_rows_with_slopes
 from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows, in_double
 from skvae._pooling import PooledEstimate, rubin
 from skvae._random import generator, normal
@@ -29,7 +29,6 @@ __all__ = [
 ]  # fmt: skip
 
 _N_WEIGHTED = 200  # latents per row that is drawn under conditions
-_N_DRAWS = 32  # per row, for a KL without a closed form
 _MAX_CELLS = 4_000_000  # of draws, rows and components that are compared at a time
 
 
@@ -218,7 +217,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     if model.n_given:
         raise ValueError("A bracket needs rows drawn from the model, and a model with condition_on draws none by itself.")
-    method.check_start(model)
+    method.check(model)
     stream = generator(seed, "bracket", device=device)
     z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
     with torch.no_grad():
@@ -268,8 +267,7 @@ def kl_per_component(estimator, X):
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     stream = generator(model.seed, "report", device=rows.device)
-    noise = noise_for_kl(model, _N_DRAWS, stream, fitted.dtype)
-    return value_of_rows(model, params, rows, kl_of_components, noise).double().mean(0).cpu().numpy()
+    return kl_of_components(model, params, rows, stream).double().mean(0).cpu().numpy()
 
 
 @one_thread()

@@ -37,9 +37,6 @@ class Posterior(Settings):
     #: whether draws are separate values, through which no gradient passes; only `WakeSleep` trains these
     is_discrete: bool = False
 
-    #: whether draws are affine functions of the noise
-    is_affine: bool = False
-
     #: below which power of :math:`|z|` there is a mean of it, whatever the encoder says
     n_moments: float = math.inf
 
@@ -104,8 +101,6 @@ class Normal(Posterior):
     6
     """
 
-    is_affine = True
-
     def n_outputs(self, n_components: int) -> int:
         return 2 * n_components
 
@@ -151,8 +146,6 @@ class FullNormal(Posterior):
     >>> FullNormal().n_outputs(n_components=3)
     9
     """
-
-    is_affine = True
 
     def n_outputs(self, n_components):
         return n_components * (n_components + 3) // 2

@@ -597,6 +597,12 @@ def test_a_row_of_a_frame_is_given_without_its_holes(mixed):
     pd.testing.assert_frame_equal(drawn, expected)
 
 
+@pytest.mark.parametrize("labels", [["height", "height"], [0, 1]])
+def test_a_series_that_is_no_row_is_not_given(mixed, labels):
+    with pytest.raises(ValueError, match="read as one row, so its labels must be names of columns"):
+        mixed.sample(given=pd.Series([130.0, 140.0], labels))
+
+
 def test_columns_of_the_same_name_are_not_given(mixed):
     given = pd.DataFrame([[130.0, 140.0]], columns=["height", "height"])
     with pytest.raises(ValueError, match=r"1 name\(s\) belong to more than one column: \['height'\]"):

@@ -153,10 +153,10 @@ def test_the_precision_of_products_is_set_in_a_scope():
 
 def test_scopes_of_several_threads_give_back_the_precision_of_the_process():
     before = torch.get_float32_matmul_precision()
-    first, second = matmul_precision("medium"), matmul_precision("medium")
+    first, second = matmul_precision("medium"), matmul_precision("high")
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)  # a thread that began earlier may end earlier
-    assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "high"
     second.__exit__(None, None, None)
     assert torch.get_float32_matmul_precision() == before

@@ -279,4 +279,8 @@ def test_a_bracket_from_a_posterior_that_misses_latents_is_refused_with_the_way_
     vae = VAETransformer(2, posterior=posterior, prior="normal", max_iter=20, random_state=0).fit(load_iris().data)
     with pytest.raises(ValueError, match=r"cannot reach all latents.*AnnealedImportance\(start='prior'\)"):
         bracket(vae, n_rows=10)
+    with pytest.raises(ValueError, match="cannot reach all latents"):
+        log_likelihood(vae, load_iris().data, "ais")
+    with pytest.raises(ValueError, match="cannot reach all latents"):
+        clone(vae).set_params(score_method="ais").fit(load_iris().data)
     assert abs(bracket(vae, n_rows=10, method=AnnealedImportance(200, start="prior")).gap.value) < 0.2

@@ -276,7 +276,8 @@ def test_parts_of_all_threads_together_keep_to_the_memory(monkeypatch):
 
     def spy(group, max_bytes, n_threads):
         waves = original(group, max_bytes, n_threads)
-        found.extend((n_threads * _population.bytes_of(wave, len(wave)), len(wave)) for wave in waves)
+        n_together = min(n_threads, len(waves))
+        found.extend((n_together * _population.bytes_of(wave, len(wave)), len(wave)) for wave in waves)
         return waves
 
     monkeypatch.setattr(_population, "waves_of", spy)

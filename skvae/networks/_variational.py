@@ -24,7 +24,7 @@ class VariationalMLP(MLP):
     reparameterisation), which makes gradients less noisy. Where the data do not say what a weight should be, it goes back to
     its prior, so that few rows cannot be overfitted.
 
-    `score` averages densities over 64 draws of the weights, whatever the `score_method`, and falls short of the average over
+    `score` averages densities over 32 draws of the weights, whatever the `score_method`, and falls short of the average over
     all of them where a row is odd; `sample` draws weights for every row; `inverse_transform` and `reconstruct` take the means
     of weights. The encoder, the noise of the likelihood and the parameters of the prior stay single numbers, and `alpha` does
     not apply to the decoder.
