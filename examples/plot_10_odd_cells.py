@@ -13,6 +13,8 @@ away. A model of the whole table finds the rows, and in them the cells.
 # rather large becomes rather small, or the other way round: a value at the share :math:`q` of its column is replaced
 # by the one at :math:`1 - q`.
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
@@ -94,7 +96,10 @@ print(f"{len(planted)} of the 20 oddest rows have a wrong cell; in {found} it is
 # cells are rough. That of the planted cell follows from the others, which are as they were.
 
 row, column = next((row, column) for row in oddest for r, column in zip(rows, columns) if r == row)
-low, high = vae.predictive_interval(table.iloc[[row]], coverage=0.99)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    low, high = vae.predictive_interval(table.iloc[[row]], coverage=0.99)
+print(*(warning.message for warning in caught))
 cells = [low.iloc[0], high.iloc[0], table.iloc[row]]
 standard = [(values - train.mean()) / train.std() for values in cells]
 

@@ -50,7 +50,7 @@ def fused_fits(max_models: int = 64, max_bytes: int = 2**30) -> Iterator[None]:
 
     Models of one structure have the same number and kind of layers, the same likelihood, solver and kind of objective and
     optimizer, the same number of columns and rows per step; the widths of hidden layers and the number of components may
-    differ. What has no partner, or cannot be batched (networks, likelihoods or objectives of your own), trains alone.
+    differ. What has no partner, or no closed form (the User Guide tells which), trains alone.
 
     Parameters
     ----------

@@ -215,9 +215,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     References
     ----------
-    .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
-    .. [2] Y. Burda, R. Grosse and R. Salakhutdinov, "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.
-    .. [3] J. Lucas, G. Tucker, R. Grosse and M. Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
+    .. [1] Kingma, D. P. and Welling, M., "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+    .. [2] Burda, Y., Grosse, R. and Salakhutdinov, R., "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.
+    .. [3] Lucas, J., Tucker, G., Grosse, R. and Norouzi, M., "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
        Collapse", 2019, arXiv:1911.02469.
 
     Examples
