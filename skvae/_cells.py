@@ -90,16 +90,16 @@ class CellsMixin:
         (['virginica'], True)
         """
         check_is_fitted(self)
-        check_whole("n_samples", n_samples)
+        n_samples = check_whole("n_samples", n_samples)
         if given is not None:
-            return self._sample_given(given, int(n_samples), random_state, noise, n_draws, return_ess)
+            return self._sample_given(given, n_samples, random_state, noise, n_draws, return_ess)
         if return_ess:
             raise ValueError("return_ess=True needs given cells: rows that are drawn without any are as many as they are.")
         fitted, params, device = self._ready()
         self._check_conditions(np.full((1, self.n_features_in_), np.nan), "sample")
         stream = generator(seed_of(random_state), "sample", device=device)
         with torch.inference_mode():
-            x = fitted.model.sample(params, int(n_samples), stream, noise, fitted.dtype)
+            x = fitted.model.sample(params, n_samples, stream, noise, fitted.dtype)
         cells = fitted.codec.decode(x, np.float64)
         return fitted.codec.drawn_table(cells) if noise else fitted.codec.table(cells)
 

@@ -191,11 +191,11 @@ class RowsMixin:
             The draws.
         """
         check_is_fitted(self)
-        check_whole("n_samples", n_samples)
+        n_samples = check_whole("n_samples", n_samples)
         fitted, params, rows, dtype = self._encoded(X, only_for_encoder=True)
         q = encode_rows(fitted.model, params, rows)
         stream = generator(seed_of(random_state), "posterior", device=q.device)
-        noise = normal((int(n_samples), len(rows), fitted.model.n_noise), stream, fitted.dtype)
+        noise = normal((n_samples, len(rows), fitted.model.n_noise), stream, fitted.dtype)
         return _to_array(fitted.model.posterior.sample(q, noise), dtype)
 
     @one_thread()

@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """Return an argument of a method that must be a whole number of at least this one."""
+    """Return an argument that must be a whole number of at least `least` as one of Python's."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     return int(value)

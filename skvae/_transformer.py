@@ -318,9 +318,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         known = self._conditions_of(X_start)
         if known is not None:
             self._check_equal_conditions(known, self._conditions_of(X_end))
-            known = known.repeat(int(n_steps), axis=0)
+            known = known.repeat(n_steps, axis=0)
         table = self._fitted_table(self._means(z.flatten(0, 1), np.result_type(dtype, other_dtype), known))
-        return table if is_frame(table) else table.reshape(len(start), int(n_steps), -1)
+        return table if is_frame(table) else table.reshape(len(start), n_steps, -1)
 
     def _check_equal_conditions(self, start, end):
         """Refuse ways between rows of other conditions: there is nothing between, say, two categories."""

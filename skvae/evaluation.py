@@ -212,14 +212,14 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
     method = resolve_score_method(method)
     if not isinstance(method, AnnealedImportance):
         raise TypeError(f"A bracket is made by annealing both ways, not by {method!r}. Pass 'ais' or an AnnealedImportance.")
-    check_whole("n_rows", n_rows, 2)
+    n_rows = check_whole("n_rows", n_rows, 2)
     fitted, params, device = _checked(estimator)._ready()
     model, params, seed = fitted.model, in_double(params), _seed(estimator, random_state)
     if model.n_given:
         raise ValueError("A bracket needs rows drawn from the model, and a model with condition_on draws none by itself.")
     method.check(model)
     stream = generator(seed, "bracket", device=device)
-    z = model.sample_prior(params, (int(n_rows), model.n_components), stream, torch.float64)
+    z = model.sample_prior(params, (n_rows, model.n_components), stream, torch.float64)
     with torch.no_grad():
         x = model.likelihood.sample(params["likelihood"], model.decode(params, z), stream)
 
@@ -354,13 +354,13 @@ def mutual_information(estimator, X, n_samples=10, random_state=None):
     >>> split.information.value > split.marginal_kl.value
     True
     """
-    check_whole("n_samples", n_samples, 2)
+    n_samples = check_whole("n_samples", n_samples, 2)
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     model = fitted.model
     with torch.inference_mode():
         q = encode_rows(model, params, rows).double()
         stream = generator(_seed(estimator, random_state), "mutual information", device=q.device)
-        z = model.posterior.sample(q, normal((int(n_samples), len(q), model.n_noise), stream, q.dtype))  # (s, n, k)
+        z = model.posterior.sample(q, normal((n_samples, len(q), model.n_noise), stream, q.dtype))  # (s, n, k)
         log_q = model.posterior.log_prob(q, z).sum(-1)
         log_aggregated = _log_mixture(model, q, z)
         x = rows.slice(0, len(rows)).x.double() if model.n_given else None
