@@ -113,7 +113,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         early_stopping="auto",
         validation_fraction=0.1,
         warm_start=False,
-        score_method="iwae",
+        score_method="refined",
         dtype="float32",
         matmul_precision="highest",
         device="auto",

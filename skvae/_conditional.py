@@ -12,34 +12,16 @@ from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._model import Model, Params
 from skvae._modes import climb
-from skvae._numbers import HALF_LOG_2PI
+from skvae._proposals import Component, normal_draws, total_log_mass
 from skvae._random import choices, generator, normal, paired_normal, uniform
 
 _MOST_GROUPS = 64  # of columns that are left out in turn, each to propose latents for the cells in it
 _MOST_STAGES = 10  # in which latents are drawn, each closer to where the weights of those before say
 _FEWEST_PER_STAGE = 25
 _COUNTED = 0.1  # share of the latents that count, at least, when the next stage is fitted to them
-_INFLATION = 1.2  # of the fitted variance, because a proposal had better be too wide
 _WANTED = 0.25  # share of the latents that count, below which those of a row are drawn again, from modes
 _CLIMBS, _STEPS = 3, 8  # to the modes of a row
 _STEPS_WITHOUT = 2  # to a mode of a row without some cells, of which q(z|x) or the prior mostly shows the place
-
-
-class Component(NamedTuple):
-    """Draws of a density of latents, one density per row."""
-
-    z: Tensor  # (s, n, k)
-    log_density: Callable[[Tensor], Tensor] | None  # (..., n, k) -> (..., n); None for the prior, whose density is known
-
-    def log_mass(self, z: Tensor, log_prior: Tensor) -> Tensor:
-        """Return the log of how many of the draws there are per unit of volume at z.  # (..., n) in double precision"""
-        log_density = log_prior if self.log_density is None else self.log_density(z).double()
-        return log_density + math.log(len(self.z))
-
-
-def _log_mass(components: Sequence[Component], z: Tensor, log_prior: Tensor) -> Tensor:
-    """Return the log of how many draws of all components there are per unit of volume at z.  # (s, n) in double precision"""
-    return torch.stack([component.log_mass(z, log_prior) for component in components]).logsumexp(0)
 
 
 class Pool:
@@ -61,9 +43,9 @@ class Pool:
         eta = self._model.decode(self._params, z, self._batch.x)
         log_px = self._model.likelihood.log_prob(self._params["likelihood"], eta, self._batch.x)
         log_prior = self._model.log_pz(self._params, z, self._batch.x).double()
-        log_mass = _log_mass([*self._components, *components], z, log_prior)
+        log_mass = total_log_mass([*self._components, *components], z, log_prior)
         if self._components:
-            before = torch.logaddexp(self._log_mass, _log_mass(components, self.z, self._log_prior))
+            before = torch.logaddexp(self._log_mass, total_log_mass(components, self.z, self._log_prior))
             log_mass, log_prior = torch.cat([before, log_mass]), torch.cat([self._log_prior, log_prior])
             z, eta, log_px = torch.cat([self.z, z]), torch.cat([self.eta, eta]), torch.cat([self.log_px, log_px])
         self.z, self.eta, self.log_px, self._log_prior, self._log_mass = z, eta, log_px, log_prior, log_mass
@@ -180,7 +162,7 @@ class Proposal(NamedTuple):
         mean, covariance = (of.flatten(0, 1).unflatten(0, places.shape) for of in (modes.z + modes.step, modes.covariance))
         parts = _parts(n, len(mean))
         noise = [self._noise(part, len(batch), model.n_components, stream, torch.float64) for part in parts if part]
-        return [_normal(*of, batch.dtype) for of in zip(mean, covariance, noise)]
+        return [normal_draws(*of, batch.dtype) for of in zip(mean, covariance, noise)]
 
     def _noise(self, n: int, n_rows: int, n_noise: int, stream: torch.Generator, dtype: torch.dtype) -> Tensor:
         if self.is_common:
@@ -225,22 +207,7 @@ def _fitted(z: Tensor, log_w: Tensor, noise: Tensor) -> Component:
     # in correlations, the less the fewer latents count per component
     trust = 1 / (1 + k * share.square().sum(0))[:, None, None]
     own = torch.eye(k, dtype=torch.bool, device=z.device)
-    return _normal(mean, torch.where(own, covariance, trust * covariance), noise, z.dtype)
-
-
-def _normal(mean: Tensor, covariance: Tensor, noise: Tensor, dtype: torch.dtype) -> Component:
-    """Return draws of a normal distribution for every row, somewhat wider than its covariance says."""
-    k = mean.shape[-1]
-    own = torch.eye(k, dtype=mean.dtype, device=mean.device)
-    factor = torch.linalg.cholesky(_INFLATION * covariance + 1e-9 * own)
-    log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * HALF_LOG_2PI
-
-    def log_density(z: Tensor) -> Tensor:
-        white = torch.linalg.solve_triangular(factor, (z.double() - mean).movedim(0, -1), upper=False)  # (n, k, s)
-        return -0.5 * white.square().sum(1).mT - log_volume
-
-    drawn = mean + (factor @ noise.expand(-1, len(mean), -1).movedim(0, -1)).movedim(-1, 0)
-    return Component(drawn.to(dtype), log_density)
+    return normal_draws(mean, torch.where(own, covariance, trust * covariance), noise, z.dtype)
 
 
 def _exponent(log_w: Tensor, size: float) -> Tensor:

@@ -63,6 +63,7 @@ from skvae.priors import Prior, StandardNormal
 # components, whose means and log scales lie in one layer, and that of conditions are multiples of half of it.
 _HALF_LINE = CACHE_LINE // 2
 _FEWEST_ROWS = 8  # below which products take another way
+_FEWEST_COMPONENTS = _HALF_LINE if torch.backends.cpu.get_cpu_capability() == "AVX512" else CACHE_LINE  # as well
 _FAINTEST = 1e-30  # below which slopes change nothing; products with denormal numbers take up to ten times as long
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 _NETWORKS = ("encoder", "decoder")
@@ -119,7 +120,7 @@ def widened(models: list[Model]) -> Model:
     """Return a model of the same structure in which each of `models` has room."""
     encoder, decoder = (_widened([getattr(model, name) for model in models]) for name in _NETWORKS)
     pieces = replace(models[0].pieces, encoder=encoder, decoder=decoder)
-    n_components = rounded_up(max(model.n_components for model in models), _HALF_LINE)
+    n_components = max(_FEWEST_COMPONENTS, rounded_up(max(model.n_components for model in models), _HALF_LINE))
     return Model(pieces, models[0].n_columns, n_components, models[0].seed)
 
 

@@ -48,20 +48,21 @@ def reciprocal(estimate: Tensor) -> Tensor:
     return torch.stack([-value, *sureness], -1)
 
 
-def estimate_rows(method: Settings, model: Model, params: Params, rows: Rows, seed: int) -> Tensor:
+def estimate_rows(method: "MarginalLikelihood | IWAE", model: Model, params: Params, rows: Rows, seed: int) -> Tensor:
     """Return log p(x) of every row, its standard error and effective sample size.  # (n, 3)
 
-    `method` is one of this module, or IWAE.
+    `method` is a MarginalLikelihood, or IWAE.
     """
     if isinstance(method, IWAE):
         stream = generator(seed, "importance", device=rows.device)
-        noise = normal((method.n_samples, 1, model.n_noise), stream, rows.dtype)
-        return value_of_rows(model, params, rows, lambda *args: log_mean(log_weights(*args)), noise)
+        return by_importance(model, params, rows, normal((method.n_samples, 1, model.n_noise), stream, rows.dtype))
     method.check(model)
-    double = in_double(params)
-    return map_rows_with_slopes(
-        lambda batch: method.estimate(model, double, batch, seed), rows, model, method.n_chains, method.n_slopes
-    )
+    return method.estimate_rows(model, params, rows, seed)
+
+
+def by_importance(model: Model, params: Params, rows: Rows, noise: Tensor) -> Tensor:
+    """Return what draws of q(z|x) say, made of noise (s, 1, n_noise) that all rows share.  # (n, 3)"""
+    return value_of_rows(model, params, rows, lambda *args: log_mean(log_weights(*args)), noise)
 
 
 def in_double(params: Params) -> Params:
@@ -74,14 +75,10 @@ def in_double(params: Params) -> Params:
 
 
 class MarginalLikelihood(Settings):
-    """Base of the estimators of log p(x) that move latents along gradients."""
+    """Base of the estimators of log p(x): `estimate` moves latents along gradients, or `estimate_rows` goes another way."""
 
     n_chains: int  # latents per row that move at the same time
-
-    @property
-    def n_slopes(self) -> int:
-        """How many gradients are taken one after the other."""
-        raise NotImplementedError
+    n_slopes: int  # how many gradients are taken one after the other
 
     def check(self, model: Model) -> None:
         """Refuse a model of which this cannot tell log p(x), if that does not depend on the rows."""
@@ -89,9 +86,20 @@ class MarginalLikelihood(Settings):
     def estimate(self, model: Model, params: Params, batch: Batch, seed: int) -> Tensor:
         """Return log p(x) of every row in nats, its standard error and effective sample size.  # (n, 3)
 
-        Random numbers are a function of `seed` and of what stands in the row.
+        Random numbers are a function of `seed` and of what stands in the row. Rows and parameters come in double precision.
         """
         raise NotImplementedError
+
+    def estimate_rows(self, model: Model, params: Params, rows: Rows, seed: int) -> Tensor:
+        """Return what `estimate` gives for rows of any number.  # (n, 3)"""
+        double = in_double(params)
+        return map_rows_with_slopes(
+            lambda batch: self.estimate(model, double, batch, seed), rows, model, self.n_chains, self.n_slopes
+        )
+
+    def score_rows(self, model: Model, params: Params, rows: Rows) -> Tensor:
+        """Return log p(x) of every row in nats, with random numbers of the model's seed.  # (n,)"""
+        return self.estimate_rows(model, params, rows, model.seed)[:, 0]
 
 
 Noise = tuple[Tensor, Tensor, Tensor]  # of one move

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._batch import Batch
 from skvae._hmc import value_and_slope
 from skvae._model import Model, Params
+from skvae._numbers import CACHE_LINE, rounded_up
 
 _APART = 1e-2  # between latents whose outputs tell slopes, where the prior is about as wide as N(0, I)
+_LINE = CACHE_LINE // 2  # numbers of double precision in a cache line
 _FLATTEST = 0.25  # curvature that the log density is taken to have along any direction, at least
 
 
@@ -25,6 +28,15 @@ class Place(NamedTuple):
     value: Tensor  # (..., n)
     step: Tensor  # (..., n, k) to the mode, if the log density is quadratic
     covariance: Tensor  # (..., n, k, k)
+
+
+def in_lines(values: Tensor, n_axes: int = 1, value: float = 0.0) -> Tensor:
+    """Return double values with more at the ends of the last axes, so that the matrices of all rows begin on cache lines.
+
+    Where they begin decides how BLAS rounds.
+    """
+    ends = [(0, rounded_up(size, _LINE) - size) for size in reversed(values.shape[-n_axes:])]
+    return F.pad(values, [n for end in ends for n in end], value=value)
 
 
 def climb(model: Model, params: Params, batch: Batch, z: Tensor, n_steps: int) -> Place:
@@ -59,12 +71,12 @@ def surveyor(model: Model, params: Params, batch: Batch) -> Callable[[Tensor], P
         near = torch.cat([z[None], z + apart])  # (1 + k, m, n, k)
         eta = model.decode(params, near.flatten(0, 1), batch.x).unflatten(0, near.shape[:2]).double()
         log_px, by_eta = _value_and_slopes(model, own, x, eta)
-        change = ((eta[1:] - eta[0]) / _APART).movedim(0, -2)  # (m, n, k, outputs)
-        bend = ((by_eta[1:] - by_eta[0]) / _APART).movedim(0, -2)
+        change, bend = (in_lines((of[1:] - of[0]).movedim(0, -2) / _APART, 2) for of in (eta, by_eta))  # (m, n, k, outputs)
         log_pz, slope, curvature = _of_prior(model, params, z, batch.x)
-        slope = slope + (change @ by_eta[0][..., None])[..., 0]
-        covariance = _inverse(torch.diag_embed(curvature) - bend @ change.mT)
-        return Place(z.double(), log_px + log_pz, (covariance @ slope.nan_to_num()[..., None])[..., 0], covariance)
+        slope = in_lines(slope) + (change @ in_lines(by_eta[0])[..., None])[..., 0]
+        covariance = _inverse(torch.diag_embed(in_lines(curvature, value=1.0)) - bend @ change.mT)
+        step, k = (covariance @ slope.nan_to_num()[..., None])[..., 0], z.shape[-1]
+        return Place(z.double(), log_px + log_pz, step[..., :k], covariance[..., :k, :k])
 
     return survey
 

@@ -10,9 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
-from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity, estimate_rows
+from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity
 from skvae._random import generator, normal
 from skvae._reading import checked_weight
+from skvae._refined import RefinedImportance
 from skvae._settings import check_whole, resolve
 from skvae._sparse import rows_of
 from skvae._stream import checked_pieces, frame
@@ -23,7 +24,8 @@ from skvae.objectives import ELBO, IWAE, Objective
 _WEIGHT_DRAWS = 32  # of uncertain weights, over which scores are averaged: densities of odd rows differ much
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
 SCORE_METHODS = {
-    "elbo": ELBO(n_samples=32), "iwae": IWAE(n_samples=100), "hmc": PosteriorDensity(), "ais": AnnealedImportance(),
+    "refined": RefinedImportance(), "iwae": IWAE(n_samples=100), "elbo": ELBO(n_samples=32), "hmc": PosteriorDensity(),
+    "ais": AnnealedImportance(),
 }  # fmt: skip
 
 
@@ -116,7 +118,8 @@ class RowsMixin:
         """Return the bound of every row, in the model's units.  # (n,)"""
         model, method = fitted.model, resolve_score_method(self.score_method)
         if isinstance(method, MarginalLikelihood):
-            return estimate_rows(method, model, params, rows, model.seed)[:, 0]
+            method.check(model)
+            return method.score_rows(model, params, rows)
         stream = generator(model.seed, "score", device=rows.device)
         noise = model.noise(method.n_samples, stream, fitted.dtype, method.averages_weights)
         return value_of_rows(model, params, rows, method.bound, noise)
@@ -306,7 +309,7 @@ def resolve_score_method(method):
     if not isinstance(piece, (Objective, MarginalLikelihood)):
         raise ValueError(
             f"{method!r} is no way to measure log p(x). Use one of {sorted(SCORE_METHODS)} or an object, such as "
-            "IWAE(n_samples=1000)."
+            "RefinedImportance(n_samples=1000)."
         )
     return resolve("score_method", piece)
 

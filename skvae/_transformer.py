@@ -135,11 +135,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         `max_iter` counts all epochs: raise it to train longer; a training that was interrupted is finished as if it had not
         been, and one that has converged has nothing left to do. On other data it counts from there.
 
-    score_method : {"iwae", "elbo", "hmc", "ais"} or an object, default="iwae"
-        How `score` and `score_samples` measure: the importance-weighted bound with 100 draws per row, the ELBO with 32, or an
-        estimate of log p(x) that is far slower, :class:`skvae.evaluation.PosteriorDensity` ("hmc") or
-        :class:`skvae.evaluation.AnnealedImportance` ("ais"). An object sets the numbers, such as `IWAE(n_samples=1000)`,
-        which is tighter and slower.
+    score_method : {"refined", "iwae", "elbo", "hmc", "ais"} or an object, default="refined"
+        How `score` and `score_samples` measure: by importance weighting with 100 draws per row, and as many more from a mode
+        of p(z|x) for rows in which few of them count (:class:`skvae.evaluation.RefinedImportance`), without these ("iwae"),
+        by the ELBO with 32 draws, or by an estimate of log p(x) that is far slower,
+        :class:`skvae.evaluation.PosteriorDensity` ("hmc") or :class:`skvae.evaluation.AnnealedImportance` ("ais"). An object
+        sets the numbers, such as `RefinedImportance(min_ess=np.inf)`, which is tighter and slower.
 
     dtype : {"float32", "float64"}, default="float32"
         Precision of the computation. "float64" is slower, and for checks against exact answers.
@@ -416,8 +417,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         has_levels[codec.order] = [isinstance(likelihood, (Categorical, Ordinal)) for likelihood in self._fitted.likelihoods]
         if codec.form is not None:
             has_levels |= [format.categories is not None for format in codec.form.formats]
-        levels = np.where(np.rint(after) != np.rint(before), after, cells)
-        return np.where(has_levels, levels, codec.within_support(cells + (after - before), after.dtype)).astype(after.dtype)
+        moved = np.where(has_levels, after, codec.within_support(cells + (after - before), after.dtype))
+        stays = np.where(has_levels, np.rint(after) == np.rint(before), after == before)
+        return np.where(stays, cells, moved).astype(after.dtype)
 
     def _step(self, direction, strength, n_rows):
         """Return how far each row moves in the latent space, after a check of the shapes."""

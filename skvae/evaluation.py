@@ -17,6 +17,7 @@ from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDen
 from skvae._pooling import PooledEstimate, rubin
 from skvae._random import generator, normal
 from skvae._reading import array_or_frame
+from skvae._refined import RefinedImportance
 from skvae._rows import resolve_score_method, seed_of
 from skvae._settings import check_whole
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
@@ -24,8 +25,8 @@ from skvae.objectives import IWAE
 
 __all__ = [
     "AnnealedImportance", "Bracket", "Estimate", "LogLikelihood", "MarginalLikelihood", "MutualInformation", "PooledEstimate",
-    "PosteriorDensity", "TableComparison", "active_units", "bracket", "compare_tables", "kl_per_component", "log_likelihood",
-    "mutual_information", "posterior_predictive_check", "rubin",
+    "PosteriorDensity", "RefinedImportance", "TableComparison", "active_units", "bracket", "compare_tables",
+    "kl_per_component", "log_likelihood", "mutual_information", "posterior_predictive_check", "rubin",
 ]  # fmt: skip
 
 _N_WEIGHTED = 200  # latents per row that is drawn under conditions
@@ -107,7 +108,7 @@ class MutualInformation(NamedTuple):
 
 
 @one_thread()
-def log_likelihood(estimator, X, method="iwae", random_state=None):
+def log_likelihood(estimator, X, method="refined", random_state=None):
     r"""Estimate :math:`\log p(x)` of every row, and say how sure the estimate is.
 
     Parameters
@@ -118,9 +119,11 @@ def log_likelihood(estimator, X, method="iwae", random_state=None):
     X : array-like of shape (n_samples, n_features)
         The data.
 
-    method : {"iwae", "hmc", "ais"}, IWAE, PosteriorDensity or AnnealedImportance, default="iwae"
-        Importance weighting by the encoder, draws of the true posterior and a density fit to them, or annealed importance
-        sampling. An object sets how many draws are taken.
+    method : {"refined", "iwae", "hmc", "ais"} or an object, default="refined"
+        Importance weighting by the encoder, helped out by the decoder where few draws count (:class:`RefinedImportance`), or
+        by the encoder alone (:class:`~skvae.objectives.IWAE`), draws of the true posterior and a density fit to them
+        (:class:`PosteriorDensity`), or annealed importance sampling (:class:`AnnealedImportance`). An object sets how many
+        draws are taken.
 
     random_state : int, RandomState instance or None, default=None
         Where the draws come from; None gives the same ones for every call, a function of the model's seed.
@@ -155,8 +158,8 @@ def log_likelihood(estimator, X, method="iwae", random_state=None):
     method = resolve_score_method(method)
     if not isinstance(method, (IWAE, MarginalLikelihood)):
         raise TypeError(
-            f"{method!r} is a bound, not an estimate of log p(x). Pass 'iwae', 'hmc', 'ais', or an object such as "
-            "IWAE(n_samples=1000); score_samples gives the bound of every row."
+            f"{method!r} is a bound, not an estimate of log p(x). Pass 'refined', 'iwae', 'hmc', 'ais', or an object such as "
+            "RefinedImportance(n_samples=1000); score_samples gives the bound of every row."
         )
     fitted, params, rows, _ = _checked(estimator)._encoded(X)
     seed = _seed(estimator, random_state)

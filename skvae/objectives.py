@@ -26,7 +26,7 @@ def drawn(model: Model, params: Params, batch: Batch, noise: Tensor) -> tuple[Te
 def log_weights(model: Model, params: Params, batch: Batch, noise: Tensor) -> Tensor:
     """Return log p(x, z) - log q(z|x) for z drawn with `noise`, the log importance weights, in nats.  # (s, n)"""
     q, z, log_px = drawn(model, params, batch, noise)
-    return log_px + model.log_pz(params, z, batch.x) - model.posterior.log_prob(q, z).sum(-1)
+    return log_px + model.log_pz(params, z, batch.x) - model.posterior.log_prob_of_draws(q, noise, z).sum(-1)
 
 
 def kl_per_component(model: Model, params: Params, batch: Batch, q: Tensor, z: Tensor, how: str) -> Tensor:

