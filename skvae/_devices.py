@@ -36,6 +36,11 @@ def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch
     return probe.device
 
 
+def has_wide_vectors() -> bool:
+    """Tell whether the processor takes sixteen numbers of single precision at a time."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def room_for_data(device: torch.device) -> int:
     """Return how many bytes of encoded rows may stay on a device: half of what is free there.
 

@@ -52,6 +52,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._devices import has_wide_vectors
 from skvae._model import Layout, Model, Params
 from skvae._numbers import CACHE_LINE, HALF_LOG_2PI, VECTOR, rounded_up
 from skvae.networks import MLP
@@ -63,7 +64,7 @@ from skvae.priors import Prior, StandardNormal
 # components, whose means and log scales lie in one layer, and that of conditions are multiples of half of it.
 _HALF_LINE = CACHE_LINE // 2
 _FEWEST_ROWS = 8  # below which products take another way
-_FEWEST_COMPONENTS = _HALF_LINE if torch.backends.cpu.get_cpu_capability() == "AVX512" else CACHE_LINE  # as well
+_FEWEST_COMPONENTS = _HALF_LINE if has_wide_vectors() else CACHE_LINE  # as well
 _FAINTEST = 1e-30  # below which slopes change nothing; products with denormal numbers take up to ten times as long
 _PARAMETERS_OF_INPUT = {"skip", "weight0"}
 _NETWORKS = ("encoder", "decoder")

@@ -18,7 +18,8 @@ SOURCES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 
 # From the ground up: a module may import those that stand before it.
 ORDER = [
-    "_numbers", "_sklearn", "_warnings", "_random", "_settings", "_batch", "_constants", "_gamma_quantile", "_families",
+    "_numbers", "_devices", "_sklearn", "_warnings", "_random", "_settings", "_batch", "_constants", "_gamma_quantile",
+    "_families",
     "priors._base", "priors._independent", "priors._dirichlet", "priors._mixture", "priors", "posteriors",
     "likelihoods._base", "likelihoods._numerics", "likelihoods._standardized", "likelihoods._gaussian", "likelihoods._limits",
     "likelihoods._bernoulli", "likelihoods._levels", "likelihoods._counts", "likelihoods._heavy", "likelihoods._mixture",
@@ -26,7 +27,7 @@ ORDER = [
     "likelihoods._mixed", "likelihoods",
     "networks._base", "networks._mlp", "networks._variational", "networks._conv", "networks._module", "networks", "_model",
     "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_joint", "_windows", "_supply", "_solver", "solvers",
-    "_devices", "_inference", "_marginal", "_modes", "_proposals", "_refined", "_conditional", "_course",
+    "_inference", "_modes", "_proposals", "_marginal", "_refined", "_conditional", "_course",
     "_judging", "_engine", "_shares", "_population",
     "data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training",
     "persistence", "callbacks", "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
