@@ -26,6 +26,7 @@ class Place(NamedTuple):
 
     z: Tensor  # (..., n, k)
     value: Tensor  # (..., n)
+    slope: Tensor  # (..., n, k) of the log density
     step: Tensor  # (..., n, k) to the mode, if the log density is quadratic
     covariance: Tensor  # (..., n, k, k)
 
@@ -76,7 +77,7 @@ def surveyor(model: Model, params: Params, batch: Batch) -> Callable[[Tensor], P
         slope = in_lines(slope) + (change @ in_lines(by_eta[0])[..., None])[..., 0]
         covariance = _inverse(torch.diag_embed(in_lines(curvature, value=1.0)) - bend @ change.mT)
         step, k = (covariance @ slope.nan_to_num()[..., None])[..., 0], z.shape[-1]
-        return Place(z.double(), log_px + log_pz, step[..., :k], covariance[..., :k, :k])
+        return Place(z.double(), log_px + log_pz, slope[..., :k], step[..., :k], covariance[..., :k, :k])
 
     return survey
 

@@ -1,4 +1,4 @@
-"""Importance weighting that helps the encoder out: where few of its draws count, others come from a mode of p(z|x)."""
+"""Importance weighting that helps the encoder out: where it is far off, other draws come from a mode of p(z|x)."""
 
 import math
 from numbers import Integral, Real
@@ -11,33 +11,35 @@ from skvae._families import Support
 from skvae._inference import Rows, map_draws
 from skvae._marginal import MarginalLikelihood, by_importance, log_mean
 from skvae._model import Model, Params
-from skvae._modes import climb
+from skvae._modes import climb, surveyor
 from skvae._proposals import normal_draws
 from skvae._random import generator, normal
 from skvae._settings import Interval, register
 
-_STEPS = 8  # to a mode: one is enough where the decoder is linear
+_STEPS = 9  # to a mode: one is enough where the decoder is linear
 
 
 class RefinedImportance(MarginalLikelihood):
     r"""Importance weighting by the encoder, helped out by the decoder where the encoder is wrong.
 
     The encoder has learnt from training rows. Of a row that is far from all of them, :math:`q(z \mid x)` can be far from
-    :math:`p(z \mid x)`: all of its draws but one weigh next to nothing, and the bound lies up to hundreds of nats below
-    :math:`\log p(x)`, however many there are. Such rows are measured again, by as many draws more, of the normal approximation
-    at a mode of :math:`p(z \mid x)`, to which Gauss-Newton steps lead from the mean of :math:`q(z \mid x)`. All draws weigh
-    :math:`p(x, z) / r(z)`, where r is the mixture of both densities. As r is a function of the row, the mean weight is an
-    unbiased estimate of :math:`p(x)` and its logarithm errs downwards, as in :class:`~skvae.objectives.IWAE`.
+    :math:`p(z \mid x)`: then the bound lies up to hundreds of nats below :math:`\log p(x)`, however many draws there are. Such
+    rows are measured by as many draws more, of the normal approximation at a mode of :math:`p(z \mid x)`, to which Gauss-Newton
+    steps lead from the mean of :math:`q(z \mid x)`. All draws weigh :math:`p(x, z) / r(z)`, where r is the mixture of both
+    densities. Which rows these are, and r, are functions of the row and not of the draws, so the mean weight is an unbiased
+    estimate of :math:`p(x)` and its logarithm errs downwards, as in :class:`~skvae.objectives.IWAE`.
 
     Parameters
     ----------
     n_samples : int, default=100
-        Draws of :math:`q(z \mid x)` per row, and of the normal approximation for each row that is measured again.
+        Draws of :math:`q(z \mid x)` per row, and of the normal approximation for each row that gets some.
 
-    min_ess : float, default=5
-        Effective sample size below which a row is measured again: the number of equal weights that would be as sure. Infinity
-        measures all rows again, which makes the most of a number of draws; 0 makes this importance weighting alone. Latents
-        that have limits or are discrete have no normal approximation, and are drawn from :math:`q(z \mid x)` alone.
+    max_gap : float, default=3
+        Nats by which :math:`\log p(x, z)` at the mean of :math:`q(z \mid x)` may lie below its mode, judged by a quadratic
+        approximation there (half of the squared Newton decrement), before a row gets draws of the normal approximation. 0
+        gives them to all rows, which makes the most of a number of draws and takes several times as long; infinity makes this
+        importance weighting alone. Latents that have limits or are discrete have no normal approximation, and are drawn from
+        :math:`q(z \mid x)` alone.
 
     References
     ----------
@@ -48,18 +50,18 @@ class RefinedImportance(MarginalLikelihood):
     --------
     >>> from skvae import VAETransformer
     >>> from skvae.evaluation import RefinedImportance
-    >>> VAETransformer(score_method=RefinedImportance(min_ess=float("inf")))
-    VAETransformer(score_method=RefinedImportance(min_ess=inf))
+    >>> VAETransformer(score_method=RefinedImportance(max_gap=0))
+    VAETransformer(score_method=RefinedImportance(max_gap=0))
     """
 
     _parameter_constraints = {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "min_ess": [Interval(Real, 0, None, closed="both")],
+        "max_gap": [Interval(Real, 0, None, closed="both")],
     }
 
-    def __init__(self, n_samples=100, *, min_ess=5):
+    def __init__(self, n_samples=100, *, max_gap=3):
         self.n_samples = n_samples
-        self.min_ess = min_ess
+        self.max_gap = max_gap
 
     def estimate_rows(self, model, params, rows, seed):
         stream = generator(seed, "importance", device=rows.device)
@@ -71,24 +73,39 @@ class RefinedImportance(MarginalLikelihood):
         return self._estimates(model, params, rows, noise, stream)[:, 0]
 
     def _estimates(self, model: Model, params: Params, rows: Rows, noise: Tensor, stream: torch.Generator) -> Tensor:
-        """Return what draws of q(z|x) say, made of noise (s, 1, n_noise), and others where they are no good.  # (n, 3)"""
+        """Return what draws of q(z|x) say, made of noise (s, 1, n_noise), and others where they are far off.  # (n, 3)"""
         found = by_importance(model, params, rows, noise)
-        unsure = (~(found[:, 2] >= self.min_ess)).nonzero()[:, 0]  # nan, too
-        if not len(unsure) or model.support != Support():
+        if model.posterior.is_discrete or model.support != Support():
             return found
-        at_mode = normal((self.n_samples, 1, model.n_components), stream, torch.float64)
+        n_near = 4 * (1 + model.n_components)  # latents decoded at a time on the way to a mode, in double precision
 
-        def again(params: Params, batch: Batch, start: int) -> Tensor:
-            return log_mean(refined_log_weights(model, params, batch, noise, at_mode))
+        def gap(params: Params, batch: Batch, start: int) -> Tensor:
+            return gaps_to_modes(model, params, batch)
 
-        return found.index_copy(0, unsure, map_draws(again, model, params, rows.take(unsure), 2 * self.n_samples))
+        far = (~(map_draws(gap, model, params, rows, n_near) < self.max_gap)).nonzero()[:, 0]  # nan, too
+        if not len(far):
+            return found
+        noise_at_mode = normal((self.n_samples, 1, model.n_components), stream, torch.float64)
+
+        def refined(params: Params, batch: Batch, start: int) -> Tensor:
+            return log_mean(refined_log_weights(model, params, batch, noise, noise_at_mode))
+
+        again = map_draws(refined, model, params, rows.take(far), max(2 * self.n_samples, n_near))
+        return found.index_copy(0, far, torch.where(again[:, :1].isfinite(), again, found[far]))
 
 
-def refined_log_weights(model: Model, params: Params, batch: Batch, noise: Tensor, at_mode: Tensor) -> Tensor:
+def gaps_to_modes(model: Model, params: Params, batch: Batch) -> Tensor:
+    """Return about how far log p(x, z) at means of q(z|x) lies below modes: half of the squared Newton decrement.  # (n,)"""
+    mean = model.posterior.mean(model.encode(params, batch))
+    place = surveyor(model, params, batch)(mean[None])
+    return 0.5 * (place.slope * place.step).sum(-1)[0]
+
+
+def refined_log_weights(model: Model, params: Params, batch: Batch, noise: Tensor, noise_at_mode: Tensor) -> Tensor:
     """Return log weights of draws of q(z|x), of noise (s, 1, n_noise), and of a normal at a mode, (s, 1, k).  # (2 s, n)"""
     q = model.encode(params, batch)
     mode = climb(model, params, batch, model.posterior.mean(q)[None], _STEPS)
-    others = normal_draws((mode.z + mode.step)[0], mode.covariance[0], at_mode, q.dtype)
+    others = normal_draws(mode.z[0], mode.covariance[0], noise_at_mode, q.dtype)
     drawn = model.posterior.sample(q, noise)
     log_q = torch.cat([model.posterior.log_prob_of_draws(q, noise, drawn), model.posterior.log_prob(q, others.z)]).sum(-1)
     z = torch.cat([drawn, others.z])

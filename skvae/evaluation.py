@@ -120,7 +120,7 @@ def log_likelihood(estimator, X, method="refined", random_state=None):
         The data.
 
     method : {"refined", "iwae", "hmc", "ais"} or an object, default="refined"
-        Importance weighting by the encoder, helped out by the decoder where few draws count (:class:`RefinedImportance`), or
+        Importance weighting by the encoder, helped out by the decoder where it is far off (:class:`RefinedImportance`), or
         by the encoder alone (:class:`~skvae.objectives.IWAE`), draws of the true posterior and a density fit to them
         (:class:`PosteriorDensity`), or annealed importance sampling (:class:`AnnealedImportance`). An object sets how many
         draws are taken.

@@ -150,7 +150,7 @@ SETTINGS = [
 SCORE_METHODS = [
     PosteriorDensity(n_samples=12, n_moves=6), PosteriorDensity(n_samples=12, density="kde", n_moves=6),
     AnnealedImportance(3, n_chains=2, n_leapfrog=2), AnnealedImportance(3, start="prior", n_chains=2, n_leapfrog=2),
-    RefinedImportance(7, min_ess=float("inf")),
+    RefinedImportance(7, max_gap=0),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import table_for
 
 from skvae import VAETransformer
-from skvae.evaluation import bracket, log_likelihood
+from skvae.evaluation import RefinedImportance, bracket, log_likelihood
 from skvae.likelihoods import Gaussian
 from skvae.objectives import IWAE, Objective
 from skvae.posteriors import Posterior
@@ -98,6 +98,12 @@ def test_an_objective_of_ones_own_may_do_without_gradients_of_draws():
     settings = {"solver": AEVB(averaging=0), "objective": ScoreFunction(), "early_stopping": False}
     begun, ended = (exact(model_of(max_iter=n, **settings).fit(X)) for n in (1, 150))
     assert ended > begun + 0.5
+
+
+def test_refined_scores_leave_discrete_latents_to_the_encoder():
+    vae = model_of(solver=WakeSleep(), max_iter=20, score_method=RefinedImportance(3000, max_gap=0)).fit(X)
+    assert vae.score(X) == pytest.approx(exact(vae), abs=0.02)
+    assert vae.score(X) == pytest.approx(vae.set_params(score_method=IWAE(3000)).score(X), abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["ais", "hmc"])

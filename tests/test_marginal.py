@@ -297,7 +297,7 @@ def test_single_precision_and_inference_mode_make_no_difference():
 @pytest.mark.parametrize("bad", [
     PosteriorDensity(2), PosteriorDensity(density="box"), PosteriorDensity(n_leapfrog=0), PosteriorDensity(n_moves=1),
     AnnealedImportance(1), AnnealedImportance(start="here"), AnnealedImportance(n_chains=0), AnnealedImportance(n_leapfrog=0),
-    RefinedImportance(0), RefinedImportance(min_ess=-1),
+    RefinedImportance(0), RefinedImportance(max_gap=-1),
 ], ids=repr)  # fmt: skip
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"parameter of {type(bad).__name__}"):
@@ -311,7 +311,7 @@ def test_impossible_settings_are_refused(bad):
     "name, changed, found",
     [
         ("iwae", {"n_samples": 10}, IWAE(n_samples=10)),
-        ("refined", {"min_ess": 0}, RefinedImportance(min_ess=0)),
+        ("refined", {"max_gap": 0}, RefinedImportance(max_gap=0)),
         ("elbo", {"kl": "sampled"}, ELBO(n_samples=32, kl="sampled")),
         ("hmc", {"density": "kde"}, PosteriorDensity(density="kde")),
         ("ais", {"start": "prior", "n_temperatures": 5}, AnnealedImportance(5, start="prior")),
