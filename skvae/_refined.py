@@ -75,7 +75,7 @@ class RefinedImportance(MarginalLikelihood):
     def _estimates(self, model: Model, params: Params, rows: Rows, noise: Tensor, stream: torch.Generator) -> Tensor:
         """Return what draws of q(z|x) say, made of noise (s, 1, n_noise), and others where they are far off.  # (n, 3)"""
         found = by_importance(model, params, rows, noise)
-        if model.posterior.is_discrete or model.support != Support():
+        if self.max_gap == math.inf or model.posterior.is_discrete or model.support != Support():
             return found
         n_near = 4 * (1 + model.n_components)  # latents decoded at a time on the way to a mode, in double precision
 

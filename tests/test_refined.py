@@ -159,6 +159,8 @@ def test_a_finite_score_stays_finite_where_the_way_to_a_mode_is_not():
     odd = np.vstack([X[:5] * 1e3, -X[:5] * 1e5])
     by_encoder, refined = (vae.set_params(score_method=m).score_samples(odd) for m in ("iwae", ALWAYS))
     assert np.isfinite(refined[np.isfinite(by_encoder)]).all()
+    alone = vae.set_params(score_method=RefinedImportance(max_gap=math.inf)).score_samples(odd)
+    np.testing.assert_allclose(alone, by_encoder, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", [ALWAYS, RefinedImportance()], ids=repr)
