@@ -54,8 +54,8 @@ def estimate_rows(method: "MarginalLikelihood | IWAE", model: Model, params: Par
     `method` is a MarginalLikelihood, or IWAE.
     """
     if isinstance(method, IWAE):
-        stream = generator(seed, "importance", device=rows.device)
-        return by_importance(model, params, rows, normal((method.n_samples, 1, model.n_noise), stream, rows.dtype))
+        noise = normal((method.n_samples, 1, model.n_noise), generator(seed, "importance"), rows.dtype)
+        return by_importance(model, params, rows, noise.to(rows.device))
     method.check(model)
     return method.estimate_rows(model, params, rows, seed)
 

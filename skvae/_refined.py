@@ -64,16 +64,17 @@ class RefinedImportance(MarginalLikelihood):
         self.max_gap = max_gap
 
     def estimate_rows(self, model, params, rows, seed):
-        stream = generator(seed, "importance", device=rows.device)
+        stream = generator(seed, "importance")
         return self._estimates(model, params, rows, normal((self.n_samples, 1, model.n_noise), stream, rows.dtype), stream)
 
     def score_rows(self, model, params, rows):
-        stream = generator(model.seed, "score", device=rows.device)
+        stream = generator(model.seed, "score")
         noise = model.noise(self.n_samples, stream, rows.dtype, averages_weights=True)
         return self._estimates(model, params, rows, noise, stream)[:, 0]
 
     def _estimates(self, model: Model, params: Params, rows: Rows, noise: Tensor, stream: torch.Generator) -> Tensor:
         """Return what draws of q(z|x) say, made of noise (s, 1, n_noise), and others where they are far off.  # (n, 3)"""
+        noise = noise.to(rows.device)
         found = by_importance(model, params, rows, noise)
         if self.max_gap == math.inf or model.posterior.is_discrete or model.support != Support():
             return found
@@ -85,7 +86,7 @@ class RefinedImportance(MarginalLikelihood):
         far = (~(map_draws(gap, model, params, rows, n_near) < self.max_gap)).nonzero()[:, 0]  # nan, too
         if not len(far):
             return found
-        noise_at_mode = normal((self.n_samples, 1, model.n_components), stream, torch.float64)
+        noise_at_mode = normal((self.n_samples, 1, model.n_components), stream, torch.float64).to(rows.device)
 
         def refined(params: Params, batch: Batch, start: int) -> Tensor:
             return log_mean(refined_log_weights(model, params, batch, noise, noise_at_mode))

@@ -120,9 +120,8 @@ class RowsMixin:
         if isinstance(method, MarginalLikelihood):
             method.check(model)
             return method.score_rows(model, params, rows)
-        stream = generator(model.seed, "score", device=rows.device)
-        noise = model.noise(method.n_samples, stream, fitted.dtype, method.averages_weights)
-        return value_of_rows(model, params, rows, method.bound, noise)
+        noise = model.noise(method.n_samples, generator(model.seed, "score"), fitted.dtype, method.averages_weights)
+        return value_of_rows(model, params, rows, method.bound, noise.to(rows.device))
 
     @one_thread()
     def score(self, X, y=None, sample_weight=None):

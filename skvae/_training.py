@@ -354,7 +354,7 @@ class Run:
             progress,
             split.train,
             model.presented(split.watched, "watched"),
-            model.noise(draws, generator(model.seed, "watched", device=device), fitted.dtype),
+            model.noise(draws, generator(model.seed, "watched"), fitted.dtype).to(device),
             params,
             best,
             slots,

@@ -14,6 +14,7 @@ from skvae._settings import Interval, Settings, belongs_with, register
 Slots = dict[str, Tensor]
 
 _SMALLEST = 1e-300  # stands for a decay of zero, which has no logarithm
+_FUSED_PIECES, _FUSED_NUMBERS = 36, 65536  # vectors that torch's kernel takes at a time, and numbers it gives to one processor
 
 
 class Optimizer(Settings):
@@ -86,12 +87,21 @@ class Adam(Optimizer):
 
     def step(self, params, grad, slots, learning_rate):
         if isinstance(learning_rate, Tensor):
-            self._step_of_rows(params, grad, slots, learning_rate)
+            of_one = len(params) == 1 and params.dtype == learning_rate.dtype == torch.float32
+            (self._step_of_row if of_one else self._step_of_rows)(params, grad, slots, learning_rate)
         else:
             self.step_many([params], [grad], {name: [memory] for name, memory in slots.items()}, learning_rate)
 
+    def _step_of_row(self, params, grad, slots, learning_rate):
+        """Give torch's kernel the vector in pieces, so that all processors of a device have some of it."""
+        slots["step"].add_(1)
+        few = params.numel() <= _FUSED_PIECES * _FUSED_NUMBERS
+        size = -(-params.numel() // _FUSED_PIECES) if few else params.numel()
+        pieces = [vector[0].split(size) for vector in (params, grad, slots["mean"], slots["square"])]
+        self._fused(*pieces, [slots["step"].view(())] * len(pieces[0]), learning_rate.view(()))
+
     def _step_of_rows(self, params, grad, slots, learning_rate):
-        """Do what torch's kernel does, which takes one rate for all and leaves most of a device idle."""
+        """Do what torch's kernel does, which takes one rate for all models."""
         mean, square, number = slots["mean"], slots["square"], slots["step"].add_(1)
         mean.lerp_(grad, 1 - self.betas[0])
         square.mul_(self.betas[1]).addcmul_(grad, grad, value=1 - self.betas[1])
@@ -102,10 +112,12 @@ class Adam(Optimizer):
     def step_many(self, params, grads, slots, learning_rate):
         numbers = slots["step"]
         torch._foreach_add_(numbers, [constant(1.0, numbers[0])] * len(numbers))  # a number costs four times as much
+        self._fused(params, grads, slots["mean"], slots["square"], numbers, learning_rate)
+
+    def _fused(self, params, grads, means, squares, numbers, learning_rate):
         torch._fused_adam_(
-            params, grads, slots["mean"], slots["square"], [], slots["step"], lr=learning_rate, beta1=self.betas[0],
-            beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None,
-            found_inf=None,
+            params, grads, means, squares, [], numbers, lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1],
+            weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
         )  # fmt: skip
 
     def tidy(self, slots):

@@ -137,16 +137,18 @@ def test_every_piece_trains_on_the_device_and_means_the_same_on_the_processor(se
     np.testing.assert_allclose(
         model.inverse_transform(model.transform(X)), there.inverse_transform(there.transform(X)), **close
     )
-    assert abs(model.score(X) - there.score(X)) < 0.3  # other draws
+    draws_on_device = model._fitted.model.decoder.is_uncertain or getattr(model._fitted.model.likelihood, "binarize", None)
+    assert abs(model.score(X) - there.score(X)) < (0.3 if draws_on_device else 2e-3)
     assert model.sample(5, random_state=0).shape == (5, 4)
 
 
 @pytest.mark.parametrize("prior", [StandardNormal(), MixtureOfNormals(4), VampPrior(4)], ids=repr)
-@pytest.mark.parametrize("method", SCORE_METHODS, ids=repr)
-def test_chains_score_as_on_the_processor(method, prior):
+@pytest.mark.parametrize("method", ["elbo", "iwae", "refined", *SCORE_METHODS], ids=str)
+def test_rows_score_as_on_the_processor(method, prior):
     X = table_for(Gaussian())
     model = vae(score_method=method, prior=prior).fit(X)
-    np.testing.assert_allclose(model.score_samples(X), on_processor(model).score_samples(X), rtol=1e-4, atol=1e-4)
+    tolerance = 5e-3 if "refined" in repr(method).lower() else 1e-4  # nine steps do not end at the modes of a mixture
+    np.testing.assert_allclose(model.score_samples(X), on_processor(model).score_samples(X), rtol=1e-4, atol=tolerance)
 
 
 def test_what_a_table_with_holes_and_categories_asks_for():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from skvae import optimizers
 from skvae.optimizers import SGD, Adagrad, Adam
 
 PAIRS = [
@@ -90,6 +91,23 @@ def test_steps_of_rows_are_those_of_each_model(optimizer):
         torch.testing.assert_close(rows, alone, rtol=1e-6, atol=1e-7)
     for name, slot in stacked.items():
         torch.testing.assert_close(slot, torch.stack([memory[name] for memory in memories]))
+
+
+@pytest.mark.parametrize("size", [1, 11, 1000])
+@pytest.mark.parametrize("optimizer", [Adam(), Adam((0.0, 0.9))], ids=repr)
+def test_a_step_of_one_row_is_the_same_in_pieces(optimizer, size, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    alone = torch.randn(size, generator=g)
+    rows, memory = alone.clone()[None], optimizer.init(alone)
+    columns = {name: slot.clone()[None, None] if slot.ndim == 0 else slot.clone()[None] for name, slot in memory.items()}
+    for limit in (65536, 65536, 2):
+        monkeypatch.setattr(optimizers, "_FUSED_NUMBERS", limit)
+        grad = torch.randn(size, generator=g)
+        optimizer.step(alone, grad, memory, 0.1)
+        optimizer.step(rows, grad[None], columns, torch.tensor([[0.1]]))
+        torch.testing.assert_close(rows[0], alone, rtol=1e-6, atol=1e-7)
+    for name, slot in columns.items():
+        torch.testing.assert_close(slot.view_as(memory[name]), memory[name])
 
 
 def test_a_subclass_that_changes_the_step_is_not_recorded():

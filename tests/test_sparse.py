@@ -72,7 +72,7 @@ def test_models_of_arrays_and_of_frames_of_numbers_read_sparse_rows():
 
 def test_sparse_columns_of_a_frame_keep_their_type():
     X = counts()
-    frame = pd.DataFrame.sparse.from_spmatrix(sparse.csr_array(X), columns=list("abcdefghijkl"))
+    frame = pd.DataFrame({name: pd.arrays.SparseArray(X[:, j], fill_value=0.0) for j, name in enumerate("abcdefghijkl")})
     vae = fit(frame)
     np.testing.assert_array_equal(vae.score_samples(frame), fit(X).score_samples(X))
     assert vae.reconstruct(frame).dtypes.equals(frame.dtypes)
