@@ -33,11 +33,16 @@ class Plan:
     n_iter_no_change: int  # evaluations without one before the schedule acts
     evaluate_every: int  # epochs
     max_time: float | None = None  # seconds
+    turns: tuple[int, ...] = ()  # epochs by which the adaptive schedule has shortened the steps once, twice, and so on
     matmul_precision: str = "highest"  # of products of float32 numbers, as torch names it
 
     def measures_after(self, epoch: int) -> bool:
         """Tell whether the bound is measured at the end of the epoch that makes this number of them."""
         return epoch % self.evaluate_every == 0 or epoch == self.max_iter
+
+    def is_overdue(self, epoch: int, n_reductions: int) -> bool:
+        """Tell whether steps have to be shortened so that the budget leaves time for short ones."""
+        return n_reductions < len(self.turns) and epoch >= self.turns[n_reductions]
 
 
 HISTORY = ("epoch", "objective", "lower_bound", "learning_rate")
@@ -142,7 +147,7 @@ def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
             if math.isfinite(mean) and math.isfinite(value):
                 _record(progress, plan, mean, bound)
                 n_measured += 1
-                if _is_stale(trainee, value):
+                if _is_stale(trainee, value) or plan.is_overdue(progress.epoch, progress.n_reductions):
                     _shorten_steps(trainee)
             else:
                 _roll_back(trainee)

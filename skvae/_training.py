@@ -41,6 +41,7 @@ _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _MEASURED_SHARE = 0.1  # of the work of training, that a measurement on training rows may take
 _FEWEST_MEASUREMENTS = 40  # during the default budget, whatever they cost: step sizes are lowered by them
 _UPDATES_PER_EVALUATION = 50
+_TURNS = 0.5, 0.75, 0.875  # of the default budget, by which the adaptive schedule has shortened the steps
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
 
@@ -196,10 +197,12 @@ def make_plan(recipe: Recipe, fitted: Fitted, split: Split, progress: Progress, 
     n = len(split.train)
     batch_size = n if recipe.solver.takes_all_rows else batch_size_for(recipe, n)
     budget = recipe.max_iter or default_max_iter(n, batch_size, recipe.solver.n_updates)
+    has_turns = recipe.max_iter is None and recipe.learning_rate == "adaptive" and not one_epoch
     return Plan(
         seed=fitted.model.seed,
         batch_size=batch_size,
         max_iter=progress.first + (1 if one_epoch else budget),
+        turns=tuple(progress.first + math.ceil(share * budget) for share in _TURNS) if has_turns else (),
         learning_rate_init=recipe.learning_rate_init,
         learning_rate="constant" if one_epoch else recipe.learning_rate,
         tol=recipe.tol,

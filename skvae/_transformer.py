@@ -95,8 +95,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     learning_rate : {"adaptive", "constant", "cosine"}, default="adaptive"
         Schedule of the step size. "adaptive" divides it by four whenever the objective has stood still for `n_iter_no_change`
-        measurements, three times at most. "constant" keeps it. "cosine" lets it fall to a thousandth over the whole of
-        `max_iter`, which is then always used up.
+        measurements, three times at most; with the default of `max_iter`, after a half, three quarters and seven eighths of it
+        at the latest. "constant" keeps it. "cosine" lets it fall to a thousandth over the whole of `max_iter`, which is then
+        always used up.
 
     learning_rate_init : float, default=0.01
         Step size at the start. Lower it if training is unsteady.

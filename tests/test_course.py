@@ -41,6 +41,16 @@ def test_steps_shorten_from_the_best_parameters_where_nothing_rises_and_at_last_
     assert [rate for i, rate in enumerate(rates) if i == 0 or rate != rates[i - 1]] == [0.01 / 4**i for i in range(4)]
 
 
+def test_steps_shorten_in_time_where_everything_rises_to_the_end():
+    trainee = make_trainee(max_iter=16, learning_rate="adaptive")
+    trainee.plan = replace(trainee.plan, turns=(8, 12, 14))
+    rates = []
+    trainee.callbacks = [lambda progress, state: rates.append(trainee.learning_rate())]
+    follow(trainee, range(100))
+    assert not trainee.progress.converged and trainee.progress.best_value == 8
+    assert [rates.count(0.01 / 4**i) for i in range(4)] == [7, 4, 2, 3]  # after each epoch, of the next one
+
+
 def test_a_rise_below_the_tolerance_is_kept_but_counts_as_none():
     trainee = make_trainee(max_iter=10**6, tol=0.5)
     trainee.plan = replace(trainee.plan, n_iter_no_change=3)

@@ -159,6 +159,14 @@ def test_adaptive_steps_get_shorter():
 
 
 @ignore_convergence
+def test_the_default_budget_leaves_time_for_short_steps(monkeypatch):
+    monkeypatch.setattr(_training, "default_max_iter", lambda *args: 400)
+    rates = small(max_iter=None, n_iter_no_change=10**6).fit(X_IRIS).history_["learning_rate"]
+    assert rates[-1] == pytest.approx(rates[0] / 64)
+    assert len(set(small(max_iter=400, n_iter_no_change=10**6).fit(X_IRIS).history_["learning_rate"])) == 1
+
+
+@ignore_convergence
 def test_max_time_ends_training():
     vae = small(max_iter=1_000_000, max_time=0.2, learning_rate="constant", tol=0.0, n_iter_no_change=10**6).fit(X_IRIS)
     assert 1 <= vae.n_iter_ < 1_000_000
