@@ -428,8 +428,8 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         # Callbacks, and warnings that are errors, may raise: only then is the new model committed.
         task.call_on_fit_task_end(**told, reconstruction_attributes=attributes)
         self._warn_if_unconverged(run, interrupted)
-        vars(self).pop("noise_variance_", None)
-        vars(self).update(attributes)
+        others = {name: value for name, value in vars(self).items() if name != "noise_variance_"}
+        self.__dict__ = {**others, **attributes}  # at once: Ctrl-C finds the old model or the new one
 
     def _go(self, run, watchers):
         """Train; tell whether Ctrl-C ended it, after which the run stands where it was measured last."""

@@ -135,7 +135,7 @@ def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
             progress.best_value = progress.reference_value = value
             trainee.best.copy_(trainee.result())
             restart.keep(trainee)
-    n_measured = 0
+    n_measured, n_rollbacks = 0, progress.n_rollbacks
     while progress.epoch < plan.max_iter and not progress.converged:
         measures = plan.measures_after(progress.epoch + 1)
         mean, bound = yield MEASURED_EPOCH if measures else EPOCH
@@ -156,7 +156,7 @@ def course(trainee: Trainee) -> Generator[str, tuple[float, float], None]:
         if any(told_to_stop) or time.monotonic() > deadline:
             progress.stopped = True
             break
-    if progress.n_rollbacks and not n_measured:
+    if progress.n_rollbacks > n_rollbacks and not n_measured:
         raise divergence(progress)
 
 

@@ -110,7 +110,7 @@ RowValues = Callable[[Model, Params, Batch, Tensor], Tensor]
 
 
 def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues, noise: Tensor) -> Tensor:
-    """Return an objective or its bound for every row, with noise (s, 1, k) common to all rows.  # (n,)"""
+    """Return what `function` gives for every row, as an objective does, with noise (s, 1, k) common to all.  # (n, ...)"""
     n_draws, size = len(noise), _size_of_calls(data.device)
     flops = 2.0 * model.n_products * n_draws
     tile = _tile_of_draws(n_draws, model.n_columns, size)
@@ -132,14 +132,14 @@ def map_rows_with_slopes(function: Callable[[Batch], Tensor], data: Rows, model:
     """
     size = _size_of_calls(data.device)
     tile = VECTOR * max(1, size * _CHAINS // (n_chains * VECTOR))
-    if tile * n_chains * model.n_columns > size * _MAX_TILE_CELLS:
+    if tile * n_chains * max(model.n_columns, model.likelihood.n_outputs(model.n_columns)) > size * _MAX_TILE_CELLS:
         tile = 1
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode have no gradients, copies have
             return function(batch.head(n).clone().to(batch.device, torch.float64))
 
-    return _map_tiles(values, data, tile, 6.0 * model.layout.size * tile * n_chains * n_slopes)
+    return _map_tiles(values, data, tile, 6.0 * model.n_products * tile * n_chains * n_slopes)
 
 
 def _rows_per_decoding(fewest: int, tile: int, n_draws: int, flops_per_row: float, size: int) -> int:

@@ -153,7 +153,8 @@ class Model:
         shape = (1, batch.n_columns) if shared else tuple(batch.x.shape)
 
         def draw() -> Tensor:
-            return uniform(shape, generator(self.seed, "presented", *place, device=batch.device), batch.dtype)
+            device = torch.device("cpu") if shared else batch.device
+            return uniform(shape, generator(self.seed, "presented", *place, device=device), batch.dtype).to(batch.device)
 
         return batch.with_x(self.likelihood.presented(batch.x, draw))
 
@@ -171,7 +172,7 @@ class Model:
         """Return parameters with n draws of the uncertain weights, a function of the seed; as they are if there are none."""
         if not self.decoder.is_uncertain:
             return [params]
-        stream = generator(self.seed, place, "weights", device=next(iter(params["decoder"].values())).device)
+        stream = generator(self.seed, place, "weights")
         return [{**params, "decoder": self.decoder.draw(params["decoder"], stream)} for _ in range(n)]
 
     def kl_of_weights(self, params: Params) -> Tensor | float:

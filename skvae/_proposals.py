@@ -31,9 +31,11 @@ def total_log_mass(components: Sequence[Component], z: Tensor, log_prior: Tensor
 
 
 def normal_draws(mean: Tensor, covariance: Tensor, noise: Tensor, dtype: torch.dtype) -> Component:
-    """Return draws of a normal distribution for every row, somewhat wider than its covariance says."""
+    """Return draws of a normal distribution for every row, somewhat wider than its covariance says, if it is one."""
     k, least = mean.shape[-1], torch.diag_embed(in_lines(torch.full_like(mean, 1e-9), value=1.0))
-    factor = torch.linalg.cholesky(in_lines(_INFLATION * covariance, 2) + least)
+    factor, problem = torch.linalg.cholesky_ex(in_lines(_INFLATION * covariance, 2) + least)
+    if problem.any():  # in a row whose density is no finite number anywhere
+        factor = torch.where(problem[..., None, None] == 0, factor, torch.eye(factor.shape[-1]).to(factor))
     mean = in_lines(mean)
     log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * HALF_LOG_2PI
 

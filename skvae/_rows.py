@@ -86,25 +86,29 @@ class RowsMixin:
         return self._by_parts(X, self._scores)
 
     def _scores(self, X, counts=None):
-        """Return the bound of every row of a table that counts; complete rows apart, where training has seen no others.
-
-        Such rows are computed by other operations, and a row's score does not depend on its neighbours.
-        """
+        """Return the bound of every row of a table that counts."""
         check_is_fitted(self)
         X = self._cells(X, counts)
         if counts is not None and not counts.all():
             X = rows_of(X, counts)
             if not len(X):  # in a part of a source
                 return np.empty(0)
-        holes = self._fitted.codec.incomplete_rows(X)
-        if self._fitted.codec.per_cell or holes.all() or not holes.any():
-            scores = self._scores_of_cells(X)
-        else:
-            scores = np.empty(len(X))
-            for chosen in (holes, ~holes):
-                scores[chosen] = self._scores_of_cells(rows_of(X, chosen))
+        scores = self._by_completeness(X, self._scores_of_cells)
         scores[self._fitted.empty_rows(X)] = 0.0
         return scores
+
+    def _by_completeness(self, X, function):
+        """Return what `function` gives for the rows of X; complete rows apart, where training has seen no others.
+
+        Such rows are computed by other operations, and what is said of a row does not depend on its neighbours.
+        """
+        holes = self._fitted.codec.incomplete_rows(X)
+        if self._fitted.codec.per_cell or holes.all() or not holes.any():
+            return function(X)
+        of_complete, of_others = (function(rows_of(X, chosen)) for chosen in (~holes, holes))
+        found = np.empty((len(X), *of_others.shape[1:]))
+        found[~holes], found[holes] = of_complete, of_others
+        return found
 
     def _scores_of_cells(self, X):
         """Return the bound of every row: the log of its mean density, where weights are uncertain."""
@@ -299,7 +303,7 @@ class EncodedRows:
 
     def take(self, rows):
         """Return the chosen rows."""
-        return EncodedRows(self.codec, self.X[rows.cpu().numpy()], self.dtype, self.device, self.present)
+        return EncodedRows(self.codec, rows_of(self.X, rows.cpu().numpy()), self.dtype, self.device, self.present)
 
 
 def resolve_score_method(method):

@@ -415,14 +415,14 @@ def report(fitted: Fitted, progress: Progress, split: Split) -> dict[str, object
     rows = model.presented(train.head(watched_rows(train.n_columns)), "report")
     flat = torch.tensor(fitted.params, device=rows.x.device)
     params = model.unpack(flat)
-    stream = generator(model.seed, "report", device=rows.x.device)
     draws = model.draws(params, _WEIGHT_DRAWS, "report")
     n_draws = _n_draws(model, _REPORTED_DRAWS)
     if 2 * model.n_products * len(rows) * len(draws) * n_draws > _REPORTED_FLOPS:
         n_draws = min(n_draws, _REPORTED_DRAWS)
-    noise = model.noise(n_draws, stream, fitted.dtype)
+    noise = model.noise(n_draws, generator(model.seed, "report"), fitted.dtype).to(rows.device)
     values = torch.stack([value_of_rows(model, drawn, rows, bound_and_mean, noise) for drawn in draws]).mean(0)
-    kl, mean = kl_of_components(model, params, rows, stream), values[:, 1:]
+    kl = kl_of_components(model, params, rows, generator(model.seed, "report", device=rows.device))
+    mean = values[:, 1:]
     bound = weighted_mean(values[:, 0], rows.weight) - kl_of_weights(model, flat, split.total_weight)
     if not math.isfinite(bound):
         raise divergence(progress)

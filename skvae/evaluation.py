@@ -20,6 +20,7 @@ from skvae._reading import array_or_frame
 from skvae._refined import RefinedImportance
 from skvae._rows import resolve_score_method, seed_of
 from skvae._settings import check_whole
+from skvae._table import TableCodec
 from skvae._table_checks import TableComparison, compare_cells, compare_tables
 from skvae.objectives import IWAE
 
@@ -161,12 +162,15 @@ def log_likelihood(estimator, X, method="refined", random_state=None):
             f"{method!r} is a bound, not an estimate of log p(x). Pass 'refined', 'iwae', 'hmc', 'ais', or an object such as "
             "RefinedImportance(n_samples=1000); score_samples gives the bound of every row."
         )
-    fitted, params, rows, _ = _checked(estimator)._encoded(X)
-    seed = _seed(estimator, random_state)
-    found = _in_data_units(estimator, estimate_rows(method, fitted.model, params, rows, seed))
-    for values in (found.value, found.standard_error):
-        values[fitted.empty_rows(rows.X)] = 0.0
-    return found
+    cells, seed = _checked(estimator)._cells(X), _seed(estimator, random_state)
+
+    def estimated(cells):
+        fitted, params, rows, _ = estimator._encoded_cells(cells)
+        return _in_data_units(fitted.codec, estimate_rows(method, fitted.model, params, rows, seed))
+
+    found = estimator._by_completeness(cells, estimated)
+    found[estimator._fitted.empty_rows(cells), :2] = 0.0
+    return LogLikelihood(*found.T)
 
 
 @one_thread()
@@ -233,7 +237,7 @@ def bracket(estimator, n_rows=100, method="ais", random_state=None):
 
     rows = Batch(torch.cat([x, z], -1))
     values = map_rows_with_slopes(both, rows, model, method.n_chains, 2 * method.n_slopes)
-    return Bracket(*(_in_data_units(estimator, half) for half in values.chunk(2, -1)))
+    return Bracket(*(LogLikelihood(*_in_data_units(fitted.codec, half).T) for half in values.chunk(2, -1)))
 
 
 @one_thread()
@@ -490,7 +494,6 @@ def _seed(estimator: BaseVAE, random_state) -> int:
     return estimator._fitted.model.seed if random_state is None else seed_of(random_state)
 
 
-def _in_data_units(estimator: BaseVAE, values: Tensor) -> LogLikelihood:
-    """Return estimates in the model's units, (n, 3), in those of the data."""
-    value, error, size = values.double().cpu().numpy().T
-    return LogLikelihood(value + estimator._fitted.codec.log_jacobian, error, size)
+def _in_data_units(codec: TableCodec, estimates: Tensor) -> np.ndarray:
+    """Return estimates in the model's units in those of the data.  # both (n, 3)"""
+    return estimates.double().cpu().numpy() + [codec.log_jacobian, 0.0, 0.0]

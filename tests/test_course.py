@@ -65,6 +65,14 @@ def test_a_course_that_leaves_the_finite_numbers_goes_back_with_half_the_steps_a
     assert trainee.progress.n_rollbacks == 3 and trainee.progress.learning_rate_factor == 1 / 8
 
 
+def test_a_course_that_has_ended_after_it_went_back_can_be_asked_again():
+    trainee = make_trainee(max_iter=100, tol=0.5)
+    trainee.plan = replace(trainee.plan, n_iter_no_change=2)
+    follow(trainee, [0.0, math.nan, *[1.0] * 50])
+    assert trainee.progress.converged and trainee.progress.n_rollbacks == 1
+    assert follow(trainee, []) == []
+
+
 def test_a_restart_point_is_a_copy():
     trainee = make_trainee()
     train([trainee])

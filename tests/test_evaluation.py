@@ -20,6 +20,7 @@ from skvae import VAETransformer
 from skvae.evaluation import (
     AnnealedImportance,
     PosteriorDensity,
+    RefinedImportance,
     active_units,
     bracket,
     kl_per_component,
@@ -68,6 +69,23 @@ def test_every_method_finds_the_exact_log_likelihood_in_data_units(method, wine)
     assert found.value.shape == found.standard_error.shape == found.effective_sample_size.shape == (40,)
     assert (np.abs(found.value - exact) < 5 * found.standard_error + 1e-3).all()
     assert found.value.mean() == pytest.approx(exact.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["iwae", "refined"])
+def test_holes_that_training_has_not_seen_change_nothing_in_other_rows(method, wine):
+    vae, X = wine
+    X = X[:40].copy()
+    X[::3, [0, 12]] = np.nan
+    has_hole = np.isnan(X[:, 0])
+    found = log_likelihood(vae, X, method)
+    for rows in (has_hole, ~has_hole):
+        for value, alone in zip(found, log_likelihood(vae, X[rows], method), strict=True):
+            np.testing.assert_array_equal(value[rows], alone)
+    seen = np.arange(1, 12)  # of the rows with holes, exactly
+    mean, covariance = load_wine().data.mean(0)[seen], model_covariance(vae)[np.ix_(seen, seen)]
+    exact = gaussian_log_likelihood(X[np.ix_(has_hole, seen)], mean, covariance)
+    found = log_likelihood(vae, X, RefinedImportance(1000, max_gap=0)).value[has_hole]
+    np.testing.assert_allclose(found, exact, atol=0.05)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -1,8 +1,11 @@
 """Networks: shapes, linear maps, broadcasting over models and samples, and users' own modules."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 
 from skvae import VAETransformer
@@ -166,6 +169,21 @@ class Noise(nn.Module):
 
     def forward(self, x):
         return x + torch.rand_like(x)
+
+
+class Built:
+    """A factory with a memory of its own, of which a copy is not equal to it."""
+
+    def __call__(self, n_in, n_out):
+        return torch.nn.Linear(n_in, n_out)
+
+
+@pytest.mark.parametrize("factory", [Built(), partial(torch.nn.Linear, bias=True)], ids=["object", "partial"])
+def test_training_goes_on_with_a_factory_that_is_no_function(factory):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    vae = VAETransformer(1, encoder=Module(factory), random_state=0).partial_fit(X)
+    assert vae.partial_fit(X).n_iter_ == 2
+    assert clone(vae).encoder.factory is factory
 
 
 def test_a_factory_that_makes_no_module_is_refused():

@@ -31,6 +31,17 @@ def test_normal_draws_have_the_moments_and_the_density_of_a_wider_normal(k):
         np.testing.assert_allclose(found, 1.2 * covariance[i], atol=0.08 * float(covariance[i].diagonal().max()))
 
 
+def test_a_row_without_a_covariance_leaves_the_others_theirs():
+    g = generator(0, "covariance")
+    mean, noise = normal((3, 2), g, torch.float64), normal((5, 3, 2), g, torch.float64)
+    covariance = torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)
+    whole = normal_draws(mean, covariance, noise, torch.float64)
+    covariance[1] = torch.nan
+    found = normal_draws(mean, covariance, noise, torch.float64)
+    torch.testing.assert_close(found.z[:, [0, 2]], whole.z[:, [0, 2]], rtol=0, atol=0)
+    assert found.z.isfinite().all()
+
+
 def test_mass_of_components_is_that_of_their_mixture_times_the_number_of_draws():
     mean, covariance = moments(2, n=1)
     few = normal_draws(mean, covariance, normal((3, 1, 2), generator(1), F64), F64)

@@ -26,6 +26,9 @@ class Module(Network):
     def __init__(self, factory):
         self.factory = factory
 
+    def __sklearn_clone__(self):
+        return type(self)(self.factory)  # a copy of a callable object would be another factory
+
     def bind(self, n_in, n_out, seed):
         return _BoundModule(build_module(self.factory, n_in, n_out, seed))
 

@@ -88,7 +88,7 @@ class VariationalMLP(MLP):
     def draw(self, params: dict[str, Tensor], stream: torch.Generator) -> dict[str, Tensor]:
         """Draw weights, the parameters of an MLP."""
         return {
-            name: mean + params[name + _LOG_STD].exp() * normal(tuple(mean.shape), stream, mean.dtype)
+            name: mean + params[name + _LOG_STD].exp() * normal(tuple(mean.shape), stream, mean.dtype).to(mean.device)
             for name, mean in self.means(params).items()
         }
 
