@@ -29,17 +29,21 @@ _FIRST_MOVES = 10  # at the start, to find the step size there
 _ACCEPTANCE = 0.8
 
 
-def log_mean(log_w: Tensor) -> Tensor:
+def log_mean(log_w: Tensor, n_strata: int = 1) -> Tensor:
     """Return the log of the mean weight of every row, its standard error (delta method) and effective sample size.
 
-    Shapes: log_w (s, n), independent along s -> (n, 3). Of a single weight the error is nan.
+    Shapes: log_w (s, n), independent along s -> (n, 3). Of a single weight the error is nan. Draws that come from several
+    densities, as many from each and one after the other, are strata: what differs between those is no error. The size follows
+    from the error; of one stratum it is the square of the sum of the weights over the sum of their squares.
     """
     log_w = log_w.double()
     n_weights = len(log_w)
     value = torch.logsumexp(log_w, 0) - math.log(n_weights)
-    relative = (log_w - value).exp()  # mean one
-    error = ((relative - 1).square().sum(0) / (n_weights * (n_weights - 1))).sqrt() if n_weights > 1 else value * math.nan
-    return torch.stack([value, error, n_weights**2 / relative.square().sum(0)], -1)
+    relative = (log_w - value).exp().unflatten(0, (n_strata, -1))  # mean one
+    n_each = relative.shape[1]
+    variance = relative.var(1).sum(0) * n_each / n_weights**2 if n_each > 1 else value * math.nan
+    size = n_weights / (1 + (n_weights - 1) * variance) if n_each > 1 else value.new_ones(value.shape)
+    return torch.stack([value, variance.sqrt(), size], -1)
 
 
 def reciprocal(estimate: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from test_conditional import CENTRE, COVARIANCE, linear_model, rows
 from test_exact import MODELS, quadrature, random_model
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from skvae import VAETransformer, posteriors, priors
 from skvae._batch import Batch
 from skvae._marginal import estimate_rows
 from skvae._modes import climb
-from skvae._random import generator, normal
+from skvae._random import generator, normal, paired_normal
 from skvae._refined import RefinedImportance, gaps_to_modes, refined_log_weights
 from skvae.evaluation import log_likelihood
 from skvae.networks import Module
@@ -133,13 +134,28 @@ def test_a_narrow_encoder_that_is_wrong_is_found_out_though_its_draws_weigh_the_
     np.testing.assert_allclose(refined[:, 0], log_density(batch.x.numpy()), atol=0.1)
 
 
-def test_gaps_are_those_of_a_quadratic_density():
+@pytest.mark.parametrize("wider", [-2.0, 0.0, 1.0])
+def test_gaps_are_divergences_from_the_posterior_of_a_linear_model(wider):
     model, params = misled(0.7)
+    params["encoder"]["bias0"][..., 2:] += wider
     batch = Batch(torch.tensor(rows(holes=0.0)))
-    mean = model.posterior.mean(model.encode(params, batch))[None]
-    mode = climb(model, params, batch, mean, 2)
-    log_joint = (model.log_px(params, batch, mean) + model.log_pz(params, mean))[0]
-    torch.testing.assert_close(gaps_to_modes(model, params, batch), mode.value[0] - log_joint, rtol=1e-3, atol=1e-3)
+    q = model.encode(params, batch)
+    mode = climb(model, params, batch, model.posterior.mean(q)[None], 2)
+    gaps = gaps_to_modes(model, params, batch, paired_normal(32, 2, generator(0, "gaps"), F64))
+    for gap, row, centre, covariance in zip(gaps, q, mode.z[0], 1.2 * mode.covariance[0], strict=True):
+        mean, log_scale = row.chunk(2)
+        q_of_row = MultivariateNormal(mean, scale_tril=log_scale.exp().diag())
+        assert float(gap) == pytest.approx(float(kl_divergence(MultivariateNormal(centre, covariance), q_of_row)), rel=1e-3)
+
+
+def test_a_narrow_encoder_is_found_out_and_its_error_told():
+    model, params = misled(0.3)
+    params["encoder"]["bias0"][..., 2:] -= 2.5
+    batch, exact = Batch(torch.tensor(rows(holes=0.0))), log_density(rows(holes=0.0))
+    found = torch.stack([estimate_rows(RefinedImportance(), model, params, batch, seed) for seed in range(60)])
+    np.testing.assert_allclose(found[..., 0].mean(0).numpy(), exact, atol=0.03)
+    spread = found[..., 0].std(0)
+    assert ((0.6 * spread < found[..., 1].mean(0)) & (found[..., 1].mean(0) < 1.7 * spread)).all()
 
 
 class Steep(torch.nn.Module):
