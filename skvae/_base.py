@@ -34,6 +34,7 @@ from skvae._training import (
     progress_of,
     report,
     split_table,
+    warn_of_outliers,
 )
 from skvae._warnings import warn
 from skvae.data import as_source
@@ -404,6 +405,8 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         n_draws, batch_size = recipe.solver.n_draws(recipe.objective), batch_size_for(recipe, table.n_rows)
         device = resolve_device(self.device, flops_of_step(fitted.model, n_draws, batch_size))
         split = split_table(fitted, table, recipe, device, one_epoch)
+        if fitted.is_new:
+            warn_of_outliers(fitted, split.watched)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         return Run(fitted, split, recipe, so_far, one_epoch)
 

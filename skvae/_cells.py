@@ -190,7 +190,7 @@ class CellsMixin:
         def means(known):
             fitted, params, rows = self._tolerant(known)
             expected, sizes = conditional.expectations(fitted.model, params, rows, Proposal(n_draws, fitted.model.seed))
-            cells = fitted.codec.decode(fitted.model.likelihood.point(expected), np.float64)
+            cells = fitted.codec.within_limits(fitted.codec.decode(fitted.model.likelihood.point(expected), np.float64))
             whole = fitted.codec.order[fitted.codec.is_whole]
             cells[:, whole] = np.rint(cells[:, whole])
             _warn_of_few(sizes.cpu().numpy(), n_draws)

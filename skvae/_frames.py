@@ -446,7 +446,7 @@ def _coded(name, series: pd.Series, dtype: str) -> Format:
     if isinstance(series.dtype, pd.CategoricalDtype):
         categories, ordered = series.cat.categories.tolist(), bool(series.cat.ordered)
         dtype = f"category[{name_of_type(series.cat.categories.dtype)}]" if dtype == "category" else dtype
-    elif dense_type(dtype) in FLAGS:
+    elif dense_type(dtype) in FLAGS or pd.api.types.infer_dtype(series, skipna=True) == "boolean":
         categories = [False, True]
     else:
         try:

@@ -23,6 +23,8 @@ from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
+from skvae._warnings import warn
+from skvae.likelihoods._standardized import Standardized
 from skvae.objectives import Objective
 from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
@@ -41,6 +43,7 @@ _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _MEASURED_SHARE = 0.1  # of the work of training, that a measurement on training rows may take
 _FEWEST_MEASUREMENTS = 40  # during the default budget, whatever they cost: step sizes are lowered by them
 _UPDATES_PER_EVALUATION = 50
+_WARNED_ROWS, _FEWEST_WARNED = 1_000, 10  # cells of a column from which it is judged whether others are far off
 _TURNS = 0.5, 0.75, 0.875  # of the default budget, by which the adaptive schedule has shortened the steps
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
@@ -185,6 +188,24 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
         float(weight.max()),
         not n_validation,
     )
+
+
+def warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
+    """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart."""
+    told = {}
+    for j, likelihood in enumerate(fitted.likelihoods):
+        if isinstance(likelihood, Standardized) and likelihood.standardize:
+            cells = rows.x[:_WARNED_ROWS, j]
+            cells = cells[~cells.isnan()].double()
+            low, high = cells.quantile(cells.new_tensor([0.25, 0.75])).tolist() if len(cells) >= _FEWEST_WARNED else (0.0, 1.0)
+            if low < high < low + likelihood.floor:
+                told[fitted.codec.schema[fitted.codec.order[j]].name] = high - low
+    if told:
+        warn(
+            f"A few numbers far off make the scale of {len(told)} column(s), {list(told)[:5]}: half of the others lie within "
+            f"{min(told.values()):.1g} standard deviations of each other, which the model can hardly tell apart. Correct such "
+            "numbers, mark them as missing (NaN), or take logarithms or ranks of the column."
+        )
 
 
 def _mean_one(weight: Tensor | None, rows: Tensor) -> Tensor | None:

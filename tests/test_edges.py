@@ -3,9 +3,10 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
 
 from skvae import DivergenceError, VAETransformer
 from skvae.likelihoods import Bernoulli, Gaussian
@@ -310,3 +311,27 @@ def test_counts_that_no_mean_reaches_are_refused(likelihood):
     counts[1, 2] = 1e14
     with pytest.raises(ValueError, match=r"outside \[0, 1e\+13\].*1e\+14 in 'x2'"):
         model.score_samples(counts)
+
+
+# --- numbers far off --------------------------------------------------------------------------------------------------
+
+
+def test_columns_whose_scale_a_few_numbers_make_are_told():
+    X = load_wine(as_frame=True).data
+    planted = X.copy()
+    planted.loc[3, "alcohol"] *= 1e6
+    with pytest.warns(UserWarning, match=r"scale of 1 column\(s\), \['alcohol'\]: half of the others lie within 1e-06"):
+        vae = VAETransformer(2, max_iter=3, learning_rate="cosine", random_state=0).fit(planted)
+    kept = planted.assign(alcohol=X["alcohol"].median(), flag=0.0)
+    kept.loc[3, "flag"] = 1.0
+    VAETransformer(2, max_iter=3, learning_rate="cosine", random_state=0).fit(kept)  # most are equal: no warning
+    filled = vae.impute(X.assign(alcohol=np.nan))["alcohol"]
+    assert filled.between(planted["alcohol"].min(), planted["alcohol"].max()).all()
+
+
+def test_flags_in_a_column_of_objects_have_both_levels():
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=60), "f": np.zeros(60, bool)}).astype({"f": object})
+    frame.loc[0, "f"] = None
+    vae = VAETransformer(1, max_iter=3, learning_rate="cosine", random_state=0).fit(frame)
+    assert vae.schema_[1].categories == (False, True)
+    assert np.isfinite(vae.score_samples(frame.assign(f=True))).all()
