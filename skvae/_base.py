@@ -31,10 +31,10 @@ from skvae._training import (
     batch_size_for,
     default_hidden_layer_sizes,
     default_n_components,
+    look_before_training,
     progress_of,
     report,
     split_table,
-    warn_of_outliers,
 )
 from skvae._warnings import warn
 from skvae.data import as_source
@@ -406,7 +406,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device, flops_of_step(fitted.model, n_draws, batch_size))
         split = split_table(fitted, table, recipe, device, one_epoch)
         if fitted.is_new:
-            warn_of_outliers(fitted, split.watched)
+            look_before_training(fitted, split, recipe)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         return Run(fitted, split, recipe, so_far, one_epoch)
 

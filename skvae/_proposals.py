@@ -35,7 +35,9 @@ def normal_draws(mean: Tensor, covariance: Tensor, noise: Tensor, dtype: torch.d
     k, least = mean.shape[-1], torch.diag_embed(in_lines(torch.full_like(mean, 1e-9), value=1.0))
     factor, problem = torch.linalg.cholesky_ex(in_lines(_INFLATION * covariance, 2) + least)
     if problem.any():  # in a row whose density is no finite number anywhere
-        factor = torch.where(problem[..., None, None] == 0, factor, torch.eye(factor.shape[-1]).to(factor))
+        factor = torch.where(
+            problem[..., None, None] == 0, factor, torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        )
     mean = in_lines(mean)
     log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + k * HALF_LOG_2PI
 

@@ -23,6 +23,7 @@ from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
+from skvae._trial import try_own_pieces
 from skvae._warnings import warn
 from skvae.likelihoods._standardized import Standardized
 from skvae.objectives import Objective
@@ -190,7 +191,14 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     )
 
 
-def warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
+def look_before_training(fitted: Fitted, split: Split, recipe: Recipe) -> None:
+    """Warn of what will not train well, and refuse pieces of the user's own that cannot."""
+    _warn_of_outliers(fitted, split.watched)
+    params = fitted.model.unpack(torch.tensor(fitted.params, device=split.watched.device))
+    try_own_pieces(fitted.model, params, split.watched, recipe.objective, recipe.optimizer)
+
+
+def _warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
     """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart."""
     told = {}
     for j, likelihood in enumerate(fitted.likelihoods):

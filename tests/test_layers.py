@@ -28,7 +28,7 @@ ORDER = [
     "networks._base", "networks._mlp", "networks._variational", "networks._conv", "networks._module", "networks", "_model",
     "_linear", "objectives", "_hmc", "optimizers", "_kernels", "_joint", "_windows", "_supply", "_solver", "solvers",
     "_inference", "_modes", "_proposals", "_marginal", "_refined", "_conditional", "_course",
-    "_judging", "_engine", "_shares", "_population",
+    "_judging", "_engine", "_shares", "_population", "_trial",
     "data", "_formats", "_frames", "_selection", "_schema", "_sparse", "_table", "_stream", "_state", "_training",
     "persistence", "callbacks", "_reading", "_rows", "_base", "_cells", "_transformer", "__init__",
     "_table_checks", "_pooling", "evaluation", "displays._drawing", "displays._training_curve", "displays._latent_space",
