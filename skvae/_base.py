@@ -7,7 +7,7 @@ from dataclasses import replace
 from numbers import Integral, Real
 
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import callbacks, persistence
@@ -17,7 +17,7 @@ from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
 from skvae._reading import TableReader, array_or_frame, checked_weight, names_of
-from skvae._rows import SCORE_METHODS, RowsMixin, resolve_score_method, seed_of
+from skvae._rows import RowsMixin, resolve_score_method, seed_of
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
 from skvae._sklearn import CallbackSupportMixin, _fit_context, runs_inside_another_fit
@@ -79,7 +79,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "warm_start": ["boolean"],
-        "score_method": [StrOptions(set(SCORE_METHODS)), Objective, MarginalLikelihood],
+        "score_method": [StrOptions(set(REGISTRY["score_method"])), Objective, MarginalLikelihood],
         "dtype": [StrOptions({"float32", "float64"})],
         "matmul_precision": [StrOptions({"highest", "high", "medium"})],
         "device": [str, torch.device],
@@ -176,7 +176,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
                     "prior='auto' is chosen in fit and has no parameters before. Name a prior as well, such as prior='mixture'."
                 )
             if isinstance(piece, str) and piece in _names_of(role):
-                piece = params[role] = clone(SCORE_METHODS[piece]) if role == "score_method" else REGISTRY[role][piece]()
+                piece = params[role] = resolve(role, piece)
             if role in self.get_params(deep=False) and (isinstance(piece, type) or not hasattr(piece, "set_params")):
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {self}: {role}={piece!r} has no parameters. {_advice(role)}"
@@ -463,7 +463,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
 
 def _names_of(role):
     """Return the names that stand for a piece."""
-    return sorted(SCORE_METHODS if role == "score_method" else REGISTRY.get(role, ()))
+    return sorted(REGISTRY.get(role, ()))
 
 
 def _advice(role):

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ def value_of_rows(model: Model, params: Params, data: Rows, function: RowValues,
     params = _aligned(model, params, "encoder", "decoder")  # once, not per tile
 
     def values(batch: Batch, n: int, start: int) -> Tensor:
-        return function(cast(Model, _Decoder(model, rows, n)), params, batch, noise)
+        return function(_InParts(model, rows, n), params, batch, noise)
 
     return _map_tiles(values, data, tile, rows * flops)
 
@@ -151,23 +151,21 @@ def _rows_per_decoding(fewest: int, tile: int, n_draws: int, flops_per_row: floa
     return 1 if rows * flops_per_row > size * _MAX_DECODING_FLOPS else rows
 
 
-class _Decoder:
+class _InParts(Model):
     """A model in front of a tile, of which it decodes the first `n` rows, the others being padding, `rows` at a time."""
 
     def __init__(self, model: Model, rows: int, n: int):
-        self._model, self._rows, self._n = model, rows, n
-
-    def __getattr__(self, name: str):
-        return getattr(self._model, name)
+        vars(self).update(vars(model))
+        self._rows, self._n = rows, n
 
     def log_px(self, params: Params, batch: Batch, z: Tensor) -> Tensor:
         """Return log p(x|z) of every row, zero for padding.  # (s, n)"""
         if self._rows == len(batch):
-            return self._model.log_px(params, batch, z)
+            return super().log_px(params, batch, z)
         out = z.new_zeros(z.shape[:-1])
         for start in range(0, self._n, self._rows):
             stop = start + self._rows
-            out[:, start:stop] = self._model.log_px(params, batch.slice(start, stop), z[:, start:stop])
+            out[:, start:stop] = super().log_px(params, batch.slice(start, stop), z[:, start:stop])
         return out
 
 

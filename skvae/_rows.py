@@ -8,25 +8,21 @@ import torch
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+import skvae._refined  # noqa: F401, which gives the default its name
 from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
-from skvae._marginal import AnnealedImportance, MarginalLikelihood, PosteriorDensity
+from skvae._marginal import MarginalLikelihood
 from skvae._random import generator, normal
 from skvae._reading import checked_weight
-from skvae._refined import RefinedImportance
-from skvae._settings import check_whole, resolve
+from skvae._settings import REGISTRY, check_whole, resolve
 from skvae._sparse import rows_of
 from skvae._stream import checked_pieces, frame
 from skvae._table import array_of_tensor
 from skvae.data import as_source
-from skvae.objectives import ELBO, IWAE, Objective
+from skvae.objectives import Objective
 
 _WEIGHT_DRAWS = 32  # of uncertain weights, over which scores are averaged: densities of odd rows differ much
 FARTHEST = 1e30  # as far as latents can lie for their decoding to stay finite in single precision
-SCORE_METHODS = {
-    "refined": RefinedImportance(), "iwae": IWAE(n_samples=100), "elbo": ELBO(n_samples=32), "hmc": PosteriorDensity(),
-    "ais": AnnealedImportance(),
-}  # fmt: skip
 
 
 class PosteriorMoments(NamedTuple):
@@ -308,13 +304,13 @@ class EncodedRows:
 
 def resolve_score_method(method):
     """Return the validated settings object of a `score_method`; a name stands for one with its usual number of draws."""
-    piece = SCORE_METHODS.get(method) if isinstance(method, str) else method
-    if not isinstance(piece, (Objective, MarginalLikelihood)):
+    names = sorted(REGISTRY["score_method"])
+    if not (method in names if isinstance(method, str) else isinstance(method, (Objective, MarginalLikelihood))):
         raise ValueError(
-            f"{method!r} is no way to measure log p(x). Use one of {sorted(SCORE_METHODS)} or an object, such as "
+            f"{method!r} is no way to measure log p(x). Use one of {names} or an object, such as "
             "RefinedImportance(n_samples=1000)."
         )
-    return resolve("score_method", piece)
+    return resolve("score_method", method)
 
 
 def seed_of(random_state):

@@ -11,7 +11,7 @@ from skvae._sklearn import Interval, StrOptions
 __all__ = ["Interval", "Settings", "StrOptions", "class_of", "from_spec", "name_of", "register", "resolve", "to_spec"]
 
 #: name of a constructor parameter -> {name of a piece: its class}; filled by `register`
-REGISTRY: dict[str, dict[str, type]] = {}
+REGISTRY: dict[str, dict[str, "type | Settings"]] = {}
 
 
 class Settings(BaseEstimator):
@@ -67,8 +67,8 @@ def belongs_with(piece: Settings, name: str, basis: str) -> bool:
     return issubclass(owner, of_basis)
 
 
-def register(role: str, **named: type) -> None:
-    """Give the pieces that play `role` the names by which a string parameter finds them."""
+def register(role: str, **named: "type | Settings") -> None:
+    """Give the pieces that play `role` names for a string parameter; a class stands for an object of it as it comes."""
     REGISTRY.setdefault(role, {}).update(named)
 
 
@@ -77,19 +77,23 @@ def resolve(role: str, value: Any) -> Settings:
     named = REGISTRY[role]
     if isinstance(value, str) and value not in named:
         raise ValueError(f"{value!r} is no {role} by name. Use one of {sorted(named)}, or an object that describes one.")
-    piece = named[value]() if isinstance(value, str) else clone(value)
-    return piece.validate()
+    piece = named[value] if isinstance(value, str) else value
+    return (piece() if isinstance(value, str) and isinstance(piece, type) else clone(piece)).validate()
+
+
+def _class(piece: "type | Settings") -> type:
+    return piece if isinstance(piece, type) else type(piece)
 
 
 def name_of(cls: type) -> str | None:
     """Return the name by which stored settings find a class again, such as "prior.StandardNormal"; None if it is not ours."""
-    roles = (role for role, named in REGISTRY.items() if cls in named.values())
+    roles = (role for role, named in REGISTRY.items() if cls in map(_class, named.values()))
     return next((f"{role}.{cls.__name__}" for role in roles), None)
 
 
 def class_of(name: str) -> type:
     """Return the class of a name that `name_of` gave."""
-    known = {f"{role}.{cls.__name__}": cls for role, named in REGISTRY.items() for cls in named.values()}
+    known = {f"{role}.{cls.__name__}": cls for role, named in REGISTRY.items() for cls in map(_class, named.values())}
     if name not in known:
         raise ValueError(f"unknown piece {name!r}; known pieces are {sorted(known)}")
     return known[name]

@@ -427,3 +427,4 @@ class IWAE(Objective):
 
 
 register("objective", elbo=ELBO, iwae=IWAE, info_vae=InfoVAE, beta_tc_vae=BetaTCVAE)
+register("score_method", elbo=ELBO(n_samples=32), iwae=IWAE(n_samples=100))

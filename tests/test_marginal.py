@@ -24,7 +24,7 @@ from skvae._marginal import (
 )
 from skvae._random import RowStreams, generator, normal
 from skvae._refined import RefinedImportance
-from skvae._rows import SCORE_METHODS as NAMED
+from skvae._settings import REGISTRY
 from skvae.objectives import ELBO, IWAE
 
 F64 = torch.float64
@@ -318,10 +318,10 @@ def test_impossible_settings_are_refused(bad):
     ],
 )
 def test_nested_names_change_the_method_that_a_name_stands_for(name, changed, found):
-    before = repr(NAMED)
+    before = repr(REGISTRY["score_method"])
     vae = VAETransformer(score_method=name).set_params(**{f"score_method__{key}": value for key, value in changed.items()})
     assert vae.score_method == found
-    assert repr(NAMED) == before
+    assert repr(REGISTRY["score_method"]) == before
 
 
 def test_number_of_draws_of_scores_can_be_searched():
