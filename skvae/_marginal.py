@@ -42,7 +42,7 @@ def log_mean(log_w: Tensor, n_strata: int = 1) -> Tensor:
     relative = (log_w - value).exp().unflatten(0, (n_strata, -1))  # mean one
     n_each = relative.shape[1]
     variance = relative.var(1).sum(0) * n_each / n_weights**2 if n_each > 1 else value * math.nan
-    size = n_weights / (1 + (n_weights - 1) * variance) if n_each > 1 else value.new_ones(value.shape)
+    size = (n_weights / (1 + (n_weights - 1) * variance)).clamp(min=1) if n_each > 1 else value.new_ones(value.shape)
     return torch.stack([value, variance.sqrt(), size], -1)
 
 

@@ -44,7 +44,8 @@ _MEASURED_CELLS = 500_000  # columns times draws of one measurement
 _MEASURED_SHARE = 0.1  # of the work of training, that a measurement on training rows may take
 _FEWEST_MEASUREMENTS = 40  # during the default budget, whatever they cost: step sizes are lowered by them
 _UPDATES_PER_EVALUATION = 50
-_WARNED_ROWS, _FEWEST_WARNED = 1_000, 10  # cells of a column from which it is judged whether others are far off
+_WARNED_ROWS, _FEWEST_WARNED = 1_000, 50  # cells of a column from which it is judged whether others are far off:
+_NARROW = 0.01  # standard deviations within which half of them lie then; within ten times as many nearly all
 _TURNS = 0.5, 0.75, 0.875  # of the default budget, by which the adaptive schedule has shortened the steps
 _WEIGHT_DRAWS = 8  # of uncertain weights, over which the bound is averaged
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean over the data, above which a component is in use (Burda et al., 2016)
@@ -193,9 +194,9 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
 
 def look_before_training(fitted: Fitted, split: Split, recipe: Recipe) -> None:
     """Warn of what will not train well, and refuse pieces of the user's own that cannot."""
-    _warn_of_outliers(fitted, split.watched)
-    params = fitted.model.unpack(torch.tensor(fitted.params, device=split.watched.device))
-    try_own_pieces(fitted.model, params, split.watched, recipe.objective, recipe.optimizer)
+    _warn_of_outliers(fitted, split.train.head(_WARNED_ROWS))
+    flat = torch.tensor(fitted.params, device=split.watched.device)
+    try_own_pieces(fitted.model, flat, split.watched, recipe.objective, recipe.optimizer)
 
 
 def _warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
@@ -203,10 +204,12 @@ def _warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
     told = {}
     for j, likelihood in enumerate(fitted.likelihoods):
         if isinstance(likelihood, Standardized) and likelihood.standardize:
-            cells = rows.x[:_WARNED_ROWS, j]
+            cells = rows.x[:, j]
             cells = cells[~cells.isnan()].double()
-            low, high = cells.quantile(cells.new_tensor([0.25, 0.75])).tolist() if len(cells) >= _FEWEST_WARNED else (0.0, 1.0)
-            if low < high < low + likelihood.floor:
+            if len(cells) < _FEWEST_WARNED:
+                continue
+            lowest, low, high, highest = cells.quantile(cells.new_tensor([0.05, 0.25, 0.75, 0.95])).tolist()
+            if low < high < low + _NARROW and highest < lowest + 10 * _NARROW:
                 told[fitted.codec.schema[fitted.codec.order[j]].name] = high - low
     if told:
         warn(

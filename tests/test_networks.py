@@ -186,6 +186,19 @@ def test_training_goes_on_with_a_factory_that_is_no_function(factory):
     assert clone(vae).encoder.factory is factory
 
 
+class Wider(Module):
+    """A module of one's own with a parameter of its own."""
+
+    def __init__(self, factory, width=3):
+        super().__init__(factory)
+        self.width = width
+
+
+def test_a_clone_of_a_module_keeps_all_of_its_parameters():
+    copied = clone(Wider(Built(), width=9))
+    assert type(copied) is Wider and copied.width == 9
+
+
 def test_a_factory_that_makes_no_module_is_refused():
     with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, got int"):
         build_module(lambda n_in, n_out: 3, 3, 2, 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skvae import VAETransformer
-from skvae.likelihoods import Likelihood
+from skvae.likelihoods import Likelihood, Mixed
 from skvae.objectives import ELBO
 from skvae.optimizers import Optimizer
 from skvae.posteriors import Normal
@@ -76,11 +76,11 @@ class Forgetful(Optimizer):
 
 
 WRONG = {
-    "a value per row": ({"likelihood": Rowwise()}, r"Rowwise.log_prob .* shape \(3, 2, 4\) for 2 rows, .* shape \(3, 2\)"),
+    "a value per row": ({"likelihood": Rowwise()}, r"Rowwise.log_prob .* shape \(2, 2, 4\) here, .* shape \(2, 2\)"),
     "no density": ({"likelihood": Unit()}, "Unit has no method 'log_prob'"),
-    "a joint prior": ({"prior": Joint()}, r"Joint.log_prob .* shape \(3, 2, 2\) for 2 rows, .* shape \(3, 2, 1\)"),
-    "too few outputs": ({"posterior": Short()}, r"Short.mean .* shape \(2, 2\) for 2 rows, .* shape \(2, 1\)"),
-    "a sum": ({"objective": Total()}, r"Total.__call__ .* shape \(2,\) for 2 rows, .* shape \(\)"),
+    "a joint prior": ({"prior": Joint()}, r"Joint.log_prob .* shape \(2, 2, 2\) here, .* shape \(2, 2, 1\)"),
+    "too few outputs": ({"posterior": Short()}, r"Short.mean .* shape \(2, 2\) here, .* shape \(2, 1\)"),
+    "a sum": ({"objective": Total()}, r"Total.__call__ .* shape \(2,\) here, .* shape \(\)"),
     "a loose bound": ({"objective": Loose()}, r"Loose.bound .* shape \(2,\)"),
     "no memory": ({"optimizer": Forgetful()}, "Forgetful.init must return"),
 }
@@ -94,10 +94,22 @@ def test_what_a_piece_must_return_is_told(settings, match):
     assert not hasattr(vae, "n_iter_")
 
 
+@pytest.mark.parametrize("settings", [{"condition_on": [0]}, {"likelihood": Mixed(numbers=Rowwise())}], ids=repr)
+def test_a_likelihood_beside_others_is_tried_too(settings):
+    vae = VAETransformer(2, random_state=0, max_iter=2, **{"likelihood": Rowwise(), **settings})
+    with pytest.raises(TypeError, match=r"Rowwise.log_prob .* shape \(2, 2, [34]\) here, .* shape \(2, 2\)"):
+        vae.fit(X)
+
+
+def test_holes_do_not_hide_a_wrong_likelihood():
+    with pytest.raises(TypeError, match=r"Rowwise.log_prob .* shape \(2, 2, 4\)"):
+        VAETransformer(2, random_state=0, likelihood=Rowwise()).fit(np.where(X > 1, np.nan, X))
+
+
 def test_an_error_of_a_piece_says_where_it_happened():
     with pytest.raises(IndexError) as told:
         VAETransformer(2, random_state=0, posterior=Failing()).fit(X)
-    assert "when Failing.sample was tried on 2 rows" in told.value.__notes__[0]
+    assert "when Failing.sample was tried before training" in told.value.__notes__[0]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -231,6 +231,12 @@ class PerColumn(Likelihood):
         values = [function(part) for part in self._parts(params)]
         return values[0] if len(values) == 1 else torch.cat(values, -1)
 
+    def cells_of_parts(self, params, eta: Tensor, x: Tensor) -> Iterator[tuple[Likelihood, dict[str, Tensor], Tensor, Tensor]]:
+        """Yield each likelihood with its parameters, its outputs and its cells, holes filled, as its `log_prob` gets them."""
+        filled = self._filled(x, self._passed(x))
+        for part in self._parts(params):
+            yield part.likelihood, part.params, eta[..., part.outputs], filled[..., part.columns]
+
     def _filled(self, x: Tensor, passed: Tensor) -> Tensor:
         """Return the cells as likelihoods are to see them, given those that count nothing."""
         fillers = {likelihood.filler for likelihood in self.likelihoods}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from skvae._random import derived_seed
+from skvae._settings import clone
 from skvae.networks._base import Network
 
 
@@ -27,7 +28,8 @@ class Module(Network):
         self.factory = factory
 
     def __sklearn_clone__(self):
-        return type(self)(self.factory)  # a copy of a callable object would be another factory
+        params = self.get_params(deep=False)  # a copy of a callable object would be another factory
+        return type(self)(**{name: v if name == "factory" else clone(v, safe=False) for name, v in params.items()})
 
     def bind(self, n_in, n_out, seed):
         return _BoundModule(build_module(self.factory, n_in, n_out, seed))
