@@ -16,7 +16,7 @@ from skvae._devices import gradients, one_thread, resolve_device
 from skvae._engine import flops_of_step
 from skvae._marginal import MarginalLikelihood
 from skvae._model import Model, Pieces
-from skvae._reading import TableReader, array_or_frame, checked_weight, names_of
+from skvae._reading import TableReader, array_or_frame, checked_weight
 from skvae._rows import RowsMixin, resolve_score_method, seed_of
 from skvae._schema import group_columns
 from skvae._settings import REGISTRY, Interval, StrOptions, resolve
@@ -329,7 +329,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         """Return an untrained state for a table: its units, and a model with initial parameters."""
         widths = dict.fromkeys(_NETWORKS, default_hidden_layer_sizes(table.n_rows))
         pieces, d = self._pieces(self._prior_for(table.form), widths), table.n_features
-        names = getattr(self, "feature_names_in_", names_of(table.form) or [f"x{j}" for j in range(d)])
+        names = table.form.names if table.form.is_of_frame else getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])
         asked, statistics = pieces.likelihood, table.statistics
         groups = group_columns(table.likelihoods, statistics, not drop_constant)
         codec = TableCodec.learn(statistics, groups, names, table.form)
@@ -351,10 +351,9 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
 
     def _prior_for(self, form):
-        """Return the prior that suits a table of this form, None for plain numbers."""
+        """Return the prior that suits a table of this form."""
         chosen = {role: resolve(role, getattr(self, role)) for role in ("likelihood", "posterior", "objective", "solver")}
-        goes_by_types = isinstance(chosen["likelihood"], Mixed) and form is not None
-        has_groups = goes_by_types and form.has_varying_categories
+        has_groups = isinstance(chosen["likelihood"], Mixed) and form.has_varying_categories
         objective = chosen["objective"]
         averages_kl = isinstance(objective, IWAE) or (isinstance(objective, ELBO) and objective.kl != "analytic")
         has_closed_forms = (

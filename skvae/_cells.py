@@ -12,7 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import _conditional as conditional
 from skvae._conditional import Proposal
 from skvae._devices import one_thread
-from skvae._frames import filled, is_frame, labelled, raw_cells, unseen_among, with_numbers_of
+from skvae._filling import filled, with_numbers_of
+from skvae._form import unseen_among
+from skvae._frames import is_frame, labelled, raw_cells
 from skvae._random import generator
 from skvae._reading import array_or_frame, without_cells
 from skvae._rows import EncodedRows, seed_of
@@ -471,13 +473,11 @@ class CellsMixin:
             return self._row_of_series(given)
         given = array_or_frame(given)
         given = given.toarray() if sparse.issparse(given) else given
-        return given if is_frame(given) or self._fitted.codec.form is None else self._checked_table(given, reset=False)
+        return given if is_frame(given) or self._fitted.codec.form.is_of_numbers else self._checked_table(given, reset=False)
 
     def _row_of_series(self, given):
         """Return a row of a frame as a dict, without its empty cells."""
-        form = self._fitted.codec.form
-        names = range(self.n_features_in_) if form is None else [format.name for format in form.formats]
-        if not given.index.is_unique or not given.index.isin(list(names)).any():
+        if not given.index.is_unique or not given.index.isin(self._fitted.codec.form.names).any():
             raise ValueError(
                 f"given is a Series, which is read as one row, so its labels must be names of columns, got "
                 f"{given.index[:5].tolist()}. Pass several rows as a frame, such as X[['name']]."
@@ -499,15 +499,15 @@ class CellsMixin:
     def _refuse_without_cells(self, given):
         """Refuse cells of a table with categories in columns that were missing in all of the training data."""
         codec = self._fitted.codec
-        for j in () if codec.form is None else without_cells(codec):
-            name = codec.form.formats[j].name
+        for j in () if codec.form.is_of_numbers else without_cells(codec):
+            name = codec.form.names[j]
             cells = pd.Series(raw_cells(given, j, name), dtype=object).dropna()
             if len(cells):
                 raise ValueError(_never_met(name, "was missing in every row", repr(cells.iloc[0])))
 
     def _given_cells(self, given, form):
         """Return the cells that a dict, a frame or an array gives."""
-        if form is None:
+        if form.is_of_numbers:
             return _row_of(given, self.n_features_in_) if isinstance(given, dict) else self._cells(given)
         rows = _frame_of(given) if isinstance(given, dict) else given
         self._refuse_unknown_conditions(rows, form)

@@ -1,18 +1,21 @@
 """TableReader: arrays, frames and sparse matrices as scikit-learn checks them, to cells that are numbers."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skvae._frames import Form, array_of_list, is_frame, refuse_equal_names, rows_where
+from skvae._form import Form
+from skvae._frames import array_of_list, is_frame, refuse_equal_names, rows_where
 from skvae._selection import conditions_of, likelihoods_of, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
-from skvae._table import array_of_tensor, explain_columns
 from skvae.data import Source
 from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 
@@ -33,7 +36,7 @@ class TableReader:
         Columns that had no cell in training may hold anything now.
         """
         X, form = array_or_frame(X), self._fitted.codec.form
-        if form is None or (not is_frame(X) and not form.has_categories):
+        if form.is_of_numbers or (not is_frame(X) and not form.has_categories):
             return self._numbers(X, reset=False)
         _refuse_sparse(X, "a model of columns with categories")
         return form.cells(self._checked_table(X, reset=False), counts, without_cells(self._fitted.codec))
@@ -66,8 +69,7 @@ class TableReader:
 
     def _check_source_for_more(self, source):
         """Refuse a source on which the fitted model cannot go on training."""
-        form = self._fitted.codec.form
-        if form is not None and form.has_categories:
+        if self._fitted.codec.form.has_categories:
             raise TypeError(
                 f"The fitted model has columns with categories, and a {type(source).__name__} is read as numbers. Pass its "
                 "rows as frames or arrays, like those of the first fit."
@@ -104,7 +106,7 @@ class TableReader:
         return X
 
     def _learnt_cells(self, X, weight):
-        """Return the cells of the training data, their form, and the likelihoods of the columns; no form for plain numbers.
+        """Return the cells of the training data, their form, and the likelihoods of the columns.
 
         The form is that of the rows whose weight is not zero.
         """
@@ -113,7 +115,7 @@ class TableReader:
             of_numbers = Bernoulli() if getattr(X, "dtype", None) == np.bool_ else Gaussian()
             X = self._numbers(X, reset=True)
             likelihoods = [of_numbers if isinstance(likelihood, Mixed) else likelihood] * X.shape[1]
-            return X, None, with_conditions(likelihoods, conditions_of(X, self.condition_on))
+            return X, Form.of_numbers(X.shape[1]), with_conditions(likelihoods, conditions_of(X, self.condition_on))
         _refuse_sparse(X, f"likelihood={likelihood!r}")
         X = self._checked_table(X, reset=True)
         types = likelihood if isinstance(likelihood, Mixed) else Mixed()
@@ -122,11 +124,6 @@ class TableReader:
         chosen, conditions = likelihoods_of(rows, likelihood), conditions_of(rows, self.condition_on)
         form, likelihoods = Form.learn(rows, chosen, types.chosen_for_numbers(), types.handle_unknown, conditions, weight)
         return form.cells(X, counts), form, with_conditions(likelihoods, conditions)
-
-
-def names_of(form):
-    """Return the names of the columns of a frame, whatever their type; None for arrays."""
-    return None if form is None or form.container == "array" else [format.name for format in form.formats]
 
 
 def without_cells(codec):
@@ -175,3 +172,58 @@ def _refuse_sparse(X, reader):
             f"X is a sparse matrix, and {reader} takes frames and arrays. Pass X.toarray(), or use one likelihood of numbers, "
             "such as 'poisson', for all columns."
         )
+
+
+# --- what cannot be read
+
+
+def array_of_tensor(X):
+    """Return a torch tensor on the CPU as an array; refuse others."""
+    if X.device.type != "cpu":
+        raise TypeError(
+            f"X is a torch tensor on {X.device}; arrays on the CPU are accepted. Pass X.cpu(): the estimator moves its work to "
+            "the device that its `device` parameter names."
+        )
+    return X.detach().resolve_conj().resolve_neg().numpy()
+
+
+def explain_columns(X, error):
+    """Raise an error that names the columns, where `error` came from cells that are no finite numbers."""
+    has_texts = "could not convert string" in str(error)
+    if isinstance(error, ValueError) and not has_texts and re.search("NaN|infinity", str(error)):
+        names = [name for name, column in _columns(X) if not _is_finite(column)]
+        what = "NaN" if "NaN" in str(error) else "infinity or a value too large"
+        raise ValueError(
+            f"Input X contains {what} in {len(names)} column(s): {names[:5]}. Fill or drop such cells first, for example with "
+            "SimpleImputer."
+        ) from error
+    if hasattr(X, "columns") or (has_texts and np.ndim(array_of_list(X)) == 2):
+        bad = [name for name, column in _columns(X) if not _reads_as_numbers(column)]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} column(s) cannot be read as numbers: {bad[:5]} ({str(error)[:100]}). A model that is fitted to a "
+                "frame reads columns of other kinds (set_output(transform='pandas') makes a ColumnTransformer give one). Else "
+                "encode them first, for example with a OneHotEncoder, or leave them out."
+            ) from error
+
+
+def _columns(X):
+    if hasattr(X, "columns"):
+        return [(name, np.asarray(X[name])) for name in X.columns]
+    if sparse.issparse(X):
+        X = X.tocsc()
+        return [(f"x{j}", X.data[X.indptr[j] : X.indptr[j + 1]]) for j in range(X.shape[1])]
+    return [(f"x{j}", column) for j, column in enumerate(np.asarray(array_of_list(X)).T)]
+
+
+def _is_finite(cells):
+    numbers = pd.to_numeric(pd.Series(cells), errors="coerce")  # makes NaN of None and NA
+    return bool(np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all())
+
+
+def _reads_as_numbers(cells):
+    try:
+        cells.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return cells.dtype.kind not in "mM"

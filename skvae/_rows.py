@@ -13,11 +13,10 @@ from skvae._devices import one_thread, resolve_device
 from skvae._inference import decode_rows, encode_rows, flops_of_call, value_of_rows
 from skvae._marginal import MarginalLikelihood
 from skvae._random import generator, normal
-from skvae._reading import checked_weight
+from skvae._reading import array_of_tensor, checked_weight
 from skvae._settings import REGISTRY, check_whole, resolve
 from skvae._sparse import rows_of
 from skvae._stream import checked_pieces, frame
-from skvae._table import array_of_tensor
 from skvae.data import as_source
 from skvae.objectives import Objective
 
@@ -240,8 +239,7 @@ class RowsMixin:
         """Refuse rows that do not tell all the conditions."""
         missing = [int(j) for j in self._fitted.conditions if np.isnan(known[:, j]).any()]
         if missing:
-            form = self._fitted.codec.form
-            names = missing if form is None else [form.formats[j].name for j in missing]
+            names = [self._fitted.codec.form.names[j] for j in missing]
             raise ValueError(
                 f"{method} needs the columns of condition_on, of which these are missing: {names[:5]}. Pass them by given, for "
                 f"example given={{{names[0]!r}: ...}}."

@@ -1,11 +1,11 @@
 """Which likelihood reads which column of a table, and what is learnt about every column."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from skvae._frames import Form
+from skvae._statistics import ColumnStatistics
 from skvae.likelihoods import Likelihood
 
 
@@ -43,34 +43,6 @@ def _listed(categories: tuple) -> str:
     """Return categories on one line, the first ones where there are many."""
     shown = ", ".join(str(category) for category in categories[:4])
     return f"{shown}, ... ({len(categories)})" if len(categories) > 4 else shown
-
-
-@dataclass(frozen=True)
-class ColumnStatistics:
-    """Weighted moments and limits of every column of the training data, over the cells that are not missing."""
-
-    mean: np.ndarray
-    std: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    missing: np.ndarray  # share of the weight whose cell is missing
-
-    def take(self, columns) -> "ColumnStatistics":
-        """Return the statistics of some columns."""
-        return ColumnStatistics(*(getattr(self, f.name)[columns] for f in fields(self)))
-
-    def where(self, chosen: np.ndarray, other: "ColumnStatistics") -> "ColumnStatistics":
-        """Return these statistics for the chosen columns, and others for the rest."""
-        return ColumnStatistics(*(np.where(chosen, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
-
-    def with_categories(self, form: Form) -> "ColumnStatistics":
-        """Return the statistics with limits that leave room for all categories, seen or not."""
-        high = self.high.copy()
-        for j, column in enumerate(form.formats):
-            if column.categories is not None:
-                high[j] = len(column.categories) - 1 if high[j] >= 0 else high[j]
-        low = np.where([column.categories is not None for column in form.formats], np.minimum(self.low, 0.0), self.low)
-        return ColumnStatistics(self.mean, self.std, low, high, self.missing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,8 @@
-"""Rows of a sparse matrix, which are made dense a few at a time."""
+"""Tables of numbers, dense or sparse, which are read a few rows at a time."""
 
 import numpy as np
+
+_CHUNK_CELLS = 2**18  # cells converted at a time, 2 MB of float64
 
 
 class SparseRows:
@@ -52,6 +54,19 @@ class SparseRows:
         return found
 
 
-def rows_of(X: np.ndarray | SparseRows, rows) -> np.ndarray | SparseRows:
+Cells = np.ndarray | SparseRows
+
+
+def rows_of(X: Cells, rows) -> Cells:
     """Return some rows of a table, sparse if it is."""
     return X.of_rows(rows) if isinstance(X, SparseRows) else X[rows]
+
+
+def chunks(X: Cells, n_rows: int | None = None) -> list[slice]:
+    """Cut rows of X into slices of bounded memory."""
+    return chunks_of(len(X) if n_rows is None else n_rows, X.shape[1])
+
+
+def chunks_of(n_rows: int, n_columns: int = 1) -> list[slice]:
+    step = max(1, _CHUNK_CELLS // max(n_columns, 1))
+    return [slice(start, start + step) for start in range(0, n_rows, step)]

@@ -8,9 +8,9 @@ import torch
 
 from skvae._model import Model, Pieces
 from skvae._settings import from_spec, to_spec
-from skvae._sparse import SparseRows
+from skvae._sparse import Cells, SparseRows
 from skvae._stream import StreamedTable
-from skvae._table import Cells, Table, TableCodec
+from skvae._table import Table, TableCodec
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, PerColumn
 
@@ -58,11 +58,8 @@ class Fitted:
 
     def having_seen(self, table: Table | StreamedTable) -> "Fitted":
         """Return the state that knows which values the rows of a table have, besides those of its own training rows."""
-        form = self.codec.form
-        if form is None:
-            return self
         likelihoods = dict(zip(self.codec.order.tolist(), self.likelihoods, strict=True))
-        return replace(self, codec=replace(self.codec, form=form.having_seen(table.columns(), likelihoods)))
+        return replace(self, codec=replace(self.codec, form=self.codec.form.having_seen(table.columns(), likelihoods)))
 
     def tolerating_holes(self) -> "Fitted":
         """Return the state for rows with missing cells; one that has seen none in training gets the same parameters."""

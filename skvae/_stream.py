@@ -10,15 +10,11 @@ import pandas as pd
 import torch
 
 from skvae._batch import Batch, batch_sizes
+from skvae._form import Form
+from skvae._hashing import fingerprint, hash_sum, row_hashes
 from skvae._random import generator
-from skvae._table import (
-    ColumnStatistics,
-    RunningStatistics,
-    TableCodec,
-    fingerprint,
-    hash_sum,
-    row_hashes,
-)
+from skvae._statistics import ColumnStatistics, RunningStatistics
+from skvae._table import TableCodec
 from skvae.data import Source
 from skvae.likelihoods import Likelihood
 
@@ -90,7 +86,11 @@ class StreamedTable:
     source: Source
     weight: np.ndarray | None
     likelihoods: Sequence[Likelihood] | None = None  # of its columns; known where a model is made for it
-    form: None = None  # a source holds numbers
+
+    @property
+    def form(self) -> Form:
+        """A source holds numbers."""
+        return Form.of_numbers(self.n_features)
 
     @property
     def X(self) -> Source:

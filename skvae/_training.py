@@ -13,6 +13,7 @@ from torch import Tensor
 from skvae._batch import Batch, TrainingRows
 from skvae._course import Callback, Plan, Progress, Trainee, divergence
 from skvae._devices import room_for_data, threads_for
+from skvae._hashing import fingerprint, hash_sum
 from skvae._inference import bound_and_mean, kl_of_components, value_of_rows, weighted_mean
 from skvae._judging import kl_of_weights
 from skvae._linear import can_start_linearly, start_linearly
@@ -22,7 +23,7 @@ from skvae._random import generator
 from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
-from skvae._table import LazyRows, Table, TableCodec, fingerprint, hash_sum, hashes_of_encoded
+from skvae._table import LazyRows, Table, TableCodec, hashes_of_encoded
 from skvae._trial import try_own_pieces
 from skvae._warnings import warn
 from skvae.likelihoods._standardized import Standardized

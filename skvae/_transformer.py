@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._base import BaseVAE
 from skvae._cells import CellsMixin
 from skvae._devices import one_thread
-from skvae._frames import is_frame, with_numbers_of
+from skvae._filling import with_numbers_of
+from skvae._frames import is_frame
 from skvae._reading import array_or_frame
 from skvae._rows import FARTHEST
 from skvae._settings import check_whole
@@ -417,8 +418,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         codec = self._fitted.codec
         has_levels = np.zeros(cells.shape[1], bool)
         has_levels[codec.order] = [isinstance(likelihood, (Categorical, Ordinal)) for likelihood in self._fitted.likelihoods]
-        if codec.form is not None:
-            has_levels |= [format.categories is not None for format in codec.form.formats]
+        has_levels |= [format.categories is not None for format in codec.form.formats]
         moved = np.where(has_levels, after, codec.within_support(cells + (after - before), after.dtype))
         stays = np.where(has_levels, np.rint(after) == np.rint(before), after == before)
         return np.where(stays, cells, moved).astype(after.dtype)

@@ -164,7 +164,7 @@ def _encode_parameters(estimator: Any, tensors: dict[str, np.ndarray]) -> dict[s
 
 def _check_categories(fitted: Fitted) -> None:
     """Raise a TypeError that names the first column with a category that cannot be stored without code."""
-    for format in fitted.codec.form.formats if fitted.codec.form else ():
+    for format in fitted.codec.form.formats:
         for category in format.categories or ():
             try:
                 _encode(category, "", {})
@@ -515,7 +515,7 @@ def _check_state(fitted: Fitted) -> None:
         bool(((codec.order >= 0) & (codec.order < d)).all()),
         all(a.shape == (codec.n_columns,) and a.dtype == np.float64 for a in (codec.low, codec.high)),
         all(a.shape == (codec.n_columns,) and a.dtype == bool for a in (codec.clips, codec.is_density, codec.is_whole)),
-        codec.form is None or len(codec.form.formats) == d,
+        len(codec.form.formats) == d,
         all(isinstance(name, str) for column in codec.schema for name in (column.name, column.kind)),
         all(a.shape == (d,) and a.dtype == np.float64 for a in (codec.loc, codec.scale)),
     ]

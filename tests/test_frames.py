@@ -18,7 +18,6 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skvae
 from skvae import VAETransformer
-from skvae._frames import Form
 from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Ordinal, Poisson
 from skvae.objectives import ELBO
@@ -260,24 +259,6 @@ def test_cells_of_rows_of_weight_zero_must_be_readable():
         quick().fit(X.assign(real=np.where(weight > 0, X["real"], np.inf)), sample_weight=weight)
     with pytest.raises(ValueError, match="contains NaN alone"):
         quick().fit(X.head(1).reindex(X.index), sample_weight=weight)
-
-
-def test_forms_count_weights_as_repetitions():
-    rng = np.random.default_rng(0)
-    X = rising(90).assign(few=rng.integers(3, size=90), kind=rng.choice(list("abc"), size=90))
-    X["kind"] = pd.Categorical(X["kind"], categories=list("dcba"))
-    weight = rng.integers(4, size=90)
-    repeated = X.iloc[np.repeat(np.arange(90), weight)]
-    one, other = quick().fit(X, sample_weight=weight), quick().fit(repeated)
-    assert one._fitted.codec.form == other._fitted.codec.form
-    assert one._fitted.codec.form.formats[1].frequent
-
-
-def test_shares_of_rows_are_still_rows():
-    X = frame()[["two", "real"]]
-    assert quick().fit(X, sample_weight=np.full(N, 1 / N)).schema_[0].kind == "bernoulli"
-    few = X.head(4).assign(two=[0, 1, 0, 1])
-    assert [quick().fit(few, sample_weight=np.full(4, w)).schema_[0].kind for w in (0.5, 3)] == ["gaussian", "bernoulli"]
 
 
 # --- frames of polars ------------------------------------------------------------------------------------------------
@@ -709,14 +690,6 @@ def test_failed_fits_leave_nothing():
 # --- forms -----------------------------------------------------------------------------------------------------------
 
 
-def test_forms_survive_packing():
-    X = frame()
-    form, likelihoods = Form.learn(X, [None] * X.shape[1], Gaussian(), "error")
-    again = Form.unpack(form.pack())
-    assert again == form and len(likelihoods) == X.shape[1]
-    pd.testing.assert_frame_equal(again.table(form.cells(X), X), X)
-
-
 @pytest.mark.parametrize(
     "columns",
     [
@@ -776,14 +749,6 @@ def test_tuples_that_are_no_levels_have_no_names_of_levels():
     columns = pd.Index([("a", 1), ("b", 2)], tupleize_cols=False, name="pair")
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=columns)
     assert list(quick().fit(X).reconstruct(X).columns) == list(columns)
-
-
-def test_packed_forms_without_names_of_levels_can_be_read():
-    X = frame().rename_axis(columns="kind")
-    form, _ = Form.learn(X, [None] * X.shape[1], Gaussian(), "error")
-    assert Form.unpack(form.pack()) == form
-    old = {name: value for name, value in form.pack().items() if name in ("container", "formats", "handle_unknown")}
-    pd.testing.assert_frame_equal(Form.unpack(old).table(form.cells(X), X), X.rename_axis(columns=None))
 
 
 def test_two_numbers_are_a_flag_if_there_are_enough_of_them():

@@ -292,7 +292,7 @@ def test_training_starts_near_the_data(likelihood):
 
 
 def units_of(likelihood, X):
-    from skvae._table import column_statistics
+    from skvae._statistics import column_statistics
 
     return likelihood.units(column_statistics(X, np.arange(len(X)), np.ones(len(X))))
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from skvae import VAETransformer
 from skvae._random import generator, normal
-from skvae._table import column_statistics
+from skvae._statistics import column_statistics
 from skvae.likelihoods import Categorical, Ordinal
 from skvae.likelihoods._levels import places, to_list, to_table
 from skvae.networks import MLP

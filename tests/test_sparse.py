@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from skvae import VAETransformer, _table
+from skvae import VAETransformer, _sparse
+from skvae._hashing import canonical_rows, row_hashes
 from skvae._sparse import SparseRows
-from skvae._table import canonical_rows, column_statistics, row_hashes
+from skvae._statistics import column_statistics
 from skvae.likelihoods import Categorical, Mixed
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -90,7 +91,7 @@ def test_sparse_rows_have_the_hashes_of_dense_ones(X):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 def test_rows_and_statistics_are_those_of_the_dense_table(dtype, index, monkeypatch):
-    monkeypatch.setattr(_table, "_CHUNK_CELLS", 100)
+    monkeypatch.setattr(_sparse, "_CHUNK_CELLS", 100)
     X = holed(counts()).astype(dtype)
     matrix = sparse.csr_array(X)
     matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
@@ -133,7 +134,7 @@ def test_no_more_than_a_few_rows_are_dense_at_a_time(monkeypatch):
             raise AssertionError("the whole matrix was made dense")
 
     monkeypatch.setattr("skvae._reading.SparseRows", Watched)
-    monkeypatch.setattr(_table, "_CHUNK_CELLS", 2**12)
+    monkeypatch.setattr(_sparse, "_CHUNK_CELLS", 2**12)
     X = sparse.csr_array(counts(3000, 40))
     vae = fit(X, max_iter=1)
     assert 0 < largest <= 2**12

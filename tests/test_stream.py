@@ -13,10 +13,11 @@ from conftest import LIKELIHOODS, table_for
 
 from skvae import VAETransformer, _stream, data
 from skvae._batch import Batch
+from skvae._hashing import row_hashes
 from skvae._random import generator
 from skvae._schema import group_columns
 from skvae._stream import Holder, StreamedTable, split_source
-from skvae._table import Table, TableCodec, row_hashes
+from skvae._table import Table, TableCodec
 from skvae.data import ArraySource
 from skvae.likelihoods import Bernoulli, Gaussian
 
@@ -42,7 +43,7 @@ def table(n=1000, n_columns=2, weight=None, seed=0, copies=1, share_missing=0.0)
 def split(streamed, n_validation=50, seed=0):
     names = [f"x{j}" for j in range(streamed.n_features)]
     groups = group_columns([Gaussian(standardize=False)] * streamed.n_features, streamed.statistics, False)
-    codec = TableCodec.learn(streamed.statistics, groups, names)
+    codec = TableCodec.learn(streamed.statistics, groups, names, streamed.form)
     return split_source(streamed, codec, seed, n_validation, torch.float64, CPU)
 
 
