@@ -267,8 +267,12 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
 
         Raises
         ------
+        ValueError
+            Cells that cannot be read or that the likelihood of their column does not accept (the message names column and
+            cell), no rows, or parameters that do not go together. The estimator is left as it was, by this and any other error.
+
         DivergenceError
-            A `ValueError`: training gave non-finite numbers even with smaller steps. The estimator is left as it was.
+            A `ValueError`: training gave non-finite numbers even with smaller steps.
         """
         with one_thread(), self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
@@ -404,8 +408,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         n_draws, batch_size = recipe.solver.n_draws(recipe.objective), batch_size_for(recipe, table.n_rows)
         device = resolve_device(self.device, flops_of_step(fitted.model, n_draws, batch_size))
         split = split_table(fitted, table, recipe, device, one_epoch)
-        if fitted.is_new:
-            look_before_training(fitted, split, recipe)
+        look_before_training(fitted, table, split, recipe, one_epoch)
         so_far = Progress() if fitted.is_new else progress_of(vars(self), fitted.codec)
         return Run(fitted, split, recipe, so_far, one_epoch)
 
@@ -434,11 +437,14 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         self.__dict__ = {**others, **attributes}  # at once: Ctrl-C finds the old model or the new one
 
     def _go(self, run, watchers):
-        """Train; tell whether Ctrl-C ended it, after which the run stands where it was measured last."""
+        """Train; tell whether Ctrl-C ended it, after which the run stands where it was measured last.
+
+        A single epoch that was interrupted is lost, and whoever gives the rows must know.
+        """
         try:
             run.go(watchers)
         except KeyboardInterrupt:
-            if _must_pass_on_interrupts(self) or not run.has_begun:
+            if run.one_epoch or not run.has_begun or _must_pass_on_interrupts():
                 raise
             run.rewind()
             return True
@@ -485,7 +491,7 @@ def _check_places(pieces, codec):
         )
 
 
-def _must_pass_on_interrupts(estimator):
+def _must_pass_on_interrupts():
     """Tell whether somebody else drives this fit, who must see Ctrl-C to stop as well."""
     in_worker = multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
-    return in_worker or runs_inside_another_fit(estimator)
+    return in_worker or runs_inside_another_fit()

@@ -54,11 +54,11 @@ class CellsMixin:
             What is known. A dict has values by column, by name or, where the training data were an array, by number:
             `{"sex": "female", "age": 40}`. A frame or an array has one row for each that is to be completed; its missing cells,
             and columns that a frame leaves out, are drawn. Given cells come back as they are, so what a column cannot hold is
-            refused: a broken number in one of whole numbers, or a category that no training row had.
+            refused: a fraction in a column of whole numbers, or a category that no training row had.
 
         n_draws : int, default=1000
-            Number of weighted latents, for every hundred rows that they give. Only used for rows of which cells are given
-            that are no conditions.
+            Number of weighted latents, for every `n_draws / 10` rows that they give. Only used for rows of which cells are
+            given that are no conditions.
 
         return_ess : bool, default=False
             Whether to return the effective sample sizes as well. Only with `given`.
@@ -67,8 +67,8 @@ class CellsMixin:
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
             The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, none of
-            them unseen in training. Of frames, and of arrays under :class:`~skvae.likelihoods.Mixed`, numbers outside the range
-            that their column had in training are moved to its edge, and those of a
+            them unseen in training. Of frames, and of arrays whose columns :class:`~skvae.likelihoods.Mixed` tells apart,
+            numbers outside the range that their column had in training are moved to its edge, and those of a
             :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
 
         ess : ndarray of shape (n_rows,)
@@ -267,10 +267,11 @@ class CellsMixin:
         r"""Return the share of every cell in the score of its row: which cells make a row odd.
 
         How well a cell fits the others of its row is :math:`\log p(x_j \mid x_{-j})`. To be compared between columns, it is
-        taken relative to a blind guess :math:`u_j`, spread evenly over the levels of column j or over as much of the line as
-        the column covers: if one cell of the row is wrong and could be anything, the posterior probability that it is this
-        one is proportional to :math:`u_j(x_j) / p(x_j \mid x_{-j})`. What these ratios lack to the score of the row is divided
-        equally between its d cells:
+        taken relative to a blind guess :math:`u_j`, spread evenly over the levels of column j or, of numbers, over as much of
+        the line as the middle nine tenths of drawn rows cover, divided by .9: if one cell of the row is wrong and could be
+        anything, the posterior probability that it is this one is proportional to :math:`u_j(x_j) / p(x_j \mid x_{-j})`. What
+        these ratios lack to the score of the row is divided equally between its d cells, those that are there and that the
+        model describes:
 
         .. math:: s_j = \log \frac{p(x_j \mid x_{-j})}{u_j(x_j)} + \frac1d \left[\log p(x)
                         - \sum_i \log \frac{p(x_i \mid x_{-i})}{u_i(x_i)}\right].
@@ -358,8 +359,9 @@ class CellsMixin:
         -------
         low, high : ndarray or DataFrame of shape (n_samples, n_features)
             Tables in the form of the training data, with the index of X. Of ordered levels, the ends are levels; unordered
-            categories and flags have no interval, so their cells are missing. After a fit on a frame, or with
-            :class:`~skvae.likelihoods.Mixed`, ends outside the range that a column had in training are moved to its edge.
+            categories and flags have no interval, so their cells are missing. After a fit on a frame, or an array whose columns
+            :class:`~skvae.likelihoods.Mixed` tells apart, ends outside the range that a column had in training are moved to
+            its edge.
 
         Warns
         -----

@@ -34,7 +34,7 @@ class Pool:
     def __init__(self, model: Model, params: Params, batch: Batch, components: Sequence[Component], judged: Sequence[int]):
         self._model, self._params, self._batch, self._judged = model, params, batch, judged
         self._components: list[Component] = []
-        self.z, self.eta, self.log_px, self._log_prior, self._log_mass = (torch.empty(0, device=batch.device) for _ in range(5))
+        self.z, self.eta, self.log_px, self._log_prior, self._log_mass = (batch.x.new_empty(0) for _ in range(5))
         self.add(components)
 
     def add(self, components: Sequence[Component]) -> None:

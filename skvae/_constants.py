@@ -1,6 +1,7 @@
 """Numbers of settings as tensors, made once for each device."""
 
 import weakref
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor
 Numbers = bool | float | tuple["Numbers", ...]
 
 _KEPT: dict[int, dict] = {}  # numbers that were learnt, by the identity of their owner
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return zeros of some shapes by their names, on the processor, whatever torch's default types are."""
+    return {name: torch.zeros(shape, dtype=torch.float32, device="cpu") for name, shape in shapes.items()}
 
 
 def constant(values: Numbers, like: Tensor, dtype: torch.dtype | None = None, owner: object = None) -> Tensor:

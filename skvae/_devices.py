@@ -27,7 +27,7 @@ def resolve_device(device: str | torch.device, flops: float = math.inf) -> torch
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and flops >= _DEVICE_FLOPS else "cpu")
     try:
-        probe = torch.empty(0, device=device)
+        probe = torch.empty(0, dtype=torch.float32, device=device)
         probe.cpu()  # fails on "meta", which has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(

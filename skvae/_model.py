@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skvae._batch import Batch
+from skvae._constants import zeros
 from skvae._families import Support
 from skvae._numbers import rounded_up
 from skvae._random import derived_seed, generator, paired_normal, uniform
@@ -130,7 +131,7 @@ class Model:
         values = {
             "encoder": self.encoder.init(*self._encoder_sizes),
             "decoder": self.decoder.init(*self._decoder_sizes),
-            "conditions": {name: torch.zeros(shape, device="cpu") for name, shape in self._of_conditions.items()},
+            "conditions": zeros(self._of_conditions),
             "prior": self.prior.init(self.n_components, self._encoder_sizes[0], generator(self.seed, "prior")),
             "likelihood": self.likelihood.init(self.n_columns),
         }

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class PooledEstimate(NamedTuple):
-    """What estimates from several imputations say together; numbers, or arrays of the shape of one estimate.
+    r"""What estimates from several imputations say together; numbers, or arrays of the shape of one estimate.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ class PooledEstimate(NamedTuple):
         Of the t distribution by which intervals around the estimate are made.
 
     fraction_missing : float or ndarray
-        Which fraction of the information about the estimate the holes have taken.
+        Which fraction of the information about the estimate the holes have taken, :math:`(r + 2 / (\nu + 3)) / (1 + r)` with
+        :math:`r = (1 + 1/m) B / \bar U`, by which the holes have increased the variance, and :math:`\nu` degrees of freedom.
     """
 
     estimate: float | np.ndarray

@@ -36,11 +36,12 @@ class RefinedImportance(MarginalLikelihood):
         Draws of :math:`q(z \mid x)` per row, and of the normal approximation for each row that gets some.
 
     max_gap : float, default=4
-        Nats that the KL divergence to :math:`q(z \mid x)` from a normal approximation of :math:`p(z \mid x)`, by one step from
-        the mean of the former, may have before a row gets draws of the normal approximation at a mode. Importance weighting
-        takes about as many draws as the exponential of this divergence. 0 gives them to all rows, which makes the most of a
-        number of draws and takes several times as long; infinity makes this importance weighting alone. Latents that have
-        limits or are discrete have no normal approximation, and are drawn from :math:`q(z \mid x)` alone.
+        Nats that :math:`\mathrm{KL}(\tilde p \,\|\, q)` may have before a row gets draws of the normal approximation at a mode;
+        :math:`\tilde p` is the normal approximation of :math:`p(z \mid x)` after one Gauss-Newton step from the mean of q.
+        Importance weighting takes about as many draws as the exponential of this divergence. 0 gives them to all rows, which
+        makes the most of a number of draws and takes several times as long; infinity makes this importance weighting alone.
+        Where the prior has limits, or latents are discrete, there is no normal approximation, and all draws come from
+        :math:`q(z \mid x)`.
 
     References
     ----------

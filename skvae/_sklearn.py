@@ -1,5 +1,8 @@
 """Every private or recent scikit-learn name in one place, so that one file breaks when it moves."""
 
+import sys
+from types import FrameType
+
 from sklearn import base
 from sklearn.base import _fit_context
 from sklearn.utils import _set_output
@@ -35,9 +38,15 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 WRAPPERS = (base.__file__, _set_output.__file__)  # files of what wraps `fit` and `transform`
 
 
-def runs_inside_another_fit(estimator) -> bool:
-    """Tell whether a Pipeline or a search of scikit-learn (1.9 or later) is fitting this estimator."""
-    return hasattr(estimator, "_parent_callback_ctx")
+def runs_inside_another_fit() -> bool:
+    """Tell whether a pipeline, a search, a cross-validation or the like has called what runs now."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in ("sklearn", "joblib") and frame.f_code.co_filename not in WRAPPERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 __all__ = [

@@ -92,7 +92,7 @@ class SolverState:
         self.grad = torch.zeros_like(self.params)
         self.rate, self.kl_weight = self.params.new_zeros(m), self.params.new_zeros((m, 1, 1))
         self.stream = generator(self.problems[0].model.seed, "steps", device=self.params.device)
-        self.one = torch.ones((), device=self.params.device)
+        self.one = torch.ones((), dtype=self.params.dtype, device=self.params.device)
         self.has_penalty = any(problem.alpha for problem in self.problems)
         self.stays_on_device = self.params.is_cuda
 

@@ -68,5 +68,6 @@ def chunks(X: Cells, n_rows: int | None = None) -> list[slice]:
 
 
 def chunks_of(n_rows: int, n_columns: int = 1) -> list[slice]:
+    """Cut so many rows into slices of bounded memory."""
     step = max(1, _CHUNK_CELLS // max(n_columns, 1))
     return [slice(start, start + step) for start in range(0, n_rows, step)]

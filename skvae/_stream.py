@@ -107,6 +107,10 @@ class StreamedTable:
         """Number of distinct rows."""
         return round(self.survey.n_distinct)
 
+    def head(self, n_rows: int) -> np.ndarray:
+        """Return some of the distinct rows, as many as are held up to `n_rows`."""
+        return self.survey.held.X[:n_rows]
+
     @property
     def statistics(self) -> ColumnStatistics:
         """Moments and limits of the columns."""

@@ -277,6 +277,10 @@ class Table:
         """Number of distinct rows."""
         return len(self.rows)
 
+    def head(self, n_rows: int) -> np.ndarray:
+        """Return the first of the distinct rows, as many as there are up to `n_rows`."""
+        return self.X[self.rows[:n_rows]]
+
     @property
     def statistics(self) -> ColumnStatistics:
         """Moments and limits of the columns."""

@@ -32,7 +32,8 @@ from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
 _ROWS_FOR_TWO_LAYERS = 2_000
-_FEW_ROWS = 1_000  # distinct rows that are taken for all there are, if they are discrete
+_FEW_ROWS = 1_000  # distinct rows that are taken for all there are, if they are discrete,
+_FEW_NUMBERS = 20  # if they are not,
 _OFTEN = 3  # and come so many times on average
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
@@ -151,10 +152,11 @@ def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, de
 def _n_validation(recipe: Recipe, codec: TableCodec, n: int, total_weight: float) -> int:
     """Return how many of n distinct rows to set aside; none where training is judged on the training rows.
 
-    Of a few combinations of categories that come again and again, new rows are made as well: one set aside is one that
-    training would miss, and to learn the others by heart is no fault.
+    Of a few rows that come again and again, new ones are made as well: one set aside is one that training would miss, and to
+    learn the others by heart is no fault.
     """
-    comes_again = n < _FEW_ROWS and total_weight >= _OFTEN * n and not codec.is_density.any()
+    few = _FEW_NUMBERS if codec.is_density.any() else _FEW_ROWS
+    comes_again = n < few and total_weight >= _OFTEN * n
     stops_early = not comes_again if recipe.early_stopping == "auto" else recipe.early_stopping
     if not stops_early or n < 2:
         return 0
@@ -193,25 +195,58 @@ def split_rows(fitted: Fitted, table: Table, recipe: Recipe, device: torch.devic
     )
 
 
-def look_before_training(fitted: Fitted, split: Split, recipe: Recipe) -> None:
-    """Warn of what will not train well, and refuse pieces of the user's own that cannot."""
-    _warn_of_outliers(fitted, split.train.head(_WARNED_ROWS))
+def look_before_training(fitted: Fitted, table: Table | StreamedTable, split: Split, recipe: Recipe, one_epoch: bool) -> None:
+    """Warn of what will not train well or at all, and refuse pieces of the user's own that cannot."""
+    if not fitted.is_new:
+        _warn_of_left_out(fitted.codec, table)
+        return
+    if one_epoch:
+        _warn_of_empty(fitted.codec)
+    n_rows = max(_FEWEST_WARNED, min(_WARNED_ROWS, _WATCHED_CELLS // table.n_features))
+    _warn_of_outliers(fitted, table.head(n_rows))
     flat = torch.tensor(fitted.params, device=split.watched.device)
     try_own_pieces(fitted.model, flat, split.watched, recipe.objective, recipe.optimizer)
 
 
-def _warn_of_outliers(fitted: Fitted, rows: Batch) -> None:
-    """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart."""
+def _warn_of_empty(codec: TableCodec) -> None:
+    """Warn of columns without a cell in the rows with which training part by part begins."""
+    empty = [codec.schema[j].name for j in np.flatnonzero(np.isnan(codec.loc))]
+    if empty:
+        warn(
+            f"{len(empty)} column(s) have no cell in the rows of the first partial_fit, so the model leaves them out, whatever "
+            f"later rows have there: {empty[:5]}. Begin with rows in which every column has some."
+        )
+
+
+def _warn_of_left_out(codec: TableCodec, table: Table | StreamedTable) -> None:
+    """Warn of columns that the model left out, because they did not vary, and that do now."""
+    left_out = np.setdiff1d(np.arange(len(codec.schema)), codec.order)
+    if len(left_out):
+        found, before = table.statistics.take(left_out), codec.loc[left_out]
+        varies = np.fmin(found.low, before) < np.fmax(found.high, before)
+        if varies.any():
+            names = [codec.schema[j].name for j in left_out[varies]]
+            warn(
+                f"{len(names)} column(s) did not vary in the training so far, so the model leaves them out, and they do now: "
+                f"{names[:5]}. For a model that describes them, train a clone anew."
+            )
+
+
+def _warn_of_outliers(fitted: Fitted, X: np.ndarray) -> None:
+    """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart.
+
+    The cells are those of the table: in the model's units the others may be one number.
+    """
     told = {}
-    for j, likelihood in enumerate(fitted.likelihoods):
+    for j, likelihood in zip(fitted.codec.order, fitted.likelihoods, strict=True):
         if isinstance(likelihood, Standardized) and likelihood.standardize:
-            cells = rows.x[:, j]
-            cells = cells[~cells.isnan()].double()
+            cells = X[~np.isnan(X[:, j]), j].astype(np.float64)
             if len(cells) < _FEWEST_WARNED:
                 continue
-            lowest, low, high, highest = cells.quantile(cells.new_tensor([0.05, 0.25, 0.75, 0.95])).tolist()
+            column = fitted.codec.schema[j]
+            lowest, low, high, highest = np.quantile(cells, [0.05, 0.25, 0.75, 0.95]) / column.scale
             if low < high < low + _NARROW and highest < lowest + 10 * _NARROW:
-                told[fitted.codec.schema[fitted.codec.order[j]].name] = high - low
+                told[column.name] = high - low
     if told:
         warn(
             f"A few numbers far off make the scale of {len(told)} column(s), {list(told)[:5]}: half of the others lie within "

@@ -75,16 +75,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
     prior : str or Prior, default="auto"
         Family of :math:`p(z)`: "normal" is :math:`N(0, I)`; "mixture" and "vamp" are mixtures that are learnt; the others have
         the names of the posteriors. "auto" is a mixture of 50 normals for tables with categories or flags, whose rows fall
-        into groups, and "normal" where all columns are numbers. It is "normal" as well with one likelihood for all columns,
-        another posterior or solver than the default, free bits or `ELBO(kl="analytic")`. `prior_` tells which.
+        into groups, and "normal" where all columns are numbers. It is "normal" as well for arrays of flags, with one likelihood
+        for all columns, another posterior or solver than the default, an objective other than ELBO and IWAE, free bits or
+        `ELBO(kl="analytic")`. `prior_` tells which.
 
     init : {"auto", "linear", "random"}, default="auto"
         Where training starts: "linear" at the closed-form solution of the linear model, "random" at random weights, "auto" at
-        the linear solution where there is one (Gaussian likelihood, MLP networks with a linear path, at most 1,000 columns).
+        the linear solution where there is one: a Gaussian likelihood with `link="identity"`, MLP networks with a linear path,
+        a normal posterior and a normal prior, at most 1,000 columns.
 
-    objective : {"elbo", "iwae"} or Objective, default="elbo"
-        What training raises: the bound above, or the tighter importance-weighted one. An object sets more, such as
-        `ELBO(beta=4)`; see :mod:`skvae.objectives`. Scores do not depend on `beta`.
+    objective : {"elbo", "iwae", "info_vae", "beta_tc_vae"} or Objective, default="elbo"
+        What training raises: the bound above, the tighter importance-weighted one, or one of two that ask more of the latents.
+        "iwae" takes 100 samples per row and step, many times the work of the ELBO; `IWAE(n_samples=5)` takes five. An object
+        sets more, such as `ELBO(beta=4)`; see :mod:`skvae.objectives`. How scores are measured does not depend on it.
 
     solver : {"aevb", "wake-sleep", "mcem"} or Solver, default="aevb"
         The algorithm: "aevb" is stochastic gradient ascent through reparameterised samples, with a running average of the
@@ -108,7 +111,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         setting; a larger one shrinks the weights, which can help with few rows. Training is judged with it.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" takes about a twentieth of the rows, a power of two between 32 and 512.
+        Rows per step. "auto" takes about a twentieth of the distinct training rows, a power of two between 32 and 512; all of
+        them if there are fewer than 48.
 
     max_iter : int, default=None
         Number of epochs at most. None takes a number that leaves room to converge: 1,000; more where an epoch has fewer than
@@ -126,8 +130,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     early_stopping : bool or "auto", default="auto"
         Whether training is judged on rows set aside, so that it ends before it overfits. False judges it on the training rows,
-        and so does "auto" where all columns are discrete and fewer than 1,000 distinct rows occur three times or more each on
-        average: a combination that is set aside would be missed.
+        and so does "auto" where fewer than 1,000 distinct rows, fewer than 20 unless all columns are discrete, occur three times
+        or more each on average: one that is set aside would be missed.
 
     validation_fraction : float, default=0.1
         Share of the rows set aside. Which ones depends on their content and on `random_state`, not on their order.
@@ -208,8 +212,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
         Number of components whose posterior mean varies over the rows, with a variance above 0.01.
 
     noise_variance_ : ndarray of shape (`n_features_in_`,)
-        Variance of :math:`p(x \mid z)` per column, in squared units of the data; 0 for a constant column. Absent where it
-        depends on z: `Gaussian(noise="network")` and Bernoulli.
+        Variance of :math:`p(x \mid z)` per column, in squared units of the data, under the likelihoods whose noise does not
+        depend on z (Gaussian but for `noise="network"`, Laplace, Student's t); 0 for a constant column, NaN for columns of
+        other likelihoods beside them. Absent where no column has one, as in the default model of a table with categories.
 
     See Also
     --------

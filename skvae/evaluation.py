@@ -71,7 +71,7 @@ class LogLikelihood(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Estimates of log p(x) of simulated rows, from both sides.
+    """Estimates of log p(x) of simulated rows, from both sides; `gap` is how far they are apart.
 
     Parameters
     ----------
@@ -473,8 +473,8 @@ def _checked_fitted(estimator) -> BaseVAE:
     """Return a fitted estimator of this package, or say what to pass."""
     if not isinstance(estimator, BaseVAE):
         raise TypeError(
-            f"Expected a fitted VAETransformer, got {type(estimator).__name__}. Of a pipeline, pass the last step, and the "
-            "data as the steps before it leave them: pipe[-1], pipe[:-1].transform(X)."
+            f"Expected a fitted VAETransformer, got {type(estimator).__name__}. Of a search, pass best_estimator_; of a "
+            "pipeline, the last step, and the data as the steps before it leave them: pipe[-1], pipe[:-1].transform(X)."
         )
     check_is_fitted(estimator)
     return estimator

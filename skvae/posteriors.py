@@ -1,4 +1,9 @@
-"""Families of approximate posteriors q(z|x): what the encoder's outputs mean, how z is drawn, its density and its KL."""
+"""Families of approximate posteriors q(z|x): what the encoder's outputs mean, how z is drawn, its density and its KL.
+
+The encoder gives locations as they are, and positive parameters by their logarithms, which have limits: scales, half widths
+and rates stay between exp(-10) and exp(5), shapes and degrees of freedom between exp(-1.5) = 0.22 and exp(7) = 1,097, so that
+draws and densities are finite numbers in single precision.
+"""
 
 import math
 from numbers import Real
@@ -273,19 +278,28 @@ def _limited(output: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 class Laplace(FamilyPosterior):
-    """Laplace posterior, with location and scale from the encoder; heavier tails than the normal."""
+    r"""Laplace posterior, with location m and scale b from the encoder; heavier tails than the normal.
+
+    :math:`q(z \mid x) = e^{-|z - m| / b} / 2 b`.
+    """
 
     family = families.Laplace()
 
 
 class Logistic(FamilyPosterior):
-    """Logistic posterior, with location and scale from the encoder."""
+    r"""Logistic posterior, with location m and scale b from the encoder.
+
+    :math:`q(z \mid x) = e^{-t} / b (1 + e^{-t})^2` with :math:`t = (z - m) / b`.
+    """
 
     family = families.Logistic()
 
 
 class StudentT(FamilyPosterior):
-    """Student's t posterior, with location and scale from the encoder.
+    r"""Student's t posterior, with location m and scale s from the encoder.
+
+    :math:`q(z \mid x) \propto (1 + t^2 / \nu)^{-(\nu + 1) / 2} / s` with :math:`t = (z - m) / s` and :math:`\nu` degrees of
+    freedom.
 
     Parameters
     ----------
@@ -304,19 +318,28 @@ class StudentT(FamilyPosterior):
 
 
 class Uniform(FamilyPosterior):
-    """Uniform posterior, with middle and half width from the encoder."""
+    r"""Uniform posterior, with middle m and half width w from the encoder.
+
+    :math:`q(z \mid x) = 1 / 2 w` for :math:`|z - m| < w`.
+    """
 
     family = families.Uniform()
 
 
 class Triangular(FamilyPosterior):
-    """Symmetric triangular posterior, with middle and half width from the encoder."""
+    r"""Symmetric triangular posterior, with middle m and half width w from the encoder.
+
+    :math:`q(z \mid x) = (1 - |z - m| / w) / w` for :math:`|z - m| < w`.
+    """
 
     family = families.Triangular()
 
 
 class Cauchy(FamilyPosterior):
-    """Cauchy posterior, with median and scale from the encoder; `transform` returns the median, as there is no mean.
+    r"""Cauchy posterior, with median m and scale s from the encoder; `transform` returns the median, as there is no mean.
+
+    :math:`q(z \mid x) = 1 / \pi s (1 + t^2)` with :math:`t = (z - m) / s`. The standard deviations of `posterior_moments` are
+    infinite.
 
     Nor has the squared error of a decoder that goes on growing with z, as the default one does: its ELBO is minus infinity, and
     what an average over draws reports falls with their number. Train and score it by the importance-weighted bound, `"iwae"`.
@@ -326,31 +349,46 @@ class Cauchy(FamilyPosterior):
 
 
 class Gumbel(FamilyPosterior):
-    """Gumbel posterior, with mode and scale from the encoder."""
+    r"""Gumbel posterior, with mode m and scale b from the encoder; its right tail is the heavier one.
+
+    :math:`q(z \mid x) = e^{-t - e^{-t}} / b` with :math:`t = (z - m) / b`.
+    """
 
     family = families.Gumbel()
 
 
 class Exponential(FamilyPosterior):
-    """Exponential posterior of positive latents, with the mean from the encoder."""
+    r"""Exponential posterior of positive latents, with the mean m from the encoder.
+
+    :math:`q(z \mid x) = e^{-z / m} / m`.
+    """
 
     family = families.Exponential()
 
 
 class Rayleigh(FamilyPosterior):
-    """Rayleigh posterior of positive latents, with the mode from the encoder."""
+    r"""Rayleigh posterior of positive latents, with the mode m from the encoder.
+
+    :math:`q(z \mid x) = z e^{-z^2 / 2 m^2} / m^2`, the length of a normal vector in the plane.
+    """
 
     family = families.Rayleigh()
 
 
 class Weibull(FamilyPosterior):
-    """Weibull posterior of positive latents, with scale and shape from the encoder."""
+    r"""Weibull posterior of positive latents, with scale s and shape a from the encoder.
+
+    :math:`q(z \mid x) = a z^{a - 1} e^{-(z / s)^a} / s^a`.
+    """
 
     family = families.Weibull()
 
 
 class Pareto(FamilyPosterior):
-    """Pareto posterior of latents above 1, with the shape from the encoder, which stays above 1 so that there is a mean."""
+    r"""Pareto posterior of latents above 1, with the shape a from the encoder.
+
+    :math:`q(z \mid x) = a z^{-(a + 1)}`. The shape stays above 1.22, so that there is a mean; below 2 there is no variance.
+    """
 
     family = families.Pareto()
 
@@ -362,7 +400,9 @@ class Pareto(FamilyPosterior):
 
 
 class LogNormal(FamilyPosterior):
-    """Log-normal posterior of positive latents, with mean and standard deviation of the logarithm from the encoder.
+    r"""Log-normal posterior of positive latents, with mean and standard deviation of the logarithm from the encoder.
+
+    :math:`q(z \mid x) = N(\log z; m, s^2) / z`.
 
     The mean stays within 20 of zero, and the standard deviation below e, so that no draw leaves the numbers of float32.
     """
@@ -375,25 +415,39 @@ class LogNormal(FamilyPosterior):
 
 
 class Gamma(FamilyPosterior):
-    """Gamma posterior of positive latents, with shape and rate from the encoder."""
+    r"""Gamma posterior of positive latents, with shape a and rate b from the encoder.
+
+    :math:`q(z \mid x) = b^a z^{a - 1} e^{-b z} / \Gamma(a)`. Gradients pass through the quantile function of the family.
+    """
 
     family = families.Gamma()
 
 
 class ChiSquared(FamilyPosterior):
-    """Chi-squared posterior of positive latents, with the degrees of freedom from the encoder."""
+    r"""Chi-squared posterior of positive latents, with the degrees of freedom :math:`\nu` from the encoder.
+
+    :math:`q(z \mid x) = z^{\nu / 2 - 1} e^{-z / 2} / 2^{\nu / 2} \Gamma(\nu / 2)`, the gamma distribution of shape
+    :math:`\nu / 2` and rate 1/2.
+    """
 
     family = families.ChiSquared()
 
 
 class Beta(FamilyPosterior):
-    """Beta posterior of latents between 0 and 1, with both shapes from the encoder."""
+    r"""Beta posterior of latents between 0 and 1, with both shapes, a and b, from the encoder.
+
+    :math:`q(z \mid x) = z^{a - 1} (1 - z)^{b - 1} / B(a, b)`; the mean is :math:`a / (a + b)`.
+    """
 
     family = families.Beta()
 
 
 class Dirichlet(Posterior):
-    """Dirichlet posterior of shares, positive latents that sum to one, with a shape per component from the encoder."""
+    r"""Dirichlet posterior of shares, positive latents that sum to one; the encoder gives a shape :math:`a_i` per component.
+
+    :math:`q(z \mid x) = \Gamma(\sum_i a_i) \prod_i z_i^{a_i - 1} / \Gamma(a_i)`; the means are :math:`a_i / \sum_j a_j`. Shapes
+    are 0.22 or more, so posteriors do not gather in the corners as much as a prior of smaller ones does.
+    """
 
     support = Support(0.0, 1.0, sums_to_one=True)
 

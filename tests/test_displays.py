@@ -520,6 +520,14 @@ def test_images_need_a_shape_that_holds_a_row_and_pass_options_on(digits, displa
     assert ax.images[0].get_cmap().name == "viridis"
 
 
+@pytest.mark.parametrize("display", [ManifoldDisplay, SamplesDisplay])
+def test_columns_of_texts_are_no_pixels(display, ax):
+    X = pd.DataFrame({"number": np.arange(40.0), "text": list("abcd") * 10})
+    vae = VAETransformer(2, max_iter=3, learning_rate="cosine", random_state=0).fit(X)
+    with pytest.raises(ValueError, match=r"1 column\(s\) are none: \['text'\]"):
+        display.from_estimator(vae, image_shape=(1, 2), ax=ax)
+
+
 # --- table check ---------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,7 @@ TABLES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:A few numbers far off")
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("noise", ["feature", "network"])
 def test_strange_tables_give_finite_models(name, noise):
@@ -316,11 +317,12 @@ def test_counts_that_no_mean_reaches_are_refused(likelihood):
 # --- numbers far off --------------------------------------------------------------------------------------------------
 
 
-def test_columns_whose_scale_a_few_numbers_make_are_told():
+@pytest.mark.parametrize(("factor", "within"), [(1e6, "1e-06"), (1e30, "1e-30")])
+def test_columns_whose_scale_a_few_numbers_make_are_told(factor, within):
     X = load_wine(as_frame=True).data
     planted = X.copy()
-    planted.loc[3, "alcohol"] *= 1e6
-    with pytest.warns(UserWarning, match=r"scale of 1 column\(s\), \['alcohol'\]: half of the others lie within 1e-06"):
+    planted.loc[3, "alcohol"] *= factor
+    with pytest.warns(UserWarning, match=rf"scale of 1 column\(s\), \['alcohol'\]: half of the others lie within {within}"):
         vae = VAETransformer(2, max_iter=3, learning_rate="cosine", random_state=0).fit(planted)
     kept = planted.assign(alcohol=X["alcohol"].median(), flag=0.0)
     kept.loc[3, "flag"] = 1.0
@@ -329,6 +331,27 @@ def test_columns_whose_scale_a_few_numbers_make_are_told():
     VAETransformer(2, max_iter=3, learning_rate="cosine", random_state=0).fit(kept)  # or most are equal: no warning
     filled = vae.impute(X.assign(alcohol=np.nan))["alcohol"]
     assert filled.between(planted["alcohol"].min(), planted["alcohol"].max()).all()
+
+
+def test_columns_without_a_cell_at_first_and_those_that_begin_to_vary_are_told():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 4))
+    begins = np.column_stack([rows[:, :2], np.full(60, np.nan), np.full(60, 3.0)])
+    with pytest.warns(UserWarning, match=r"1 column\(s\) have no cell .* first partial_fit.*\['x2'\]"):
+        part = vae().partial_fit(begins)
+    with pytest.warns(UserWarning, match=r"1 column\(s\) did not vary .*\['x2'\]"):
+        part.partial_fit(rows)
+    whole = vae(warm_start=True).fit(begins).fit(begins)  # no warning
+    with pytest.warns(UserWarning, match=r"2 column\(s\) did not vary .*\['x2', 'x3'\]"):
+        whole.fit(rows)
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_few_rows_that_come_again_and_again_are_all_trained_on(n):
+    rows = np.repeat(np.random.default_rng(0).random((n, 7)), 15, axis=0)
+    model = VAETransformer(2, random_state=0).fit(rows)
+    assert model.score(rows) >= model.lower_bound_ - 0.01
+    assert np.ptp(model.score_samples(rows)) < 50
 
 
 def test_flags_in_a_column_of_objects_have_both_levels():

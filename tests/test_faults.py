@@ -17,9 +17,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 from conftest import assert_same_training
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skvae
@@ -249,10 +250,10 @@ def test_interrupted_training_survives_save_and_pickle(tmp_path):
 
 
 @needs_callbacks
-def test_interrupted_partial_fit_takes_the_epoch_back(breaking):
+def test_interrupted_partial_fit_is_told_and_takes_the_epoch_back(breaking):
     vae, undisturbed = (small_vae(likelihood=Breaking()).partial_fit(X) for _ in range(2))
     breaking(2, 1, press_ctrl_c)
-    with pytest.warns(ConvergenceWarning, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt):
         vae.partial_fit(X)
     assert_same_training(vae.partial_fit(X), undisturbed.partial_fit(X))
 
@@ -269,6 +270,31 @@ def test_interruption_inside_a_search_is_passed_on():
     search = GridSearchCV(small_vae().set_callbacks(Interrupter(3)), {"n_components": [1, 2]}, cv=2)
     with pytest.raises(KeyboardInterrupt):
         search.fit(X)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda vae: cross_val_score(vae, X, cv=2),
+        lambda vae: FeatureUnion([("one", vae)]).fit(X),
+        lambda vae: ColumnTransformer([("one", vae, [0, 1])]).fit(X),
+        lambda vae: FeatureUnion([("one", vae)]).fit_transform(X),
+    ],
+    ids=["cross-validation", "union", "columns", "union, at once"],
+)
+def test_interruption_inside_others_is_passed_on(fit, breaking):
+    breaking(20, 1, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_vae(likelihood=Breaking()))
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+def test_interruption_of_ones_own_fit_leaves_a_model(method, breaking):
+    vae = small_vae(likelihood=Breaking())
+    breaking(20, 1, press_ctrl_c)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        getattr(vae, method)(X)
+    assert np.isfinite(vae.score(X))
 
 
 @needs_callbacks

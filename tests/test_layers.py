@@ -113,6 +113,12 @@ def test_every_tensor_is_made_on_a_named_device(module):
 
 
 @pytest.mark.parametrize("module", ORDER)
+def test_no_tensor_depends_on_the_default_type_of_numbers(module):
+    makers = {"zeros", "ones", "empty", "full", "eye", "linspace", "rand", "randn"}
+    assert not [call for call in torch_calls(SOURCES[module], makers) if "dtype" not in call[2]]
+
+
+@pytest.mark.parametrize("module", ORDER)
 def test_every_random_number_comes_from_a_named_generator(module):
     draws = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"}
     assert not [call for call in torch_calls(SOURCES[module], draws) if "generator" not in call[2]]

@@ -1,8 +1,10 @@
 """Streams of random numbers: functions of a seed and a place, with the moments that are promised."""
 
+import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._random import RowStreams, derived_seed, generator, normal, paired_normal
 
 
@@ -11,6 +13,19 @@ def test_a_stream_is_a_function_of_seed_and_place():
     assert torch.equal(first, again)
     for other in ((4, "noise", 1, 2), (3, "order", 1, 2), (3, "noise", 2, 1), (3, "noise", 12)):
         assert not torch.equal(first, normal((5,), generator(*other), torch.float32))
+
+
+@pytest.mark.parametrize("prior", ["normal", "mixture", "vamp"])
+def test_the_default_type_of_torch_changes_nothing(prior):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    vae = VAETransformer(2, prior=prior, max_iter=4, learning_rate="cosine", random_state=0)
+    expected = vae.fit(X).score_samples(X)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(vae.fit(X).score_samples(X), expected)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_derived_seeds_differ_by_place_and_are_seeds():

@@ -1,7 +1,7 @@
 """What displays have in common: axes, colours, images in a grid, and checks."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -62,8 +62,8 @@ def check_estimator(estimator, who):
     """Refuse what is not a fitted estimator of this package."""
     if not hasattr(estimator, "posterior_moments"):
         raise TypeError(
-            f"{who} draws a fitted VAETransformer, got {type(estimator).__name__}. Of a Pipeline, pass the last step and the "
-            "data that arrive there: pipeline[-1] and pipeline[:-1].transform(X)."
+            f"{who} draws a fitted VAETransformer, got {type(estimator).__name__}. Of a search, pass best_estimator_; of a "
+            "pipeline, the last step and the data that arrive there: pipeline[-1] and pipeline[:-1].transform(X)."
         )
     check_is_fitted(estimator)
 
@@ -79,6 +79,14 @@ def two_components(estimator, components, who):
     if len(set(components)) != 2 or len(components) != 2 or not all(isinstance(i, Integral) and 0 <= i < n for i in components):
         raise ValueError(f"components must be two different numbers from 0 to {n - 1}, got {components!r}.")
     return components
+
+
+def check_images(estimator, image_shape, who):
+    """Refuse an estimator of columns that are no numbers, and a shape that does not hold its rows."""
+    texts = [column.name for column in estimator.schema_ if not all(isinstance(level, Real) for level in column.categories)]
+    if texts:
+        raise ValueError(f"{who} draws images, whose pixels are numbers, and {len(texts)} column(s) are none: {texts[:5]}.")
+    check_image_shape(image_shape, estimator.n_features_in_)
 
 
 def check_image_shape(image_shape, n_columns):

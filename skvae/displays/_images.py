@@ -5,7 +5,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from skvae.displays._drawing import as_images, check_estimator, check_image_shape, draw_images, new_axes, two_components
+from skvae.displays._drawing import as_images, check_estimator, check_images, draw_images, new_axes, two_components
 
 _INCHES_PER_IMAGE = 0.36
 _MAX_TICKS = 7
@@ -101,7 +101,7 @@ class ManifoldDisplay:
             The display, drawn.
         """
         check_estimator(estimator, cls.__name__)
-        check_image_shape(image_shape, estimator.n_features_in_)
+        check_images(estimator, image_shape, cls.__name__)
         components = two_components(estimator, components, cls.__name__)
         if not isinstance(n_steps, Integral) or n_steps < 1:
             raise ValueError(f"n_steps, the number of images in each direction, must be 1 or more, got {n_steps!r}.")
@@ -232,7 +232,7 @@ class SamplesDisplay:
             The display, drawn.
         """
         check_estimator(estimator, cls.__name__)
-        check_image_shape(image_shape, estimator.n_features_in_)
+        check_images(estimator, image_shape, cls.__name__)
         samples = estimator.sample(n_samples, random_state=random_state, noise=noise)
         return cls(samples=np.asarray(samples), image_shape=image_shape).plot(ax, **kwargs)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from skvae._constants import zeros
 from skvae._settings import Settings, belongs_with
 
 _SMALLEST_INPUT_SCALE = 0.1  # in which an encoder reads logarithms
@@ -117,7 +118,7 @@ class Likelihood(Settings):
 
     def init(self, n_columns: int) -> dict[str, Tensor]:
         """Return those parameters at the start of training, zeros unless a likelihood knows better."""
-        return {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_columns).items()}
+        return zeros(self.shapes(n_columns))
 
     def start(self, params: dict[str, Tensor], x: Tensor) -> Tensor | None:
         """Return the outputs of a decoder that knows nothing of a row, given rows of training data; None leaves them at zero.

@@ -103,8 +103,11 @@ def _log_poisson_at_best(x: Tensor) -> Tensor:
 class NegativeBinomial(Counts):
     r"""Negative binomial likelihood for columns of counts that spread more than a Poisson.
 
-    A Poisson whose rate varies from row to row like a gamma variable: the mean is :math:`m_j(z) = e^{\eta_j(z)}`, the variance
-    :math:`m_j + \alpha_j m_j^2`. The dispersion :math:`\alpha` of every column is learnt. The encoder reads
+    .. math:: p(x \mid z) = \frac{\Gamma(x + 1/\alpha)}{x! \, \Gamma(1/\alpha)}
+              \frac{(\alpha m)^x}{(1 + \alpha m)^{x + 1/\alpha}},
+
+    a Poisson whose rate varies from row to row like a gamma variable. The mean is :math:`m_j(z) = e^{\eta_j(z)}`, the variance
+    :math:`m_j + \alpha_j m_j^2`; the dispersion :math:`\alpha` of every column is learnt. The encoder reads
     :math:`\log(1 + x)`, centred and scaled.
 
     See Also

@@ -43,8 +43,8 @@ class StudentT(Scaled):
     Parameters
     ----------
     df : "learned" or float, default="learned"
-        Degrees of freedom, from 1 (so heavy that there is no mean) to large (normal): learnt for every column, then above 1, or
-        one number for all.
+        Degrees of freedom: up to 1 tails are so heavy that there is no mean, and large numbers are normal. Learnt for every
+        column, then above 1, or one positive number for all.
 
     standardize : bool, default=True
         Whether the model sees columns with mean 0 and standard deviation 1. Scores are in the units of the data either way.

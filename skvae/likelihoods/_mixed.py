@@ -396,6 +396,7 @@ class PerColumn(Likelihood):
         for part in self._parts(params):
             d = part.columns.stop - part.columns.start
             variance = part.likelihood.noise_variance(part.params, d)
-            known.append(torch.full((1, d), torch.nan, device="cpu") if variance is None else variance.cpu())
-        together = torch.cat([variance.double() for variance in known], -1)
+            unknown = torch.full((1, d), torch.nan, dtype=torch.float64, device="cpu")
+            known.append(unknown if variance is None else variance.double().cpu())
+        together = torch.cat(known, -1)
         return None if together.isnan().all() else together

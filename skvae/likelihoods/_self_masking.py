@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae._constants import constant
+from skvae._constants import constant, zeros
 from skvae._random import normal, uniform
 from skvae._settings import StrOptions, resolve
 from skvae.likelihoods._base import Likelihood
@@ -157,8 +157,9 @@ class SelfMasking(Likelihood):
 
     def init(self, n_columns):
         m = len(self._numbers(n_columns))
-        slope = torch.full((1, m), 0.0 if self.missing == "either" else _RAW_OF_ONE, device="cpu")
-        return {**self.of_values.init(n_columns), "slope": slope, "intercept": torch.zeros((1, m), device="cpu")}
+        own = zeros({"slope": (1, m), "intercept": (1, m)})
+        own["slope"].fill_(0.0 if self.missing == "either" else _RAW_OF_ONE)
+        return {**self.of_values.init(n_columns), **own}
 
     def start(self, params, x):
         """Write the intercepts at which a column of zero mean and unit variance has its share of missing cells."""

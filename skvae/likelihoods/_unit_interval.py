@@ -22,7 +22,8 @@ class Beta(Limited):
 
     The decoder gives the log odds of the mean, :math:`m_j(z)`; the precision :math:`\phi_j` of every column is learnt,
     :math:`x_j \mid z \sim \mathrm{Beta}(m \phi, (1 - m) \phi)`, with variance :math:`m (1 - m) / (1 + \phi)`. Cells at a limit
-    have no density and are refused: move them inwards by half of what was measured, or use :class:`ContinuousBernoulli`.
+    have no density and are refused: move them inwards by half of the smallest step that was measured, or use
+    :class:`ContinuousBernoulli`.
 
     Parameters
     ----------

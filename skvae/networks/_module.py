@@ -79,7 +79,8 @@ def _check_module(module, factory: Callable) -> None:
 
 def _check_sizes(module: torch.nn.Module, factory: Callable, n_in: int, n_out: int) -> None:
     """Refuse a module that does not map rows of n_in numbers to rows of n_out, by the map of two rows."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device="cpu"))
+    none = torch.zeros((), dtype=torch.get_default_dtype(), device="cpu")
+    like = next((p for p in module.parameters() if p.is_floating_point()), none)
     expected = (
         f"must map rows of n_in={n_in} numbers to rows of n_out={n_out}, as torch.nn.Linear(n_in, n_out) does; these sizes are "
         "the arguments that the factory is called with."

@@ -14,7 +14,9 @@ from skvae.priors._base import Prior
 
 
 class Dirichlet(Prior):
-    """Symmetric Dirichlet distribution of shares: positive components that sum to one.
+    r"""Symmetric Dirichlet distribution of shares: k positive components that sum to one.
+
+    :math:`p(z) = \Gamma(k a) \prod_i z_i^{a - 1} / \Gamma(a)^k` with the concentration a.
 
     Parameters
     ----------

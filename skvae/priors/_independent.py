@@ -62,7 +62,9 @@ class LocationScalePrior(FamilyPrior):
 
 
 class Laplace(LocationScalePrior):
-    """Laplace distribution: most components near `loc`, a few far from it.
+    r"""Laplace distribution: most components near `loc`, a few far from it.
+
+    :math:`p(z) = e^{-|z - m| / b} / 2 b` with the location m and the scale b.
 
     Parameters
     ----------
@@ -77,7 +79,9 @@ class Laplace(LocationScalePrior):
 
 
 class Logistic(LocationScalePrior):
-    """Logistic distribution.
+    r"""Logistic distribution.
+
+    :math:`p(z) = e^{-t} / b (1 + e^{-t})^2` with :math:`t = (z - m) / b`, the location m and the scale b.
 
     Parameters
     ----------
@@ -92,7 +96,10 @@ class Logistic(LocationScalePrior):
 
 
 class StudentT(LocationScalePrior):
-    """Student's t distribution, with heavy tails.
+    r"""Student's t distribution, with heavy tails.
+
+    :math:`p(z) \propto (1 + t^2 / \nu)^{-(\nu + 1) / 2}` with :math:`t = (z - m) / s`, the location m, the scale s
+    and :math:`\nu` degrees of freedom.
 
     Parameters
     ----------
@@ -162,7 +169,9 @@ class Triangular(_Bounded):
 
 
 class Cauchy(LocationScalePrior):
-    """Cauchy distribution, whose tails are so heavy that it has no mean.
+    r"""Cauchy distribution, whose tails are so heavy that it has no mean.
+
+    :math:`p(z) = 1 / \pi s (1 + t^2)` with :math:`t = (z - m) / s`, the location m and the scale s.
 
     Parameters
     ----------
@@ -177,7 +186,9 @@ class Cauchy(LocationScalePrior):
 
 
 class Gumbel(LocationScalePrior):
-    """Gumbel distribution, of maxima.
+    r"""Gumbel distribution, of maxima.
+
+    :math:`p(z) = e^{-t - e^{-t}} / b` with :math:`t = (z - m) / b`, the location m and the scale b.
 
     Parameters
     ----------
@@ -192,7 +203,7 @@ class Gumbel(LocationScalePrior):
 
 
 class Exponential(FamilyPrior):
-    """Exponential distribution of positive numbers.
+    r"""Exponential distribution of positive numbers, :math:`p(z) = e^{-z / s} / s` with the scale s.
 
     Parameters
     ----------
@@ -208,7 +219,7 @@ class Exponential(FamilyPrior):
 
 
 class Rayleigh(FamilyPrior):
-    """Rayleigh distribution of positive numbers.
+    r"""Rayleigh distribution of positive numbers, :math:`p(z) = z e^{-z^2 / 2 s^2} / s^2` with the scale s.
 
     Parameters
     ----------
@@ -224,7 +235,9 @@ class Rayleigh(FamilyPrior):
 
 
 class Weibull(FamilyPrior):
-    """Weibull distribution of positive numbers.
+    r"""Weibull distribution of positive numbers.
+
+    :math:`p(z) = a z^{a - 1} e^{-(z / s)^a} / s^a` with the scale s and the concentration a.
 
     Parameters
     ----------
@@ -248,12 +261,12 @@ class Weibull(FamilyPrior):
 
 
 class Pareto(FamilyPrior):
-    """Pareto distribution of numbers above 1.
+    r"""Pareto distribution of numbers above 1, :math:`p(z) = a z^{-(a + 1)}` with the concentration a.
 
     Parameters
     ----------
     concentration : float, default=3.0
-        Shape: the density falls like `z ** -(concentration + 1)`.
+        Shape, a: up to 1 there is no mean, up to 2 no variance.
     """
 
     family = families.Pareto()
@@ -264,7 +277,7 @@ class Pareto(FamilyPrior):
 
 
 class LogNormal(LocationScalePrior):
-    """Log-normal distribution of positive numbers.
+    r"""Log-normal distribution of positive numbers, :math:`p(z) = N(\log z; m, s^2) / z`.
 
     Parameters
     ----------
@@ -279,7 +292,9 @@ class LogNormal(LocationScalePrior):
 
 
 class Gamma(FamilyPrior):
-    """Gamma distribution of positive numbers.
+    r"""Gamma distribution of positive numbers.
+
+    :math:`p(z) = b^a z^{a - 1} e^{-b z} / \Gamma(a)` with the concentration a and the rate b.
 
     Parameters
     ----------
@@ -300,7 +315,9 @@ class Gamma(FamilyPrior):
 
 
 class ChiSquared(FamilyPrior):
-    """Chi-squared distribution of positive numbers.
+    r"""Chi-squared distribution of positive numbers.
+
+    :math:`p(z) = z^{\nu / 2 - 1} e^{-z / 2} / 2^{\nu / 2} \Gamma(\nu / 2)` with :math:`\nu` degrees of freedom.
 
     Parameters
     ----------
@@ -316,7 +333,9 @@ class ChiSquared(FamilyPrior):
 
 
 class Beta(FamilyPrior):
-    """Beta distribution of numbers between 0 and 1.
+    r"""Beta distribution of numbers between 0 and 1.
+
+    :math:`p(z) = z^{a - 1} (1 - z)^{b - 1} / B(a, b)` with the concentrations a, of 1, and b, of 0.
 
     Parameters
     ----------

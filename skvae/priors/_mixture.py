@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skvae._constants import constant
+from skvae._constants import constant, zeros
 from skvae._numbers import HALF_LOG_2PI, VECTOR
 from skvae._random import choices, generator, normal, uniform
 from skvae._settings import Interval
@@ -75,7 +75,7 @@ class MixtureOfNormals(Prior):
 
     def init(self, n_components, n_inputs, stream):
         """Return equal weights and standard deviations of 1, around means drawn from N(0, I)."""
-        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
+        params = zeros(self.shapes(n_components, n_inputs))
         params["mean"].normal_(generator=stream)
         return params
 
@@ -198,7 +198,7 @@ class VampPrior(Prior):
 
     def init(self, n_components, n_inputs, stream):
         """Return equal weights and rows of standard normal noise."""
-        params = {name: torch.zeros(shape, device="cpu") for name, shape in self.shapes(n_components, n_inputs).items()}
+        params = zeros(self.shapes(n_components, n_inputs))
         params["pseudo_inputs"].normal_(generator=stream)
         return params
 
