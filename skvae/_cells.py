@@ -66,9 +66,10 @@ class CellsMixin:
         Returns
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
-            The rows, in the units of the data. After a fit on a frame they are one, with its types and categories, none of
-            them unseen in training. Of frames, and of arrays whose columns :class:`~skvae.likelihoods.Mixed` tells apart,
-            numbers outside the range that their column had in training are moved to its edge, and those of a
+            The rows, in the units of the data. Those for the first row of `given` come first; for a frame of pandas they have
+            its labels in the index, each `n_samples` times. After a fit on a frame they are one, with its types and categories,
+            none of them unseen in training. Of frames, and of arrays whose columns :class:`~skvae.likelihoods.Mixed` tells
+            apart, numbers outside the range that their column had in training are moved to its edge, and those of a
             :class:`~skvae.likelihoods.NormalMixture` next to one that occurs again and again become it.
 
         ess : ndarray of shape (n_rows,)
@@ -122,6 +123,8 @@ class CellsMixin:
         codec = self._fitted.codec
         table = codec.table(cells.swapaxes(0, 1).reshape(-1, known.shape[1]))
         table = with_numbers_of(table, given, known, ~np.isnan(known), codec.form, n_samples, by_name=True)
+        if isinstance(table, pd.DataFrame) and isinstance(given, pd.DataFrame):
+            table = table.set_axis(given.index.repeat(n_samples), axis=0)
         return (table, ess) if return_ess else table
 
     @one_thread()

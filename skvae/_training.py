@@ -21,6 +21,7 @@ from skvae._model import Model, Params
 from skvae._population import train_in_company
 from skvae._random import generator
 from skvae._settings import to_spec
+from skvae._sparse import SparseRows
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, hashes_of_encoded
@@ -32,8 +33,7 @@ from skvae.optimizers import Optimizer, Slots
 from skvae.solvers import Problem, Solver
 
 _ROWS_FOR_TWO_LAYERS = 2_000
-_FEW_ROWS = 1_000  # distinct rows that are taken for all there are, if they are discrete,
-_FEW_NUMBERS = 20  # if they are not,
+_FEW_ROWS = 1_000  # distinct rows that are taken for all there are, if they are discrete
 _OFTEN = 3  # and come so many times on average
 _WATCHED_ROWS = 10_000  # rows on which the bound is measured, at most,
 _WATCHED_CELLS = 2**24  # and their cells, if that leaves
@@ -152,11 +152,10 @@ def split_streamed_rows(fitted: Fitted, table: StreamedTable, recipe: Recipe, de
 def _n_validation(recipe: Recipe, codec: TableCodec, n: int, total_weight: float) -> int:
     """Return how many of n distinct rows to set aside; none where training is judged on the training rows.
 
-    Of a few rows that come again and again, new ones are made as well: one set aside is one that training would miss, and to
-    learn the others by heart is no fault.
+    Of a few combinations of categories that come again and again, new rows are made as well: one set aside is one that
+    training would miss, and to learn the others by heart is no fault.
     """
-    few = _FEW_NUMBERS if codec.is_density.any() else _FEW_ROWS
-    comes_again = n < few and total_weight >= _OFTEN * n
+    comes_again = n < _FEW_ROWS and total_weight >= _OFTEN * n and not codec.is_density.any()
     stops_early = not comes_again if recipe.early_stopping == "auto" else recipe.early_stopping
     if not stops_early or n < 2:
         return 0
@@ -202,8 +201,7 @@ def look_before_training(fitted: Fitted, table: Table | StreamedTable, split: Sp
         return
     if one_epoch:
         _warn_of_empty(fitted.codec)
-    n_rows = max(_FEWEST_WARNED, min(_WARNED_ROWS, _WATCHED_CELLS // table.n_features))
-    _warn_of_outliers(fitted, table.head(n_rows))
+    _warn_of_outliers(fitted, table)
     flat = torch.tensor(fitted.params, device=split.watched.device)
     try_own_pieces(fitted.model, flat, split.watched, recipe.objective, recipe.optimizer)
 
@@ -232,11 +230,16 @@ def _warn_of_left_out(codec: TableCodec, table: Table | StreamedTable) -> None:
             )
 
 
-def _warn_of_outliers(fitted: Fitted, X: np.ndarray) -> None:
+@np.errstate(under="ignore")
+def _warn_of_outliers(fitted: Fitted, table: Table | StreamedTable) -> None:
     """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart.
 
-    The cells are those of the table: in the model's units the others may be one number.
+    The cells are those of the table: in the model's units the others may be one number. Of a sparse matrix, most cells of a
+    column are one number anyway.
     """
+    if isinstance(table.X, SparseRows):
+        return
+    X = table.head(max(_FEWEST_WARNED, min(_WARNED_ROWS, _WATCHED_CELLS // table.n_features)))
     told = {}
     for j, likelihood in zip(fitted.codec.order, fitted.likelihoods, strict=True):
         if isinstance(likelihood, Standardized) and likelihood.standardize:

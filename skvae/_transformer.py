@@ -130,8 +130,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     early_stopping : bool or "auto", default="auto"
         Whether training is judged on rows set aside, so that it ends before it overfits. False judges it on the training rows,
-        and so does "auto" where fewer than 1,000 distinct rows, fewer than 20 unless all columns are discrete, occur three times
-        or more each on average: one that is set aside would be missed.
+        and so does "auto" where all columns are discrete and fewer than 1,000 distinct rows occur three times or more each on
+        average: a combination that is set aside would be missed.
 
     validation_fraction : float, default=0.1
         Share of the rows set aside. Which ones depends on their content and on `random_state`, not on their order.

@@ -392,6 +392,12 @@ def test_given_numbers_of_an_array_come_back_however_many_digits_they_have():
     assert drawn.dtype == whole.dtype and np.array_equal(drawn, whole[:3])
 
 
+def test_rows_that_are_completed_have_the_labels_of_those_given(mixed):
+    given = people()[["height"]][:2].set_axis(["a", "b"])
+    assert mixed.sample(3, given=given, random_state=0).index.tolist() == ["a"] * 3 + ["b"] * 3
+    assert mixed.sample(2, given={"height": 150.0}, random_state=0).index.tolist() == [0, 1]
+
+
 def test_every_row_of_a_frame_is_completed_in_turn(mixed):
     some = pd.DataFrame({"group": ["child", "worker"], "height": [125.0, None]})
     drawn = mixed.sample(3, random_state=0, given=some)

@@ -346,14 +346,6 @@ def test_columns_without_a_cell_at_first_and_those_that_begin_to_vary_are_told()
         whole.fit(rows)
 
 
-@pytest.mark.parametrize("n", [3, 8])
-def test_few_rows_that_come_again_and_again_are_all_trained_on(n):
-    rows = np.repeat(np.random.default_rng(0).random((n, 7)), 15, axis=0)
-    model = VAETransformer(2, random_state=0).fit(rows)
-    assert model.score(rows) >= model.lower_bound_ - 0.01
-    assert np.ptp(model.score_samples(rows)) < 50
-
-
 def test_flags_in_a_column_of_objects_have_both_levels():
     frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=60), "f": np.zeros(60, bool)}).astype({"f": object})
     frame.loc[0, "f"] = None

@@ -193,7 +193,7 @@ def rising(n=600):
     return pd.DataFrame({"x": x, "spent": np.where(x < 50, 0.0, x), "side": np.where(np.arange(n) % 3, "a", "b")})
 
 
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names", "ignore:1 column.s. did not vary")
 @pytest.mark.parametrize("how", ["fit", "partial_fit", "source"])
 def test_the_range_of_a_column_is_that_of_all_rows_so_far(how):
     X = rising().drop(columns="side")
