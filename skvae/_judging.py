@@ -1,7 +1,6 @@
 """Measurements by which training is judged, on the rows that are watched."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from skvae import _kernels as kernels
 from skvae._course import Trainee
 from skvae._inference import value_of_rows, weighted_mean
-from skvae._model import Model, Params, nested
+from skvae._model import Model, nested
 from skvae._random import generator, normal
 from skvae._settings import belongs_with
 from skvae.objectives import ELBO, Objective
@@ -21,32 +20,54 @@ _MEASURED_CELLS = 2**20  # numbers per call
 _WEIGHT_DRAWS = 4  # of uncertain weights
 _COMPARED_ROWS = 1024  # on which objectives are judged that compare rows with each other, in pairs,
 _COMPARED_DRAWS = 2  # of each
+_FARTHEST = 20.0  # times the distance from the median to the lower quartile, that the value of a row may lie below the median,
+_LEAST_DISTANCE = 1.0  # and that distance at least, in nats
+
+
+def verdict(values: Tensor, weight: Tensor) -> Tensor:
+    """Return by what training is judged: the mean of the values of rows, of which none counts as farther off than most are.
+
+    The encoder knows nothing of a row that is unlike all others, and the bound of a single one, at minus thousands of nats,
+    would decide when training ends. Numbers that are not finite stay what they are.
+
+    Shapes: values and weights (m, n) in double precision -> (m,).
+    """
+    ordered, places = values.sort(-1)
+    reached = weight.gather(-1, places).cumsum(-1)
+    ends = [(reached < share * reached[:, -1:]).sum(-1, keepdim=True) for share in (0.25, 0.5)]
+    quartile, median = (ordered.gather(-1, end) for end in ends)
+    lowest = median - _FARTHEST * (median - quartile).clamp(min=_LEAST_DISTANCE)
+    return _mean(torch.where(values.isfinite(), values.maximum(lowest), values), weight)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum(-1) / weight.sum(-1)
 
 
 def judged_alone(trainee: Trainee) -> tuple[float, float]:
-    """Return objective and ELBO of one model on its watched rows."""
+    """Return the verdict by the objective, and the ELBO, of one model on its watched rows."""
     problem, rows = trainee.problem, trainee.watched
     model, objective = problem.model, trainee.solver.judge(problem.objective)
     params = model.unpack(trainee.own(trainee.result()))
 
-    def mean_of(mean: Callable[[Params], float]) -> float:
-        return fmean(mean(drawn) for drawn in model.draws(params, _WEIGHT_DRAWS, "judge"))
+    def values_of_rows(function) -> Tensor:  # for every draw of the weights: (draws, n)
+        drawn = model.draws(params, _WEIGHT_DRAWS, "judge")
+        return torch.stack([value_of_rows(model, one, rows, function, trainee.noise).double() for one in drawn])
 
-    def mean_over_rows(function) -> float:
-        return mean_of(lambda drawn: weighted_mean(value_of_rows(model, drawn, rows, function, trainee.noise), rows.weight))
-
-    bound = mean_over_rows(ELBO().bound)
-    if is_elbo(objective):
-        return bound, bound
-    if objective.is_rowwise:
-        return mean_over_rows(objective), bound
+    bounds = values_of_rows(ELBO().bound)
+    weight = (torch.ones_like(bounds[0]) if rows.weight is None else rows.weight.double()).expand_as(bounds)
+    bound = fmean(_mean(bounds, weight).tolist())
+    if is_elbo(objective) or objective.is_rowwise:
+        values = bounds if is_elbo(objective) else values_of_rows(objective)
+        return fmean(verdict(values, weight).tolist()), bound
     few = rows.head(_COMPARED_ROWS)
     weight = few.x.new_ones(len(few)) if few.weight is None else few.weight
     repeated = replace(few, weight=weight * trainee.watched_weight)
     stream = generator(model.seed, "compared", device=few.device)
     noise = normal((_COMPARED_DRAWS, len(few), model.n_noise), stream, few.dtype)  # not common to rows
     with torch.inference_mode():
-        return mean_of(lambda drawn: weighted_mean(objective(model, drawn, repeated, noise), few.weight)), bound
+        drawn = model.draws(params, _WEIGHT_DRAWS, "judge")
+        return fmean(weighted_mean(objective(model, one, repeated, noise), few.weight) for one in drawn), bound
 
 
 def kl_of_weights(model: Model, flat: Tensor, total_weight: float) -> float:
@@ -91,7 +112,7 @@ class Judge:
         return kernels.padded_rows(math.ceil(n / n_calls))
 
     def measure(self, trainees: list[Trainee]) -> tuple[list[float], list[float]]:
-        """Return objectives and ELBOs."""
+        """Return the verdicts by the objectives, and the ELBOs."""
         objective, judged_by_bound = self.problems[0].objective, all(is_elbo(problem.objective) for problem in self.problems)
         values, bounds = [], []
         with torch.inference_mode():
@@ -102,9 +123,5 @@ class Judge:
                 bounds.append(self.kernel.bound(ELBO(), log_px, self.noise, torch.ones_like(self.kl_weight)))
                 if not judged_by_bound:
                     values.append(self.kernel.bound(objective, log_px, self.noise, self.kl_weight))
-            means = self._means(bounds)
-            return (means if judged_by_bound else self._means(values)), means
-
-    def _means(self, parts: list[Tensor]) -> list[float]:
-        rows = torch.cat(parts, 1).double()
-        return ((rows * self.weight).sum(1) / self.weight.sum(1)).tolist()
+            of_rows = [torch.cat(parts, 1).double() for parts in ((bounds if judged_by_bound else values), bounds)]
+            return verdict(of_rows[0], self.weight).tolist(), _mean(of_rows[1], self.weight).tolist()
