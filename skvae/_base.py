@@ -273,6 +273,15 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
 
         DivergenceError
             A `ValueError`: training gave non-finite numbers even with smaller steps.
+
+        Warns
+        -----
+        ConvergenceWarning
+            `max_iter` or Ctrl-C ended the training before it had converged.
+
+        UserWarning
+            A few numbers far off make the scale of a column. With `warm_start=True`, columns that did not vary before and that
+            the model leaves out do now.
         """
         with one_thread(), self._all_or_nothing(), gradients():
             goes_on = self.warm_start and hasattr(self, "_fitted")
@@ -303,6 +312,17 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         -------
         self : estimator
             The fitted estimator.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Ctrl-C: the epoch is lost, and the estimator is as it was.
+
+        Warns
+        -----
+        UserWarning
+            Columns have no cell in the rows of the first call, so the model leaves them out; or they are left out, did not vary
+            before and do now; or a few numbers far off make their scale.
         """
         with one_thread(), self._all_or_nothing(), gradients():
             goes_on = hasattr(self, "_fitted")
@@ -444,7 +464,7 @@ class BaseVAE(RowsMixin, TableReader, CallbackSupportMixin, BaseEstimator):
         try:
             run.go(watchers)
         except KeyboardInterrupt:
-            if run.one_epoch or not run.has_begun or _must_pass_on_interrupts():
+            if run.one_epoch or not run.has_begun or _must_pass_on_interrupts(self):
                 raise
             run.rewind()
             return True
@@ -491,7 +511,7 @@ def _check_places(pieces, codec):
         )
 
 
-def _must_pass_on_interrupts():
+def _must_pass_on_interrupts(estimator):
     """Tell whether somebody else drives this fit, who must see Ctrl-C to stop as well."""
     in_worker = multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
-    return in_worker or runs_inside_another_fit()
+    return in_worker or runs_inside_another_fit(estimator)

@@ -50,6 +50,8 @@ def with_numbers_of(table, X, cells: np.ndarray, kept: np.ndarray, form: Form, t
     Every row of X, a table whose cells were read, stands for as many rows, one after the other. A frame or a dict may have its
     columns by name.
     """
+    if form.is_of_numbers:
+        return table
     for j, format in enumerate(form.formats):
         rows = np.flatnonzero(kept[:, j] & (np.abs(cells[:, j]) >= format.exact_up_to))
         kind: type = int if format.is_whole else Decimal

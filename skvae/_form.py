@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ _FEWEST_OF_TWO = 10  # cells, from which on two distinct numbers are taken for a
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a table: the kind of frame, or an array, and the format of every column."""
+    """The form of a table: what kind of frame or array it is, and the format of every column."""
 
     container: str  # "pandas", "polars", "array", or "numbers": an array of numbers alone, which is read and written as it is
     formats: list[Format]
@@ -37,6 +38,7 @@ class Form:
     level_names: list | None = None  # of the columns of a frame of pandas, one for each level; None if they have none
 
     @classmethod
+    @lru_cache(maxsize=16)
     def of_numbers(cls, n_columns: int) -> "Form":
         """Return the form of an array of numbers alone."""
         return cls("numbers", [Format(j, "float64") for j in range(n_columns)])
@@ -48,7 +50,7 @@ class Form:
 
     @property
     def is_of_frame(self) -> bool:
-        """Whether columns have names."""
+        """Whether it is that of a frame."""
         return self.container in ("pandas", "polars")
 
     @property
@@ -169,7 +171,7 @@ class Form:
 
         It is the nearest of ordered ones, and else the most frequent; a model takes the others for all but impossible.
         """
-        for j, format in enumerate(self.formats):
+        for j, format in enumerate([] if self.is_of_numbers else self.formats):
             if format.seen is not None:
                 cells[..., j] = _among_seen(cells[..., j], format)
         return cells
@@ -190,7 +192,7 @@ class Form:
         A density cannot say that a column has exactly this number, only that it is close by.
         """
         cells = self.within_limits(cells)
-        for j, format in enumerate(self.formats):
+        for j, format in enumerate([] if self.is_of_numbers else self.formats):
             for number, distance in format.frequent or []:
                 column = cells[..., j]
                 column[np.abs(column - number) <= distance] = number

@@ -10,12 +10,13 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skvae._form import Form
-from skvae._frames import array_of_list, is_frame, refuse_equal_names, rows_where
+from skvae._frames import array_of_list, column_of, is_frame, refuse_equal_names, rows_where
 from skvae._selection import conditions_of, likelihoods_of, with_conditions
 from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
+from skvae._training import warn_of_columns_left_out
 from skvae.data import Source
 from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 
@@ -45,6 +46,10 @@ class TableReader:
         """Return the cells of rows to go on training with, after a check that conditions are what they were."""
         cells, X = self._cells(X, None if weight is None else weight > 0), array_or_frame(X)
         self._check_same_conditions(X if hasattr(X, "shape") else cells)
+        form = self._fitted.codec.form
+        if not form.is_of_numbers and hasattr(X, "shape"):  # columns of any cells that stay unread
+            unread = without_cells(self._fitted.codec)
+            warn_of_columns_left_out([str(form.names[j]) for j in unread if column_of(X, j)[0].notna().any()])
         return cells
 
     def _check_same_conditions(self, X):

@@ -38,8 +38,10 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 WRAPPERS = (base.__file__, _set_output.__file__)  # files of what wraps `fit` and `transform`
 
 
-def runs_inside_another_fit() -> bool:
-    """Tell whether a pipeline, a search, a cross-validation or the like has called what runs now."""
+def runs_inside_another_fit(estimator) -> bool:
+    """Tell whether a pipeline, a search, a cross-validation or the like has called the fit of an estimator that runs now."""
+    if hasattr(estimator, "_parent_callback_ctx"):  # of whoever passes callbacks on
+        return True
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]

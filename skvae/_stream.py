@@ -111,6 +111,11 @@ class StreamedTable:
         """Return some of the distinct rows, as many as are held up to `n_rows`."""
         return self.survey.held.X[:n_rows]
 
+    def limits(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and the largest cells of some columns, NaN where there are none."""
+        found = self.statistics.take(columns)
+        return found.low, found.high
+
     @property
     def statistics(self) -> ColumnStatistics:
         """Moments and limits of the columns."""

@@ -259,8 +259,8 @@ class Table:
     X: Cells
     rows: np.ndarray  # numbers of the distinct rows
     weight: np.ndarray  # of each of them
-    form: Form | None = None  # in which the user gave X, and the
-    likelihoods: Sequence[Likelihood] | None = None  # of its columns; both known where a model is made for it
+    form: Form | None = None  # that X teaches, and the
+    likelihoods: Sequence[Likelihood] | None = None  # of its columns; both where a model is made for it alone
 
     @classmethod
     def of(cls, X: Cells, weight: np.ndarray | None, *form) -> "Table":
@@ -278,8 +278,14 @@ class Table:
         return len(self.rows)
 
     def head(self, n_rows: int) -> np.ndarray:
-        """Return the first of the distinct rows, as many as there are up to `n_rows`."""
-        return self.X[self.rows[:n_rows]]
+        """Return the first of the distinct rows, up to `n_rows`, and of a sparse matrix no more than are dense at a time."""
+        at_a_time = len(self.rows) if isinstance(self.X, np.ndarray) else chunks(self.X)[0].stop
+        return self.X[self.rows[: min(n_rows, at_a_time)]]
+
+    def limits(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and the largest cells of some columns in the distinct rows, NaN where there are none."""
+        parts = [self.X[self.rows[part]][:, columns] for part in chunks(self.X, self.n_rows)]
+        return tuple(ends.reduce([ends.reduce(part, 0) for part in parts], 0) for ends in (np.fmin, np.fmax))
 
     @property
     def statistics(self) -> ColumnStatistics:

@@ -21,7 +21,6 @@ from skvae._model import Model, Params
 from skvae._population import train_in_company
 from skvae._random import generator
 from skvae._settings import to_spec
-from skvae._sparse import SparseRows
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
 from skvae._table import LazyRows, Table, TableCodec, hashes_of_encoded
@@ -124,6 +123,7 @@ class Split:
 def split_table(fitted: Fitted, table: Table | StreamedTable, recipe: Recipe, device: torch.device, one_epoch: bool) -> Split:
     """Set the validation rows aside."""
     _check_solver(recipe, table, one_epoch)
+    recipe.objective.check(fitted.model)
     split = split_rows if isinstance(table, Table) else split_streamed_rows
     return split(fitted, table, recipe, device, one_epoch)  # type: ignore[arg-type]
 
@@ -217,28 +217,29 @@ def _warn_of_empty(codec: TableCodec) -> None:
 
 
 def _warn_of_left_out(codec: TableCodec, table: Table | StreamedTable) -> None:
-    """Warn of columns that the model left out, because they did not vary, and that do now."""
+    """Warn of columns that the model left out, because they did not vary, and that do now; in either precision."""
     left_out = np.setdiff1d(np.arange(len(codec.schema)), codec.order)
     if len(left_out):
-        found, before = table.statistics.take(left_out), codec.loc[left_out]
-        varies = np.fmin(found.low, before) < np.fmax(found.high, before)
-        if varies.any():
-            names = [codec.schema[j].name for j in left_out[varies]]
-            warn(
-                f"{len(names)} column(s) did not vary in the training so far, so the model leaves them out, and they do now: "
-                f"{names[:5]}. For a model that describes them, train a clone anew."
-            )
+        with np.errstate(over="ignore", under="ignore"):
+            low, high, before = (ends.astype(np.float32) for ends in (*table.limits(left_out), codec.loc[left_out]))
+        warn_of_columns_left_out([codec.schema[j].name for j in left_out[np.fmin(low, before) < np.fmax(high, before)]])
+
+
+def warn_of_columns_left_out(names: list[str]) -> None:
+    """Warn of columns, if there are some, that the model leaves out and that tell something now."""
+    if names:
+        warn(
+            f"{len(names)} column(s) had no cell or a single value in the training so far, so the model leaves them out, and "
+            f"have others now: {names[:5]}. For a model that describes them, train a clone anew."
+        )
 
 
 @np.errstate(under="ignore")
 def _warn_of_outliers(fitted: Fitted, table: Table | StreamedTable) -> None:
     """Warn of columns whose scale is made by a few numbers, so that the model cannot tell the others apart.
 
-    The cells are those of the table: in the model's units the others may be one number. Of a sparse matrix, most cells of a
-    column are one number anyway.
+    The cells are those of the table: in the model's units the others may be one number.
     """
-    if isinstance(table.X, SparseRows):
-        return
     X = table.head(max(_FEWEST_WARNED, min(_WARNED_ROWS, _WATCHED_CELLS // table.n_features)))
     told = {}
     for j, likelihood in zip(fitted.codec.order, fitted.likelihoods, strict=True):

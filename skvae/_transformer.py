@@ -108,7 +108,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CellsMix
 
     alpha : float, default=0.0
         Precision of a normal prior on the weight matrices of the networks, counted once for the whole data. 1 is the paper's
-        setting; a larger one shrinks the weights, which can help with few rows. Training is judged with it.
+        setting; a larger one shrinks the weights, which can help with few rows. Training is judged with it. `partial_fit` takes
+        the rows of every call for the whole data: with 20 calls for one pass, divide it by 20.
 
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" takes about a twentieth of the distinct training rows, a power of two between 32 and 512; all of

@@ -80,6 +80,9 @@ class Objective(Settings):
         """
         return ELBO().bound(model, params, batch, noise)
 
+    def check(self, model: Model) -> None:
+        """Refuse a model that this cannot train."""
+
     def annealing(self, epoch: int) -> float:
         """Return the share of the KL that counts in `epoch`."""
         return 1.0
@@ -384,7 +387,14 @@ class IWAE(Objective):
     gradient : {"standard", "doubly_reparameterized"}, default="standard"
         How the encoder learns. The more draws, the more noise there is in its standard gradient relative to what it says;
         "doubly_reparameterized" has the same expectation and no such noise, and none at all where :math:`q(z \mid x)` is exact.
-        Decoder, scores and bounds are not affected.
+        Decoder, scores and bounds are not affected. A uniform posterior is refused: its density jumps at ends that move, of
+        which this gradient knows nothing.
+
+    Notes
+    -----
+    As an objective it is for weights that are given. A decoder with uncertain weights
+    (:class:`~skvae.networks.VariationalMLP`) has others in every draw, over which the logarithm must be averaged, not the
+    weights of importance: it is refused with more than one draw.
 
     References
     ----------
@@ -409,6 +419,18 @@ class IWAE(Objective):
     def __init__(self, n_samples=100, *, gradient="standard"):
         self.n_samples = n_samples
         self.gradient = gradient
+
+    def check(self, model):
+        if model.decoder.is_uncertain and self.n_samples > 1:
+            raise ValueError(
+                f"{self!r} averages importance weights over draws, each of which has other weights of the uncertain decoder: "
+                "that is no bound on log p(x). Train by the ELBO; scores may use importance weighting all the same."
+            )
+        if self.gradient == "doubly_reparameterized" and model.posterior.jumps_at_ends:
+            raise ValueError(
+                f"The doubly reparameterised gradient is wrong for the posterior {model.posterior!r}, whose density jumps at "
+                "ends that depend on the row. Use gradient='standard'."
+            )
 
     def __call__(self, model, params, batch, noise, annealing=1.0):
         if self.gradient == "standard":

@@ -1,8 +1,8 @@
 """Families of approximate posteriors q(z|x): what the encoder's outputs mean, how z is drawn, its density and its KL.
 
 The encoder gives locations as they are, and positive parameters by their logarithms, which have limits: scales, half widths
-and rates stay between exp(-10) and exp(5), shapes and degrees of freedom between exp(-1.5) = 0.22 and exp(7) = 1,097, so that
-draws and densities are finite numbers in single precision.
+and rates stay between exp(-10) and exp(5) (that of LogNormal below e), shapes and degrees of freedom between exp(-1.5) = 0.22
+and exp(7) = 1,097, so that draws and densities are finite numbers in single precision.
 """
 
 import math
@@ -38,6 +38,9 @@ class Posterior(Settings):
 
     #: whether q(z|x) of every row reaches all of it
     fills_support: bool = True
+
+    #: whether its density jumps at ends that depend on the row, so that the mean slope of its logarithm is not zero
+    jumps_at_ends: bool = False
 
     #: whether draws are separate values, through which no gradient passes; only `WakeSleep` trains these
     is_discrete: bool = False
@@ -280,7 +283,7 @@ def _limited(output: Tensor, limits: tuple[float, float]) -> Tensor:
 class Laplace(FamilyPosterior):
     r"""Laplace posterior, with location m and scale b from the encoder; heavier tails than the normal.
 
-    :math:`q(z \mid x) = e^{-|z - m| / b} / 2 b`.
+    :math:`q(z \mid x) = e^{-|z - m| / b} / (2 b)`.
     """
 
     family = families.Laplace()
@@ -289,7 +292,7 @@ class Laplace(FamilyPosterior):
 class Logistic(FamilyPosterior):
     r"""Logistic posterior, with location m and scale b from the encoder.
 
-    :math:`q(z \mid x) = e^{-t} / b (1 + e^{-t})^2` with :math:`t = (z - m) / b`.
+    :math:`q(z \mid x) = e^{-t} / (b (1 + e^{-t})^2)` with :math:`t = (z - m) / b`.
     """
 
     family = families.Logistic()
@@ -320,8 +323,10 @@ class StudentT(FamilyPosterior):
 class Uniform(FamilyPosterior):
     r"""Uniform posterior, with middle m and half width w from the encoder.
 
-    :math:`q(z \mid x) = 1 / 2 w` for :math:`|z - m| < w`.
+    :math:`q(z \mid x) = 1 / (2 w)` for :math:`|z - m| < w`.
     """
+
+    jumps_at_ends = True
 
     family = families.Uniform()
 
@@ -338,7 +343,7 @@ class Triangular(FamilyPosterior):
 class Cauchy(FamilyPosterior):
     r"""Cauchy posterior, with median m and scale s from the encoder; `transform` returns the median, as there is no mean.
 
-    :math:`q(z \mid x) = 1 / \pi s (1 + t^2)` with :math:`t = (z - m) / s`. The standard deviations of `posterior_moments` are
+    :math:`q(z \mid x) = 1 / (\pi s (1 + t^2))` with :math:`t = (z - m) / s`. The standard deviations of `posterior_moments` are
     infinite.
 
     Nor has the squared error of a decoder that goes on growing with z, as the default one does: its ELBO is minus infinity, and
@@ -369,7 +374,7 @@ class Exponential(FamilyPosterior):
 class Rayleigh(FamilyPosterior):
     r"""Rayleigh posterior of positive latents, with the mode m from the encoder.
 
-    :math:`q(z \mid x) = z e^{-z^2 / 2 m^2} / m^2`, the length of a normal vector in the plane.
+    :math:`q(z \mid x) = z e^{-z^2 / (2 m^2)} / m^2`, the length of a normal vector in the plane.
     """
 
     family = families.Rayleigh()
@@ -426,7 +431,7 @@ class Gamma(FamilyPosterior):
 class ChiSquared(FamilyPosterior):
     r"""Chi-squared posterior of positive latents, with the degrees of freedom :math:`\nu` from the encoder.
 
-    :math:`q(z \mid x) = z^{\nu / 2 - 1} e^{-z / 2} / 2^{\nu / 2} \Gamma(\nu / 2)`, the gamma distribution of shape
+    :math:`q(z \mid x) = z^{\nu / 2 - 1} e^{-z / 2} / (2^{\nu / 2} \Gamma(\nu / 2))`, the gamma distribution of shape
     :math:`\nu / 2` and rate 1/2.
     """
 

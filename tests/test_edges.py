@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.datasets import load_iris, load_wine
 
 from skvae import DivergenceError, VAETransformer
@@ -339,11 +339,32 @@ def test_columns_without_a_cell_at_first_and_those_that_begin_to_vary_are_told()
     begins = np.column_stack([rows[:, :2], np.full(60, np.nan), np.full(60, 3.0)])
     with pytest.warns(UserWarning, match=r"1 column\(s\) have no cell .* first partial_fit.*\['x2'\]"):
         part = vae().partial_fit(begins)
-    with pytest.warns(UserWarning, match=r"1 column\(s\) did not vary .*\['x2'\]"):
+    with pytest.warns(UserWarning, match=r"1 column\(s\) had no cell or a single value .*\['x2'\]"):
         part.partial_fit(rows)
     whole = vae(warm_start=True).fit(begins).fit(begins)  # no warning
-    with pytest.warns(UserWarning, match=r"2 column\(s\) did not vary .*\['x2', 'x3'\]"):
+    with pytest.warns(UserWarning, match=r"2 column\(s\) had no cell or a single value .*\['x2', 'x3'\]"):
         whole.fit(rows)
+
+
+def test_columns_of_a_frame_that_had_no_cell_are_told_when_they_have_some():
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=list("abc")).assign(text="u")
+    model = vae().fit(rows.assign(b=np.nan, text=None))
+    with pytest.warns(UserWarning, match=r"2 column\(s\) had no cell or a single value .*\['b', 'text'\]"):
+        model.partial_fit(rows)
+
+
+def test_constants_in_another_precision_do_not_vary():
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    rows[:, 1] = 0.1
+    for first, second in ((np.float32, np.float64), (np.float64, np.float32)):
+        vae(warm_start=True).fit(rows.astype(first)).fit(rows.astype(second))  # no warning
+
+
+def test_far_numbers_of_sparse_matrices_are_told():
+    rows = np.random.default_rng(0).normal(size=(80, 3))
+    rows[7, 0] = 1e7
+    with pytest.warns(UserWarning, match=r"scale of 1 column\(s\), \['x0'\]"):
+        vae().fit(sparse.csr_array(rows))
 
 
 def test_flags_in_a_column_of_objects_have_both_levels():

@@ -17,6 +17,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 from conftest import assert_same_training
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -286,6 +287,25 @@ def test_interruption_inside_others_is_passed_on(fit, breaking):
     breaking(20, 1, press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         fit(small_vae(likelihood=Breaking()))
+
+
+@needs_callbacks
+def test_interruption_inside_an_estimator_that_passes_callbacks_on_is_passed_on(breaking):
+    from sklearn.callback import CallbackSupportMixin
+
+    class Twice(CallbackSupportMixin, BaseEstimator):
+        """An estimator of somebody else, whose own code fits ours."""
+
+        def fit(self, X, y=None):
+            context = self._init_callback_context(max_subtasks=2)
+            for _ in range(2):
+                vae = small_vae(likelihood=Breaking())
+                with context.subcontext(task_name="member").propagate_callback_context(vae):
+                    vae.fit(X)
+
+    breaking(20, 1, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        Twice().fit(X)
 
 
 @pytest.mark.parametrize("method", ["fit", "fit_transform"])

@@ -30,6 +30,7 @@ from skvae.likelihoods import (
     ZeroInflatedPoisson,
 )
 from skvae.likelihoods._mixture import _standing_out, fit_mixtures
+from skvae.likelihoods._numerics import raw_of
 from skvae.networks import MLP
 
 F64 = torch.float64
@@ -351,6 +352,20 @@ def test_training_finds_what_columns_share(likelihood):
     shuffled = np.column_stack([rng.permutation(column) for column in X.T])
     apart = fit(likelihood, shuffled, learning_rate_init=0.01)
     assert together.score(X) > apart.score(shuffled) + 0.1
+
+
+def test_beta_draws_of_small_precision_lie_at_the_ends():
+    likelihood, n = Beta(), 100_000
+    for precision, log_odds in ((0.02, -2.0), (0.05, 0.0), (3.0, 1.0)):
+        spread = raw_of(torch.tensor([[1 / precision]], dtype=torch.float64), likelihood.floor)
+        assert likelihood._precision({"spread": spread}).item() == pytest.approx(precision)
+        eta = torch.full((n, 1), log_odds, dtype=torch.float64)
+        x = likelihood.sample({"spread": spread}, eta, generator(0, "beta")).numpy()[:, 0]
+        mean = 1 / (1 + np.exp(-log_odds))
+        exact = stats.beta(mean * precision, (1 - mean) * precision)
+        for low, high in ((0.0, 0.01), (0.4, 0.6), (0.99, 1.0)):
+            share = exact.cdf(high) - exact.cdf(low)
+            assert ((x > low) & (x < high)).mean() == pytest.approx(share, abs=5 * (share * (1 - share) / n) ** 0.5 + 1e-4)
 
 
 # --- far outliers and several modes --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from skvae._random import generator, normal
 from skvae._solver import SolverState
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.likelihoods._mixed import Given, PerColumn
-from skvae.networks import MLP
+from skvae.networks import MLP, VariationalMLP
 from skvae.objectives import (
     ELBO,
     IWAE,
@@ -178,6 +178,17 @@ def test_doubly_reparameterised_gradient_is_the_standard_one_on_average():
     )
     assert ((mean - other_mean).abs() < 5 * (error**2 + other_error**2).sqrt()).all()
     assert (mean.abs() > 5 * error).any(), "a gradient of zero would prove nothing"
+
+
+@pytest.mark.parametrize(("params", "message"), [
+    ({"posterior": "uniform", "objective": IWAE(4, gradient="doubly_reparameterized")}, "jumps at ends.*gradient='standard'"),
+    ({"decoder": VariationalMLP((8,)), "objective": IWAE(4)}, "no bound on log p.*Train by the ELBO"),
+])  # fmt: skip
+def test_importance_weighting_refuses_models_of_which_it_is_no_bound_or_has_no_slope(params, message):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.raises(ValueError, match=message):
+        VAETransformer(2, max_iter=2, **params).fit(X)
+    VAETransformer(2, max_iter=2, learning_rate="cosine", **{**params, "objective": IWAE(1)}).fit(X)
 
 
 def test_doubly_reparameterised_gradient_leaves_value_and_decoder_alone():

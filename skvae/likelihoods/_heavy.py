@@ -43,7 +43,7 @@ class StudentT(Scaled):
     Parameters
     ----------
     df : "learned" or float, default="learned"
-        Degrees of freedom: up to 1 tails are so heavy that there is no mean, and large numbers are normal. Learnt for every
+        Degrees of freedom: up to 1 tails are so heavy that there is no mean, large numbers make it normal. Learnt for every
         column, then above 1, or one positive number for all.
 
     standardize : bool, default=True

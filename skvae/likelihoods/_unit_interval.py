@@ -95,10 +95,17 @@ class Beta(Limited):
 
     def sample(self, params, eta, stream):
         precision, odds = self._precision(params), eta.double()
-        a, b = (
-            torch._standard_gamma(share.sigmoid() * precision, generator=stream).clamp(min=SMALLEST) for share in (odds, -odds)
-        )
-        return inside((a / (a + b)).to(eta.dtype), self.limits)
+        a, b = (_log_gamma_draw(share.sigmoid() * precision, stream) for share in (odds, -odds))
+        return inside((a - b).sigmoid().to(eta.dtype), self.limits)
+
+
+def _log_gamma_draw(shape: Tensor, stream: torch.Generator) -> Tensor:
+    """Return logarithms of gamma variables, of which those of small shape are numbers that no float holds.
+
+    A gamma variable is one of a shape larger by 1, times a power of a uniform one (Marsaglia & Tsang, 2000).
+    """
+    u = torch.rand(shape.shape, generator=stream, dtype=shape.dtype, device=shape.device).clamp(min=SMALLEST)
+    return torch._standard_gamma(shape + 1, generator=stream).log() + u.log() / shape
 
 
 def inside(shares: Tensor, limits: tuple[float, float]) -> Tensor:

@@ -27,7 +27,8 @@ class VariationalMLP(MLP):
     `score` averages densities over 32 draws of the weights, whatever the `score_method`, and falls short of the average over
     all of them where a row is odd; `sample` draws weights for every row; `inverse_transform` and `reconstruct` take the means
     of weights. The encoder, the noise of the likelihood and the parameters of the prior stay single numbers, and `alpha` does
-    not apply to the decoder.
+    not apply to the decoder. `partial_fit` takes the rows of every call for the whole data, so that the KL of the weights
+    counts once per call: weights stay less certain than after one `fit`.
 
     Parameters
     ----------

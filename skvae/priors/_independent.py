@@ -64,7 +64,7 @@ class LocationScalePrior(FamilyPrior):
 class Laplace(LocationScalePrior):
     r"""Laplace distribution: most components near `loc`, a few far from it.
 
-    :math:`p(z) = e^{-|z - m| / b} / 2 b` with the location m and the scale b.
+    :math:`p(z) = e^{-|z - m| / b} / (2 b)` with the location m and the scale b.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Laplace(LocationScalePrior):
 class Logistic(LocationScalePrior):
     r"""Logistic distribution.
 
-    :math:`p(z) = e^{-t} / b (1 + e^{-t})^2` with :math:`t = (z - m) / b`, the location m and the scale b.
+    :math:`p(z) = e^{-t} / (b (1 + e^{-t})^2)` with :math:`t = (z - m) / b`, the location m and the scale b.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class Triangular(_Bounded):
 class Cauchy(LocationScalePrior):
     r"""Cauchy distribution, whose tails are so heavy that it has no mean.
 
-    :math:`p(z) = 1 / \pi s (1 + t^2)` with :math:`t = (z - m) / s`, the location m and the scale s.
+    :math:`p(z) = 1 / (\pi s (1 + t^2))` with :math:`t = (z - m) / s`, the location m and the scale s.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class Exponential(FamilyPrior):
 
 
 class Rayleigh(FamilyPrior):
-    r"""Rayleigh distribution of positive numbers, :math:`p(z) = z e^{-z^2 / 2 s^2} / s^2` with the scale s.
+    r"""Rayleigh distribution of positive numbers, :math:`p(z) = z e^{-z^2 / (2 s^2)} / s^2` with the scale s.
 
     Parameters
     ----------
@@ -317,7 +317,7 @@ class Gamma(FamilyPrior):
 class ChiSquared(FamilyPrior):
     r"""Chi-squared distribution of positive numbers.
 
-    :math:`p(z) = z^{\nu / 2 - 1} e^{-z / 2} / 2^{\nu / 2} \Gamma(\nu / 2)` with :math:`\nu` degrees of freedom.
+    :math:`p(z) = z^{\nu / 2 - 1} e^{-z / 2} / (2^{\nu / 2} \Gamma(\nu / 2))` with :math:`\nu` degrees of freedom.
 
     Parameters
     ----------
