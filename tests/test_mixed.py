@@ -287,10 +287,10 @@ def test_a_column_without_a_cell_leaves_factor_analysis_of_the_others_as_it_is()
 
 
 def test_training_with_holes_is_near_training_without():
-    X = load_wine().data
+    X = np.random.default_rng(0).permutation(load_wine().data)  # which come cultivar by cultivar
     complete = VAETransformer(2, random_state=0).fit(X[:120]).score(X[120:])
     with_holes = VAETransformer(2, random_state=0).fit(holes(X[:120], 0.1)).score(X[120:])
-    assert with_holes > complete - 2
+    assert with_holes > complete - 1
 
 
 def test_a_name_that_is_none_of_a_likelihood_is_refused_with_those_that_are():
