@@ -16,7 +16,7 @@ from skvae._settings import REGISTRY, resolve
 from skvae._sklearn import _check_sample_weight
 from skvae._sparse import SparseRows
 from skvae._stream import row_of_zeros
-from skvae._training import warn_of_columns_left_out
+from skvae._table import warn_of_columns_left_out
 from skvae.data import Source
 from skvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 

@@ -16,6 +16,7 @@ from skvae._hashing import canonical_rows, row_hashes
 from skvae._schema import Column, Group, Schema
 from skvae._sparse import Cells, SparseRows, chunks, chunks_of
 from skvae._statistics import ColumnStatistics, column_statistics
+from skvae._warnings import warn
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import Given, PerColumn
 
@@ -235,6 +236,15 @@ class TableCodec:
         form = Form.unpack(packed["form"], len(loc))
         schema = _schema(packed["names"], packed["kinds"], loc, scale, order, form)
         return cls(schema, **arrays, per_cell=packed["per_cell"], form=form)
+
+
+def warn_of_columns_left_out(names: list[str]) -> None:
+    """Warn of columns, if there are some, that the model leaves out and that tell something now."""
+    if names:
+        warn(
+            f"{len(names)} column(s) had no cell or a single value in the training so far, so the model leaves them out, and "
+            f"have others now: {names[:5]}. For a model that describes them, train a clone anew."
+        )
 
 
 def _schema(names, kinds, loc: np.ndarray, scale: np.ndarray, order: np.ndarray, form: Form) -> Schema:

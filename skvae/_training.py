@@ -23,7 +23,7 @@ from skvae._random import generator
 from skvae._settings import to_spec
 from skvae._state import Fitted, Training
 from skvae._stream import StreamedTable, split_source
-from skvae._table import LazyRows, Table, TableCodec, hashes_of_encoded
+from skvae._table import LazyRows, Table, TableCodec, hashes_of_encoded, warn_of_columns_left_out
 from skvae._trial import try_own_pieces
 from skvae._warnings import warn
 from skvae.likelihoods._standardized import Standardized
@@ -223,15 +223,6 @@ def _warn_of_left_out(codec: TableCodec, table: Table | StreamedTable) -> None:
         with np.errstate(over="ignore", under="ignore"):
             low, high, before = (ends.astype(np.float32) for ends in (*table.limits(left_out), codec.loc[left_out]))
         warn_of_columns_left_out([codec.schema[j].name for j in left_out[np.fmin(low, before) < np.fmax(high, before)]])
-
-
-def warn_of_columns_left_out(names: list[str]) -> None:
-    """Warn of columns, if there are some, that the model leaves out and that tell something now."""
-    if names:
-        warn(
-            f"{len(names)} column(s) had no cell or a single value in the training so far, so the model leaves them out, and "
-            f"have others now: {names[:5]}. For a model that describes them, train a clone anew."
-        )
 
 
 @np.errstate(under="ignore")
